@@ -1,0 +1,50 @@
+# infercache_library(NAME SOURCES... [PUBLIC libs...] [PRIVATE libs...]): a static library that is
+# compiled with the project's warnings. A target sees only what it links: a wrong arrow between rooms
+# is a link error or a missing header.
+set(INFERCACHE_WARNINGS -Wall -Wextra)
+if(INFERCACHE_WERROR)
+  list(APPEND INFERCACHE_WARNINGS -Werror)
+endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  list(APPEND INFERCACHE_WARNINGS -Wthread-safety)
+endif()
+
+function(infercache_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+  target_compile_options(${name} PRIVATE ${INFERCACHE_WARNINGS})
+  target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+endfunction()
+
+function(infercache_executable name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PRIVATE" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE ${INFERCACHE_WARNINGS})
+  target_link_libraries(${name} PRIVATE ${ARG_PRIVATE})
+endfunction()
+
+# infercache_test(NAME SOURCES... PRIVATE libs... [LABELS ...]): a GoogleTest program, one ctest entry
+# for each program.
+function(infercache_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;PRIVATE;LABELS" ${ARGN})
+  infercache_executable(${name} SOURCES ${ARG_SOURCES} PRIVATE ${ARG_PRIVATE} GTest::gmock GTest::gtest_main)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
+
+# infercache_fuzzer(NAME SOURCES... PRIVATE libs...): a libFuzzer target, run from its seeds by ctest.
+function(infercache_fuzzer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PRIVATE" ${ARGN})
+  if(NOT INFERCACHE_BUILD_FUZZERS)
+    return()
+  endif()
+  infercache_executable(${name} SOURCES ${ARG_SOURCES} PRIVATE ${ARG_PRIVATE})
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  add_test(NAME ${name} COMMAND ${name} -max_total_time=10 -timeout=10 -rss_limit_mb=2048)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 120 LABELS fuzz)
+endfunction()
