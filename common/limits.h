@@ -1,0 +1,34 @@
+// Every limit on what a peer may send or hold. A limit is inclusive: the value itself is legal, one
+// more is refused with an error that names it.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace infercache {
+
+inline constexpr size_t kMaxKeyBytes = 1024;
+inline constexpr size_t kMaxParts = 4096;
+inline constexpr size_t kMaxRank = 8;
+inline constexpr size_t kMaxPartTableBytes = 16 * 1024;  // encoded, see part_table.h
+inline constexpr uint64_t kMaxObjectBytes = uint64_t{1} << 40;
+inline constexpr uint8_t kMaxClassId = 15;
+inline constexpr uint64_t kMaxTtlMs = uint64_t{10} * 365 * 24 * 3600 * 1000;  // ten years
+inline constexpr float kMaxComputeCostMs = 1e9f;
+
+inline constexpr size_t kMaxFingerprintEntries = 64;
+inline constexpr size_t kMaxFingerprintKeyBytes = 128;
+inline constexpr size_t kMaxFingerprintValueBytes = 1024;
+
+inline constexpr size_t kMaxNamespaceNameBytes = 64;
+inline constexpr size_t kMaxNamespaces = 256;
+inline constexpr uint64_t kMaxObjectsPerNamespace = uint64_t{1} << 30;
+
+inline constexpr size_t kMaxKeysPerCall = 65'536;
+inline constexpr size_t kMaxListPageSize = 10'000;
+
+inline constexpr uint32_t kDefaultPinSlots = 1'024;
+inline constexpr uint32_t kMaxPinSlots = 65'536;
+
+}  // namespace infercache

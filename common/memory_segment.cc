@@ -1,0 +1,94 @@
+#include "common/memory_segment.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+// Since Linux 5.1 and 5.14; older C libraries do not name them.
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace infercache {
+namespace {
+
+absl::Status SystemError(const char* call, uint64_t size) {
+  const int error = errno;
+  const std::string what = absl::StrCat(call, " of a ", size, "-byte memory segment");
+  const bool out_of_room = error == ENOMEM || error == ENOSPC || error == EMFILE || error == ENFILE;
+  return out_of_room ? absl::ResourceExhaustedError(absl::StrCat(what, ": ", strerror(error)))
+                     : absl::ErrnoToStatus(error, what);
+}
+
+}  // namespace
+
+absl::StatusOr<MemorySegment> MemorySegment::Create(const std::string& name, uint64_t size,
+                                                    Access access) {
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  size = (size + page - 1) / page * page;
+  UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.valid()) return SystemError("memfd_create", size);
+  if (fchmod(fd.get(), 0600) != 0) return SystemError("fchmod", size);
+  if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return SystemError("ftruncate", size);
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
+  if (base == MAP_FAILED) return SystemError("mmap", size);
+  MemorySegment segment(std::move(fd), static_cast<std::byte*>(base), size);
+  int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  // Only after our own writable mapping stands: from here on nobody can make another.
+  if (access == Access::kReadOnlyForOthers) seals |= F_SEAL_FUTURE_WRITE;
+  if (fcntl(segment.fd(), F_ADD_SEALS, seals) != 0) return SystemError("F_ADD_SEALS", size);
+  return segment;
+}
+
+MemorySegment::MemorySegment(UniqueFd fd, std::byte* base, size_t size)
+    : fd_(std::move(fd)), base_(base), size_(size) {}
+
+MemorySegment::MemorySegment(MemorySegment&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      base_(std::exchange(other.base_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MemorySegment& MemorySegment::operator=(MemorySegment&& other) noexcept {
+  if (this != &other) {
+    if (base_ != nullptr) munmap(base_, size_);
+    fd_ = std::move(other.fd_);
+    base_ = std::exchange(other.base_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+  }
+  return *this;
+}
+
+MemorySegment::~MemorySegment() {
+  if (base_ != nullptr) munmap(base_, size_);
+}
+
+absl::Status MemorySegment::Populate() {
+  // In steps, so that a signal interrupts no more than one of them.
+  constexpr size_t kStep = size_t{64} << 20;
+  for (size_t done = 0; done < size_;) {
+    const size_t step = std::min(kStep, size_ - done);
+    if (madvise(base_ + done, step, MADV_POPULATE_WRITE) == 0) {
+      done += step;
+    } else if (errno == EFAULT || errno == ENOMEM || errno == EHWPOISON) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("not enough memory to back a segment of ", size_, " bytes"));
+    } else if (errno != EINTR && errno != EAGAIN) {
+      return SystemError("madvise(MADV_POPULATE_WRITE)", size_);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace infercache
