@@ -1,0 +1,63 @@
+// The two claims on an object's bytes, as types: WriteLease (reserved, invisible) and ReadLease
+// (visible, pinned). Both are move-only and give back in their destructor. Either may be used by
+// one thread at a time, moved to and destroyed on any thread. Both keep their namespace alive.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "infercache/types.h"
+
+namespace infercache::store {
+
+class Namespace;
+
+// A reservation: bytes that nobody else can see. Destroyed uncommitted = aborted.
+class WriteLease {
+ public:
+  WriteLease(WriteLease&& other) noexcept;
+  WriteLease& operator=(WriteLease&& other) noexcept;
+  ~WriteLease();
+
+  // The object's bytes, all parts back to back; uninitialized until written. Valid until Commit or
+  // destruction. Writing needs no lock.
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  friend class Namespace;
+  WriteLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<std::byte> bytes);
+
+  std::shared_ptr<Namespace> namespace_;  // null = moved from or committed
+  uint32_t record_ = 0;
+  std::span<std::byte> bytes_;
+};
+
+// A pin: the object cannot change and its bytes cannot be reused while this lives.
+class ReadLease {
+ public:
+  ReadLease(ReadLease&& other) noexcept;
+  ReadLease& operator=(ReadLease&& other) noexcept;
+  ~ReadLease();
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  std::string_view key() const;
+  // Without parent_key, which the store does not keep; ttl_ms is what is left, 0 = never expires.
+  ObjectInfo info() const;
+  // Empty = one part of plain bytes.
+  std::vector<PartSpec> parts() const;
+
+ private:
+  friend class Namespace;
+  ReadLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<const std::byte> bytes);
+
+  std::shared_ptr<Namespace> namespace_;
+  uint32_t record_ = 0;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace infercache::store

@@ -1,0 +1,152 @@
+// One namespace: an index in shared memory, a host arena, and the rules that keep both within the
+// quota. See ARCHITECTURE.md for the life of an object and docs/shared_memory.md for the layouts.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/hash.h"
+#include "infercache/types.h"
+#include "server/store/events.h"
+#include "server/store/lease.h"
+
+namespace infercache::shm {
+class SessionPage;
+}
+
+namespace infercache::store {
+
+// Largest host arena chunk, and so the largest object.
+inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
+
+struct NamespaceSpec {
+  std::string name;            // 1..64 of [a-z0-9._-]
+  uint64_t quota_bytes = 0;    // > 0; rounded up to whole pages a chunk
+  uint64_t max_objects = 0;    // 0 = max(1024, quota / 4 KiB)
+  std::string policy = "lru";  // "lru" is the only one so far
+  FingerprintEntries required_fingerprint;
+  // Stores a CRC32C with each object and checks it at every hit through the daemon: a mismatch (a
+  // writer with a mapping of the arena, or bad memory) is a miss and erases the object. Costs a
+  // read of the bytes.
+  bool checksums = false;
+  bool grpc_open = false;  // loopback peers need no credential; the store only keeps it
+};
+
+// The quota under which `objects` live objects of `object_bytes` each fit in chunks of
+// `chunk_bytes`, with rounding and the free reserve on top. More than any limit
+// if that overflows.
+uint64_t QuotaForLiveObjects(uint64_t objects, uint64_t object_bytes,
+                             uint64_t chunk_bytes = kDefaultChunkBytes);
+
+struct ObjectId {
+  std::string_view key;
+  Hash128 fingerprint;  // Fingerprint::hash()
+};
+
+struct PutSpec {
+  ObjectId id;
+  uint64_t size_bytes = 0;
+  std::span<const PartSpec> parts;   // empty = one part of plain bytes
+  const ObjectInfo* info = nullptr;  // null = defaults
+  bool overwrite = false;
+};
+
+enum class CommitOutcome { kStored, kExists };
+
+struct ListEntry {
+  std::string key;
+  uint64_t size_bytes = 0;
+  ObjectInfo info;
+  std::vector<PartSpec> parts;
+};
+
+struct ListPage {
+  std::vector<ListEntry> entries;  // in byte order of the key
+  bool more = false;
+};
+
+// Counters are totals since creation; gauges are a snapshot, each exact, together only nearly.
+struct NamespaceStats {
+  uint64_t quota_bytes = 0, used_bytes = 0, reserved_bytes = 0, visible_bytes = 0, limbo_bytes = 0;
+  uint64_t objects = 0, max_objects = 0, reservations = 0, pins = 0;
+  uint64_t hits = 0, misses = 0, hit_bytes = 0;
+  uint64_t stored = 0, exists = 0, refused = 0, erased = 0, expired = 0;
+  uint64_t evicted = 0, evicted_bytes = 0;
+  uint64_t integrity_failures = 0;
+  uint64_t saved_compute_us = 0;
+  uint64_t largest_free_bytes = 0, metadata_bytes = 0;
+};
+
+class Namespace : public std::enable_shared_from_this<Namespace> {
+ public:
+  ~Namespace();
+  Namespace(const Namespace&) = delete;
+  Namespace& operator=(const Namespace&) = delete;
+
+  const NamespaceSpec& spec() const;
+
+  // Makes room and an invisible object. nullopt: the key is visible (it was touched) and overwrite
+  // is not set. Errors: INVALID_ARGUMENT (names the field and the limit: key of 0 or more than 1024
+  // bytes, size against parts, rank, dtype, class id, TTL, cost; a size of 0 is legal),
+  // RESOURCE_EXHAUSTED (too much is in use, or the object is larger than a chunk; the message says
+  // which), UNAVAILABLE (the namespace is closed).
+  absl::StatusOr<std::optional<WriteLease>> Reserve(const PutSpec& spec);
+  // Makes all parts visible at once. kExists: without overwrite, another commit of this key came
+  // first; this object's bytes are freed. UNAVAILABLE: the namespace was closed meanwhile.
+  // RESOURCE_EXHAUSTED (all but impossible): all objects in this key's bucket chain are in use.
+  // REQUIRES: `lease` came from this namespace and was neither committed nor moved from.
+  absl::StatusOr<CommitOutcome> Commit(WriteLease lease);
+
+  // Pins the object and counts a hit and a use, or counts a miss.
+  std::optional<ReadLease> Lookup(const ObjectId& id);
+  // Size of the object; counts as a use if `touch`. Counts neither hit nor miss.
+  std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
+  // True if it was there. Readers that hold it keep it until they let go.
+  bool Erase(const ObjectId& id);
+  // Erases every object whose key starts with `key_prefix`, under any fingerprint. Returns how
+  // many.
+  uint64_t Flush(std::string_view key_prefix);
+  // Objects under `fingerprint` whose key starts with `key_prefix` and is greater than `after`.
+  // Costs a walk over the index, in pieces of one shard; concurrent changes may or may not show.
+  ListPage List(const Hash128& fingerprint, std::string_view key_prefix, std::string_view after,
+                size_t limit) const;
+
+  // Upkeep: frees limbo that no reader names any more, expires objects, evicts down to the free
+  // reserve. Bounded work per call. Returns true if more work is waiting.
+  bool Maintain();
+
+  NamespaceStats Stats() const;
+  bool closed() const;
+
+  // --- For the same-host lane and its tests ---
+  // `page`'s pins count from here until Detach. It outlives the attachment.
+  void AttachPage(shm::SessionPage* page);
+  void DetachPage(shm::SessionPage* page);
+  // The index segment as readers map it, and the arena chunks by segment number.
+  std::span<std::byte> index_memory() const;
+  std::vector<std::span<std::byte>> arena_chunks() const;
+
+ private:
+  friend class Store;
+  friend class WriteLease;
+  friend class ReadLease;
+  class Impl;
+
+  explicit Namespace(std::unique_ptr<Impl> impl);
+  void Abort(uint32_t record);
+  void Unpin(uint32_t record);
+
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace infercache::store

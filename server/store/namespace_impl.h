@@ -1,0 +1,206 @@
+// The inside of a namespace. Its methods are spread over three files by what they are about:
+// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), listing.cc (List, Flush).
+//
+// Lock order, outermost first; a thread holds at most one of each row and takes them downwards
+// only:
+//   evict_mu_, sweep_mu_ (never both)         who looks for victims; the expiry sweep's cursor
+//   Shard::mu                                 one shard; never two
+//   Space's lock, Limbo's lock                leaves; never both
+// Nothing under any of them touches a value byte, does I/O, logs or calls the observer.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "server/store/events.h"
+#include "server/store/eviction/lru.h"
+#include "server/store/index_segment.h"
+#include "server/store/limbo.h"
+#include "server/store/namespace.h"
+#include "server/store/space.h"
+
+namespace infercache::store {
+
+class Namespace::Impl {
+ public:
+  struct Environment {
+    const Clock& clock;
+    Observer* observer;                      // may be null
+    std::function<void()> wake_maintenance;  // may be empty; called from any thread
+    uint32_t shards;
+    ArenaGeometry arena;  // of spec.quota_bytes
+  };
+
+  // `spec` has been checked and its defaults filled in.
+  static absl::StatusOr<std::unique_ptr<Impl>> Create(NamespaceSpec spec, Environment environment);
+  ~Impl();
+
+  // --- namespace.cc ---
+  absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec);
+  absl::StatusOr<CommitOutcome> Commit(uint32_t record);
+  void Abort(uint32_t record);
+  // The pinned record, 0 for a miss.
+  uint32_t Lookup(const ObjectId& id);
+  void Unpin(uint32_t record);
+  // Whether a pinned record still holds the bytes that were committed. If so it counts the hit; if
+  // not, a miss, and the object is erased.
+  bool Verify(uint32_t record);
+  std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
+  bool Erase(const ObjectId& id);
+  NamespaceStats Stats() const;
+  void Close();
+
+  // --- reclaim.cc ---
+  bool Maintain();
+  void AttachPage(shm::SessionPage* page) { limbo_.Attach(page); }
+  void DetachPage(shm::SessionPage* page);
+
+  // --- listing.cc ---
+  uint64_t Flush(std::string_view key_prefix);
+  ListPage List(const Hash128& fingerprint, std::string_view key_prefix, std::string_view after,
+                size_t limit) const;
+
+  const NamespaceSpec& spec() const { return spec_; }
+  const shm::IndexView& index() const { return index_.view(); }
+  std::span<std::byte> index_memory() const { return index_.memory(); }
+  const Space& space() const { return *space_; }
+  uint64_t now_ms() const { return environment_.clock.NowMs(); }
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
+  ObjectInfo InfoOf(const shm::Record& record) const;
+
+  // Given back when the last lease on a deleted namespace is gone.
+  std::shared_ptr<void> quota_claim;
+
+ private:
+  struct alignas(64) Shard {
+    explicit Shard(const Space& space) : lru(space, oldest_stamp) {}
+
+    std::atomic<uint64_t> oldest_stamp{LruList::kEmpty};  // of lru; read without the lock
+
+    Mutex mu;
+    LruList lru ABSL_GUARDED_BY(mu);
+    uint64_t hits ABSL_GUARDED_BY(mu) = 0;
+    uint64_t misses ABSL_GUARDED_BY(mu) = 0;
+    uint64_t hit_bytes ABSL_GUARDED_BY(mu) = 0;
+    uint64_t exists ABSL_GUARDED_BY(mu) = 0;
+    double saved_compute_ms ABSL_GUARDED_BY(mu) = 0;
+  };
+
+  // Collects what a change made invisible, so that the rest happens after the locks are released.
+  struct Removed {
+    absl::InlinedVector<uint32_t, 2> retired;
+    absl::InlinedVector<Event, 2> events;
+  };
+
+  Impl(NamespaceSpec spec, Environment environment, std::unique_ptr<IndexSegment> index,
+       std::unique_ptr<Space> space);
+
+  // --- namespace.cc ---
+  void Fill(const PutSpec& spec, const Room& room, const Hash128& hash, std::string_view table);
+  // For an object that becomes visible now.
+  uint32_t ExpiryTick(uint64_t ttl_ms) const;
+  // The visible, unexpired record; an expired one is retired on the way. 0 if none.
+  uint32_t FindLive(Shard& shard, const Hash128& hash, std::string_view key, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // Links a record that has become visible; retires the coldest of its chain if that is full.
+  // False if all of them are pinned.
+  bool Link(Shard& shard, const Hash128& hash, uint32_t record, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // Enters a record that has just been linked in the books, the LRU list and the events.
+  void Publish(Shard& shard, uint32_t record, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  void CountHit(Shard& shard, const shm::Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  void Touch(Shard& shard, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // Unlinks a visible record and makes its generation odd.
+  void Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // The same for a record whose bucket entry already points at its successor.
+  void RetireUnlinked(Shard& shard, uint32_t record, EventKind why, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  Event MakeEvent(EventKind kind, uint32_t record);
+  // Into limbo with what was retired, out with the events, and free what can be freed already.
+  void Finish(const Removed& removed) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  Shard& ShardOf(const Hash128& hash) { return *shards_[index_.shard_of(hash)]; }
+
+  // --- reclaim.cc ---
+  std::optional<Room> MakeRoom(uint64_t size, uint64_t meta_size) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  // The slow way: one victim, or one hole, after the other. Adds what there is to announce.
+  std::optional<Room> EvictAndAllocate(uint64_t size, uint64_t meta_size,
+                                       std::vector<Event>* events) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  bool PinnedHere(uint32_t record) const;
+  void ToLimbo(const Removed& removed);
+  void Announce(std::span<const Event> events);
+  // Frees what nobody names any more.
+  void Reap();
+  // The least recently used object of all shards that nobody has pinned.
+  std::optional<Incarnation> PickVictim(const PinnedSet& pinned)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
+  // Retires the victim and, if its hole is too small for `size`, neighbours, at most `limit` in
+  // all. Returns how many went; 0 = there is no victim.
+  size_t EvictFor(uint64_t size, size_t limit, const PinnedSet& pinned, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
+  // Retires the coldest objects until `bytes` of room are on their way back. Returns how many went.
+  size_t EvictBytes(uint64_t bytes, size_t limit, const PinnedSet& pinned, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
+  // Retires `victim` unless it changed or was pinned meanwhile.
+  bool Evict(const Incarnation& victim, const PinnedSet& pinned, Removed* removed);
+  // True if it did all it may do at once and there is more to do.
+  bool EvictToReserve();
+  void SweepExpired();
+
+  // Calls f(shard, first, end) for `count` buckets from `first_bucket` on, around the end of the
+  // index, in runs that lie in one shard and are short enough to be worked on under its lock.
+  template <class F>
+  void ForEachRun(uint32_t first_bucket, uint32_t count, F f) const {
+    constexpr uint32_t kBucketsPerLock = 64;
+    const uint32_t per_shard = index_.buckets_per_shard();
+    for (uint32_t done = 0, bucket = first_bucket; done < count;) {
+      const uint32_t shard = bucket / per_shard;
+      const uint32_t end =
+          std::min({bucket + kBucketsPerLock, (shard + 1) * per_shard, bucket + (count - done)});
+      f(*shards_[shard], bucket, end);
+      done += end - bucket;
+      bucket = end == index_.bucket_count() ? 0 : end;
+    }
+  }
+
+  // Constant after construction.
+  const NamespaceSpec spec_;
+  const Environment environment_;
+  const std::unique_ptr<IndexSegment> index_storage_;
+  IndexSegment& index_;
+  const std::unique_ptr<Space> space_;
+  std::vector<std::unique_ptr<Shard>> shards_;
+
+  // Have their own synchronization.
+  Limbo limbo_;
+  RecencyClock recency_;
+  std::atomic<bool> closed_{false};
+  std::atomic<uint64_t> next_event_{1};
+  std::atomic<uint64_t> expiring_objects_{0};  // visible ones with a TTL
+  std::atomic<uint64_t> daemon_pins_{0};
+  std::atomic<uint32_t> puts_making_room_{0};
+  std::atomic<uint64_t> free_reserve_bytes_;  // as of the last Maintain
+  std::atomic<uint64_t> stored_{0}, refused_{0};
+  std::atomic<uint64_t> erased_{0}, expired_{0}, evicted_{0}, evicted_bytes_{0};
+  std::atomic<uint64_t> integrity_failures_{0};
+
+  Mutex evict_mu_;
+
+  Mutex sweep_mu_;  // taken with nothing held, before a shard's
+  uint32_t sweep_bucket_ ABSL_GUARDED_BY(sweep_mu_) = 0;
+};
+
+}  // namespace infercache::store

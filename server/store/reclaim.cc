@@ -1,0 +1,232 @@
+// How memory comes back: victims, the holes they leave, limbo, expiry, and the free reserve.
+
+#include <algorithm>
+
+#include "server/store/namespace_impl.h"
+
+namespace infercache::store {
+namespace {
+
+constexpr size_t kMaxVictimsPerPut = 64;
+constexpr size_t kVictimsPerLock = 64;  // of upkeep, before puts have their turn
+constexpr int kLocksPerUpkeep = 16;
+constexpr uint32_t kMinBucketsPerSweep = 4096;
+constexpr uint32_t kSweepsPerRound = 100;  // ten seconds of upkeep visit the whole index
+
+// max(4 blocks, 1 %), but never so much that a small namespace would hold nothing.
+uint64_t FreeReserve(const SpaceUse& use) {
+  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
+  return std::min(std::max(4 * block, use.total_bytes / 100), use.total_bytes / 8);
+}
+
+}  // namespace
+
+std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size) {
+  std::optional<Room> room;
+  Shortage shortage;
+  // While a put is making room, others queue behind it instead of taking the hole that it made.
+  if (puts_making_room_.load(std::memory_order_relaxed) == 0) {
+    room = space_->Allocate(size, meta_size, &shortage);
+  }
+  if (!room.has_value()) {
+    std::vector<Event> events;
+    puts_making_room_.fetch_add(1, std::memory_order_relaxed);
+    room = EvictAndAllocate(size, meta_size, &events);
+    puts_making_room_.fetch_sub(1, std::memory_order_relaxed);
+    Announce(events);
+  }
+  const uint64_t left = room.has_value() ? room->free_bytes_left : 0;
+  if (environment_.wake_maintenance &&
+      left < free_reserve_bytes_.load(std::memory_order_relaxed) / 2) {
+    environment_.wake_maintenance();
+  }
+  return room;
+}
+
+std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t meta_size,
+                                                      std::vector<Event>* events) {
+  MutexLock lock(&evict_mu_);
+  std::optional<PinnedSet> pinned;
+  for (size_t victims = 0;;) {
+    Reap();
+    Shortage shortage;
+    std::optional<Room> room = space_->Allocate(size, meta_size, &shortage);
+    if (room.has_value() || victims >= kMaxVictimsPerPut) return room;
+    if (!pinned.has_value()) pinned = limbo_.Scan();
+    // Any victim gives back a record; only bytes need a hole.
+    const uint64_t hole = shortage == Shortage::kBytes ? size : 0;
+    Removed removed;
+    const size_t gone = EvictFor(hole, kMaxVictimsPerPut - victims, *pinned, &removed);
+    if (gone == 0) return std::nullopt;
+    victims += gone;
+    if (limbo_.has_pages()) {
+      // The scan that follows costs the same for many: go on as the next upkeep would.
+      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed),
+                            kMaxVictimsPerPut - victims, *pinned, &removed);
+    }
+    ToLimbo(removed);
+    events->insert(events->end(), removed.events.begin(), removed.events.end());
+  }
+}
+
+std::optional<Incarnation> Namespace::Impl::PickVictim(const PinnedSet& pinned) {
+  // Pinned objects are passed over by touching them: they are in use right now. Once the coldest
+  // object is one that was touched here, all of them are pinned.
+  uint64_t first_touch = LruList::kEmpty;
+  while (true) {
+    Shard* coldest = nullptr;
+    uint64_t coldest_stamp = first_touch;
+    for (const auto& shard : shards_) {
+      const uint64_t stamp = shard->oldest_stamp.load(std::memory_order_relaxed);
+      if (stamp < coldest_stamp) {
+        coldest = shard.get();
+        coldest_stamp = stamp;
+      }
+    }
+    if (coldest == nullptr) return std::nullopt;
+    MutexLock lock(&coldest->mu);
+    const uint32_t record = coldest->lru.oldest();
+    if (record == 0) continue;  // emptied meanwhile; its stamp says so now
+    const RecordState& state = space_->state(record);
+    if (state.stamp.load(std::memory_order_relaxed) != coldest_stamp) continue;  // used meanwhile
+    if (state.pins.load(std::memory_order_relaxed) == 0 && !pinned.Contains(record)) {
+      return Incarnation{record, index().record(record).generation.load(std::memory_order_relaxed)};
+    }
+    Touch(*coldest, record);
+    if (first_touch == LruList::kEmpty) first_touch = state.stamp.load(std::memory_order_relaxed);
+  }
+}
+
+size_t Namespace::Impl::EvictFor(uint64_t size, size_t limit, const PinnedSet& pinned,
+                                 Removed* removed) {
+  while (true) {
+    const std::optional<Incarnation> victim = PickVictim(pinned);
+    if (!victim.has_value()) return 0;
+    const auto hole = space_->PlanHole(victim->record, size, limit - 1, pinned);
+    if (!Evict(*victim, pinned, removed)) continue;  // used or gone meanwhile: another one
+    size_t count = 1;
+    if (hole.has_value()) {
+      for (const Incarnation& neighbour : *hole) count += Evict(neighbour, pinned, removed) ? 1 : 0;
+    }
+    return count;
+  }
+}
+
+size_t Namespace::Impl::EvictBytes(uint64_t bytes, size_t limit, const PinnedSet& pinned,
+                                   Removed* removed) {
+  size_t gone = 0;
+  for (uint64_t freed = 0; freed < bytes && gone < limit;) {
+    const std::optional<Incarnation> victim = PickVictim(pinned);
+    if (!victim.has_value()) break;
+    if (!Evict(*victim, pinned, removed)) continue;
+    freed += space_->RoundUp(removed->events.back().size_bytes);
+    ++gone;
+  }
+  return gone;
+}
+
+bool Namespace::Impl::Evict(const Incarnation& victim, const PinnedSet& pinned, Removed* removed) {
+  const RecordState& state = space_->state(victim.record);
+  Shard& shard = *shards_[state.shard.load(std::memory_order_relaxed)];
+  MutexLock lock(&shard.mu);
+  // If the generation has not moved, the record is still visible, and in this shard: only under its
+  // lock could it have left.
+  if (index().record(victim.record).generation.load(std::memory_order_acquire) !=
+          victim.generation ||
+      state.pins.load(std::memory_order_relaxed) != 0 || pinned.Contains(victim.record)) {
+    return false;
+  }
+  Retire(shard, victim.record, EventKind::kEvicted, removed);
+  return true;
+}
+
+bool Namespace::Impl::PinnedHere(uint32_t record) const {
+  return space_->state(record).pins.load(std::memory_order_seq_cst) != 0;
+}
+
+void Namespace::Impl::ToLimbo(const Removed& removed) {
+  if (removed.retired.empty()) return;
+  space_->MoveToLimbo(removed.retired);
+  const std::vector<uint32_t> free =
+      limbo_.Add(removed.retired, [this](uint32_t record) { return PinnedHere(record); });
+  if (!free.empty()) space_->FreeLimbo(free);
+}
+
+void Namespace::Impl::Announce(std::span<const Event> events) {
+  if (environment_.observer == nullptr) return;
+  for (const Event& event : events) environment_.observer->OnEvent(event);
+}
+
+void Namespace::Impl::Finish(const Removed& removed) {
+  ToLimbo(removed);
+  if (!removed.retired.empty() && limbo_.has_pages()) {
+    // Reading clients' pages is worth it only for a batch: upkeep or a put that needs room does it.
+    const SpaceUse use = space_->Use();
+    constexpr uint64_t kWorthAScan = uint64_t{1} << 20;
+    if (use.limbo_bytes > std::max(kWorthAScan, use.total_bytes / 64)) Reap();
+  }
+  Announce(removed.events);
+}
+
+void Namespace::Impl::Reap() {
+  const std::vector<uint32_t> free =
+      limbo_.Collect([this](uint32_t record) { return PinnedHere(record); });
+  if (!free.empty()) space_->FreeLimbo(free);
+}
+
+void Namespace::Impl::DetachPage(shm::SessionPage* page) {
+  limbo_.Detach(page);
+  Reap();
+}
+
+bool Namespace::Impl::Maintain() {
+  Reap();
+  SweepExpired();
+  for (int i = 0; i < kLocksPerUpkeep; ++i) {
+    if (!EvictToReserve()) return false;
+  }
+  return true;
+}
+
+bool Namespace::Impl::EvictToReserve() {
+  const SpaceUse use = space_->Use();
+  const uint64_t reserve = FreeReserve(use);
+  free_reserve_bytes_.store(reserve, std::memory_order_relaxed);
+  if (use.free_bytes >= reserve) return false;
+  Removed removed;
+  size_t gone = 0;
+  {
+    MutexLock lock(&evict_mu_);
+    gone = EvictBytes(reserve - use.free_bytes, kVictimsPerLock, limbo_.Scan(), &removed);
+    ToLimbo(removed);
+    Reap();
+  }
+  Announce(removed.events);
+  return gone == kVictimsPerLock;  // else the reserve is there, or nothing may go
+}
+
+void Namespace::Impl::SweepExpired() {
+  if (expiring_objects_.load(std::memory_order_relaxed) == 0) return;
+  Removed removed;
+  {
+    MutexLock sweep_lock(&sweep_mu_);
+    const uint32_t count =
+        std::min(std::max(kMinBucketsPerSweep, index_.bucket_count() / kSweepsPerRound),
+                 index_.bucket_count());
+    const uint64_t now = now_ms();
+    ForEachRun(sweep_bucket_, count, [&](Shard& shard, uint32_t first, uint32_t end) {
+      std::vector<uint32_t> expired;
+      MutexLock lock(&shard.mu);
+      for (uint32_t bucket = first; bucket < end; ++bucket) {
+        index_.ForEachInChain(bucket, [&](uint32_t record) {
+          if (index().expired(index().record(record), now)) expired.push_back(record);
+        });
+      }
+      for (const uint32_t record : expired) Retire(shard, record, EventKind::kExpired, &removed);
+    });
+    sweep_bucket_ = (sweep_bucket_ + count) & (index_.bucket_count() - 1);
+  }
+  Finish(removed);
+}
+
+}  // namespace infercache::store

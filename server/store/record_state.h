@@ -1,0 +1,57 @@
+// What the daemon knows of a record beyond what readers may see. Lies in private memory.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "server/store/block_allocator.h"
+
+namespace infercache::store {
+
+// kFree -> kReserved -> kVisible -> kLimbo -> kFree, or kReserved -> kFree (abort, or the commit
+// lost).
+enum class Phase : uint8_t { kFree, kReserved, kVisible, kLimbo };
+
+struct RecordState {
+  // Constant from allocation to free.
+  BlockAllocator::BlockId block = BlockAllocator::kNoBlock;
+
+  // Guarded by the lock of the record's shard while it is visible; by Space's while it is free.
+  uint32_t lru_newer = 0;
+  uint32_t lru_older = 0;
+
+  // The daemon's own pins. Raised only under the shard's lock while visible; dropped at any time.
+  std::atomic<uint32_t> pins{0};
+
+  // Written under the shard's lock; read without it by whoever looks for victims, as a hint.
+  std::atomic<uint64_t> stamp{
+      0};  // of the last use, see RecencyClock; while reserved, the TTL in ms
+  std::atomic<uint16_t> shard{0};
+  std::atomic<Phase> phase{Phase::kFree};
+  bool overwrite = false;  // the reservation's; constant while reserved
+};
+static_assert(sizeof(RecordState) == 32);
+
+// Stamps for uses: strictly increasing over the whole namespace, so that the tails of all shards
+// can be compared, with the time of use in the upper bits. Thread-safe.
+class RecencyClock {
+ public:
+  static constexpr int kSequenceBits = 20;
+
+  uint64_t Next(uint64_t now_ms) {
+    const uint64_t floor = now_ms << kSequenceBits;
+    uint64_t last = last_.load(std::memory_order_relaxed);
+    uint64_t next;
+    do {
+      next = last < floor ? floor : last + 1;
+    } while (!last_.compare_exchange_weak(last, next, std::memory_order_relaxed));
+    return next;
+  }
+  static uint64_t TimeMs(uint64_t stamp) { return stamp >> kSequenceBits; }
+
+ private:
+  std::atomic<uint64_t> last_{0};
+};
+
+}  // namespace infercache::store

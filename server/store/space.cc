@@ -1,0 +1,264 @@
+#include "server/store/space.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace infercache::store {
+namespace {
+
+constexpr uint64_t kMinGranuleBytes = 64;  // a cache line: no two objects share one
+constexpr uint64_t kHeapGranuleBytes = 16;
+constexpr uint64_t kPageBytes = 4096;
+
+uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
+
+}  // namespace
+
+void Space::StatesUnmapper::operator()(RecordState* states) const { munmap(states, bytes); }
+
+ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes) {
+  ArenaGeometry geometry;
+  // Block addresses are 32 bits of granules, of which rounding up to whole chunks may use some.
+  geometry.granule_bytes =
+      std::max(kMinGranuleBytes, std::bit_ceil(DivideUp(quota_bytes, uint64_t{1} << 30)));
+  const uint64_t unit = std::max(kPageBytes, geometry.granule_bytes);
+  const uint64_t largest = std::max(max_chunk_bytes / unit, uint64_t{1}) * unit;
+  geometry.chunk_count = std::max(DivideUp(quota_bytes, largest), uint64_t{1});
+  geometry.chunk_bytes = DivideUp(DivideUp(quota_bytes, geometry.chunk_count), unit) * unit;
+  return geometry;
+}
+
+absl::StatusOr<std::unique_ptr<Space>> Space::Create(const std::string& name,
+                                                     const ArenaGeometry& geometry,
+                                                     const IndexSegment& index) {
+  std::vector<MemorySegment> chunks;
+  for (uint64_t i = 0; i < geometry.chunk_count; ++i) {
+    ASSIGN_OR_RETURN(
+        MemorySegment chunk,
+        MemorySegment::Create(absl::StrCat("infercache-arena-", name, "-", i), geometry.chunk_bytes,
+                              MemorySegment::Access::kWritableForOthers));
+    RETURN_IF_ERROR(chunk.Populate());
+    chunks.push_back(std::move(chunk));
+  }
+  const size_t states_bytes =
+      (size_t{index.view().header().record_capacity} + 1) * sizeof(RecordState);
+  // Zero pages are a valid array of RecordState: every field's initial value is zero.
+  void* states = mmap(nullptr, states_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (states == MAP_FAILED) {
+    return absl::ResourceExhaustedError(absl::StrCat("no address space for the states of ",
+                                                     index.view().header().record_capacity,
+                                                     " objects: ", strerror(errno)));
+  }
+  return std::unique_ptr<Space>(
+      new Space(index, geometry, std::move(chunks),
+                {static_cast<RecordState*>(states), StatesUnmapper{states_bytes}}));
+}
+
+Space::Space(const IndexSegment& index, const ArenaGeometry& geometry,
+             std::vector<MemorySegment> chunks,
+             std::unique_ptr<RecordState[], StatesUnmapper> states)
+    : index_(index), geometry_(geometry), chunks_(std::move(chunks)), states_(std::move(states)) {
+  const auto granules = static_cast<uint32_t>(geometry_.chunk_bytes / geometry_.granule_bytes);
+  for (uint32_t i = 0; i < chunks_.size(); ++i) arena_.AddRegion(i * granules, granules);
+  heap_.AddRegion(0, static_cast<uint32_t>(index.view().header().heap_bytes / kHeapGranuleBytes));
+}
+
+uint64_t Space::RoundUp(uint64_t size) const {
+  return DivideUp(std::max<uint64_t>(size, 1), geometry_.granule_bytes) * geometry_.granule_bytes;
+}
+
+std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage* shortage) {
+  const uint64_t granules = RoundUp(size) / geometry_.granule_bytes;
+  const bool in_heap = meta_size > shm::Record::kInlineMetaBytes;
+  Room room;
+  MutexLock lock(&mu_);
+  room.record = free_record_ == 0 ? next_record_ : free_record_;
+  *shortage = Shortage::kRecordsOrKeys;
+  if (room.record > index_.view().header().record_capacity) return std::nullopt;
+  if (in_heap) {
+    const auto heap_block =
+        heap_.Allocate(static_cast<uint32_t>(DivideUp(meta_size, kHeapGranuleBytes)), room.record);
+    if (!heap_block.has_value()) return std::nullopt;
+    room.heap_block = *heap_block;
+    room.heap_offset = uint64_t{heap_.Get(*heap_block).start} * kHeapGranuleBytes;
+  }
+  const auto block = arena_.Allocate(static_cast<uint32_t>(granules), room.record);
+  if (!block.has_value()) {
+    if (in_heap) heap_.Free(room.heap_block);
+    *shortage = Shortage::kBytes;
+    return std::nullopt;
+  }
+  *shortage = Shortage::kNone;
+  RecordState& state = states_[room.record];
+  if (free_record_ == 0) {
+    ++next_record_;
+    // Fresh memory says 0, which would read as visible.
+    index_.view().record(room.record).generation.store(1, std::memory_order_relaxed);
+  } else {
+    free_record_ = state.lru_older;
+  }
+  state.block = *block;
+  state.phase.store(Phase::kReserved, std::memory_order_relaxed);
+  // In granules, as the regions were added.
+  const uint64_t start = arena_.Get(*block).start;
+  const uint64_t chunk_granules = geometry_.chunk_bytes / geometry_.granule_bytes;
+  room.segment = static_cast<uint32_t>(start / chunk_granules);
+  room.offset = start % chunk_granules * geometry_.granule_bytes;
+  room.bytes = chunks_[room.segment].bytes().subspan(room.offset, size);
+  use_.reserved_bytes += granules * geometry_.granule_bytes;
+  ++use_.reserved;
+  room.free_bytes_left = arena_.free_granules() * geometry_.granule_bytes;
+  return room;
+}
+
+uint64_t Space::BlockBytes(uint32_t record) const {
+  return uint64_t{arena_.Get(states_[record].block).size} * geometry_.granule_bytes;
+}
+
+void Space::MoveToVisible(uint32_t record) {
+  MutexLock lock(&mu_);
+  const uint64_t bytes = BlockBytes(record);
+  use_.reserved_bytes -= bytes;
+  use_.visible_bytes += bytes;
+  --use_.reserved;
+  ++use_.visible;
+}
+
+void Space::MoveToLimbo(std::span<const uint32_t> records) {
+  MutexLock lock(&mu_);
+  for (const uint32_t record : records) {
+    const uint64_t bytes = BlockBytes(record);
+    use_.visible_bytes -= bytes;
+    use_.limbo_bytes += bytes;
+    --use_.visible;
+    ++use_.limbo;
+  }
+}
+
+void Space::FreeReserved(uint32_t record) {
+  MutexLock lock(&mu_);
+  use_.reserved_bytes -= BlockBytes(record);
+  --use_.reserved;
+  Free(record);
+}
+
+void Space::FreeLimbo(std::span<const uint32_t> records) {
+  MutexLock lock(&mu_);
+  for (const uint32_t record : records) {
+    use_.limbo_bytes -= BlockBytes(record);
+    --use_.limbo;
+    Free(record);
+  }
+}
+
+void Space::Free(uint32_t record) {
+  const shm::Record& shared = index_.view().record(record);
+  if (shared.meta_in_heap()) heap_.Free(shared.heap_block());
+  RecordState& state = states_[record];
+  arena_.Free(state.block);
+  state.block = BlockAllocator::kNoBlock;
+  state.phase.store(Phase::kFree, std::memory_order_relaxed);
+  state.lru_older = free_record_;
+  free_record_ = record;
+}
+
+bool Space::MayGo(BlockAllocator::BlockId block, const PinnedSet& pinned, Incarnation* seen) const {
+  const uint32_t owner = arena_.Get(block).owner;
+  const RecordState& state = states_[owner];
+  seen->record = owner;
+  seen->generation = index_.view().record(owner).generation.load(std::memory_order_acquire);
+  return seen->generation % 2 == 0 &&
+         state.phase.load(std::memory_order_acquire) == Phase::kVisible &&
+         state.pins.load(std::memory_order_relaxed) == 0 && !pinned.Contains(owner);
+}
+
+// Grows a window from the victim's block to both sides. At each step the colder neighbour joins, so
+// that of all runs that contain the victim a cold one is found without trying them all.
+std::optional<std::vector<Incarnation>> Space::PlanHole(uint32_t record, uint64_t size,
+                                                        size_t limit,
+                                                        const PinnedSet& pinned) const {
+  const uint64_t needed = RoundUp(size) / geometry_.granule_bytes;
+  MutexLock lock(&mu_);
+  const BlockAllocator::BlockId middle = states_[record].block;
+  if (middle == BlockAllocator::kNoBlock || arena_.Get(middle).owner != record) return std::nullopt;
+  std::vector<Incarnation> run;
+  uint64_t granules = arena_.Get(middle).size;
+  BlockAllocator::BlockId left = arena_.Previous(middle);
+  BlockAllocator::BlockId right = arena_.Next(middle);
+  while (true) {
+    for (; left != 0 && arena_.Get(left).owner == BlockAllocator::kFree;
+         left = arena_.Previous(left)) {
+      granules += arena_.Get(left).size;
+    }
+    for (; right != 0 && arena_.Get(right).owner == BlockAllocator::kFree;
+         right = arena_.Next(right)) {
+      granules += arena_.Get(right).size;
+    }
+    if (granules >= needed) return run;
+    if (run.size() >= limit) return std::nullopt;
+    Incarnation at_left, at_right;
+    const bool left_may_go = left != 0 && MayGo(left, pinned, &at_left);
+    const bool right_may_go = right != 0 && MayGo(right, pinned, &at_right);
+    if (!left_may_go && !right_may_go) return std::nullopt;
+    const bool go_left =
+        left_may_go &&
+        (!right_may_go || states_[at_left.record].stamp.load(std::memory_order_relaxed) <
+                              states_[at_right.record].stamp.load(std::memory_order_relaxed));
+    run.push_back(go_left ? at_left : at_right);
+    BlockAllocator::BlockId& taken = go_left ? left : right;
+    granules += arena_.Get(taken).size;
+    taken = go_left ? arena_.Previous(taken) : arena_.Next(taken);
+  }
+}
+
+SpaceUse Space::Use() const {
+  MutexLock lock(&mu_);
+  return UseLocked();
+}
+
+SpaceUse Space::FullUse() const {
+  MutexLock lock(&mu_);
+  SpaceUse use = UseLocked();
+  use.largest_free_bytes = uint64_t{arena_.largest_free()} * geometry_.granule_bytes;
+  return use;
+}
+
+SpaceUse Space::UseLocked() const {
+  SpaceUse use = use_;
+  use.total_bytes = geometry_.total_bytes();
+  use.free_bytes = arena_.free_granules() * geometry_.granule_bytes;
+  use.records_ever_used = next_record_ - 1;
+  use.allocator_bytes = arena_.metadata_bytes() + heap_.metadata_bytes() +
+                        uint64_t{use.records_ever_used} * sizeof(RecordState) +
+                        (heap_.total_granules() - heap_.free_granules()) * kHeapGranuleBytes;
+  return use;
+}
+
+std::vector<std::span<std::byte>> Space::chunks() const {
+  std::vector<std::span<std::byte>> result;
+  for (const MemorySegment& chunk : chunks_) result.push_back(chunk.bytes());
+  return result;
+}
+
+std::span<std::byte> Space::BytesOf(const shm::Record& record) const {
+  return chunks_[record.segment()].bytes().subspan(record.offset(), record.size());
+}
+
+bool Space::CheckInvariants() const {
+  MutexLock lock(&mu_);
+  const uint64_t in_use =
+      (arena_.total_granules() - arena_.free_granules()) * geometry_.granule_bytes;
+  return arena_.CheckInvariants() && heap_.CheckInvariants() &&
+         in_use == use_.reserved_bytes + use_.visible_bytes + use_.limbo_bytes;
+}
+
+}  // namespace infercache::store

@@ -1,0 +1,136 @@
+// Where the bytes, records and long keys of one namespace come from, and the books on them: every
+// granule is free, reserved, visible or in limbo, and the sum never exceeds the quota because the
+// arena is no larger.
+//
+// Thread-safe; its lock is a leaf (nothing is called under it).
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "common/memory_segment.h"
+#include "common/mutex.h"
+#include "server/store/block_allocator.h"
+#include "server/store/index_segment.h"
+#include "server/store/limbo.h"
+#include "server/store/record_state.h"
+
+namespace infercache::store {
+
+// How a quota is cut: equal chunks, so that an address is a chunk and an offset.
+struct ArenaGeometry {
+  uint64_t granule_bytes = 0;  // a power of two; what blocks are rounded up to
+  uint64_t chunk_bytes = 0;    // whole pages and whole granules
+  uint64_t chunk_count = 0;
+
+  uint64_t total_bytes() const { return chunk_bytes * chunk_count; }
+};
+inline constexpr uint64_t kMaxChunks = 65'535;  // a record has 16 bits for the chunk
+
+// The smallest arena of at least `quota_bytes` in chunks of at most `max_chunk_bytes` (rounded down
+// to whole granules).
+ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes);
+
+// What an object did not get room for lack of.
+enum class Shortage { kNone, kBytes, kRecordsOrKeys };
+
+// One object's room: a record, its bytes, and a heap block if key and parts do not fit the record.
+struct Room {
+  uint32_t record = 0;
+  uint32_t segment = 0;  // arena chunk
+  uint64_t offset = 0;   // in that chunk
+  std::span<std::byte> bytes;
+  uint64_t free_bytes_left = 0;  // in the arena, after this
+  BlockAllocator::BlockId heap_block = BlockAllocator::kNoBlock;
+  uint64_t heap_offset = 0;
+};
+
+// Exact at one moment: taken under one lock.
+struct SpaceUse {
+  uint64_t total_bytes = 0, free_bytes = 0, largest_free_bytes = 0;
+  uint64_t reserved_bytes = 0, visible_bytes = 0, limbo_bytes = 0;  // rounding included
+  uint64_t reserved = 0, visible = 0, limbo = 0;                    // objects
+  uint64_t allocator_bytes = 0;
+  uint32_t records_ever_used = 0;
+};
+
+// A record as it was seen: once its generation has moved, it stands for something else.
+struct Incarnation {
+  uint32_t record = 0;
+  uint64_t generation = 0;
+};
+
+class Space {
+ public:
+  // Maps and populates the arena. `index` outlives the space.
+  static absl::StatusOr<std::unique_ptr<Space>> Create(const std::string& name,
+                                                       const ArenaGeometry& geometry,
+                                                       const IndexSegment& index);
+
+  // Bytes that an object of `size` takes.
+  uint64_t RoundUp(uint64_t size) const;
+  uint64_t largest_object_bytes() const { return geometry_.chunk_bytes; }
+
+  // Room for an object, counted as reserved; its record's generation is odd. nullopt if there is
+  // none right now, with the reason in *shortage.
+  std::optional<Room> Allocate(uint64_t size, uint64_t meta_size, Shortage* shortage);
+  // reserved -> visible, or visible -> limbo.
+  void MoveToVisible(uint32_t record);
+  void MoveToLimbo(std::span<const uint32_t> records);
+  // reserved -> free, or limbo -> free. REQUIRES: nobody reads these records any more.
+  void FreeReserved(uint32_t record);
+  void FreeLimbo(std::span<const uint32_t> records);
+
+  // The visible, unpinned objects around `record` whose blocks, with its own and the free ones
+  // between, make one hole of at least `size` bytes; the coldest such run that grows from there, at
+  // most `limit` objects, `record` not among them. nullopt if something in use is in the way.
+  // `pinned`: what clients' pages name.
+  std::optional<std::vector<Incarnation>> PlanHole(uint32_t record, uint64_t size, size_t limit,
+                                                   const PinnedSet& pinned) const;
+
+  // Without largest_free_bytes, which takes a search.
+  SpaceUse Use() const;
+  SpaceUse FullUse() const;
+  uint64_t total_bytes() const { return geometry_.total_bytes(); }
+  std::vector<std::span<std::byte>> chunks() const;
+  std::span<std::byte> BytesOf(const shm::Record& record) const;
+  RecordState& state(uint32_t record) const { return states_[record]; }
+  bool CheckInvariants() const;
+
+ private:
+  struct StatesUnmapper {
+    size_t bytes;
+    void operator()(RecordState* states) const;
+  };
+
+  Space(const IndexSegment& index, const ArenaGeometry& geometry, std::vector<MemorySegment> chunks,
+        std::unique_ptr<RecordState[], StatesUnmapper> states);
+  SpaceUse UseLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  uint64_t BlockBytes(uint32_t record) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Free(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool MayGo(BlockAllocator::BlockId block, const PinnedSet& pinned, Incarnation* seen) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Constant after construction.
+  const IndexSegment& index_;
+  const ArenaGeometry geometry_;
+  std::vector<MemorySegment> chunks_;
+  std::unique_ptr<RecordState[], StatesUnmapper> states_;  // sparse: pages come when used
+
+  mutable Mutex mu_;
+  BlockAllocator arena_ ABSL_GUARDED_BY(mu_);
+  BlockAllocator heap_ ABSL_GUARDED_BY(mu_);
+  // Used once and free again: a list through the states' lru_older.
+  uint32_t free_record_ ABSL_GUARDED_BY(mu_) = 0;
+  uint32_t next_record_ ABSL_GUARDED_BY(mu_) = 1;  // this and higher ones were never used
+  SpaceUse use_ ABSL_GUARDED_BY(mu_);              // the counts that are not derived
+};
+
+}  // namespace infercache::store

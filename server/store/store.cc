@@ -1,0 +1,220 @@
+#include "server/store/store.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/fingerprint.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/store/namespace_impl.h"
+
+namespace infercache::store {
+namespace {
+
+constexpr uint64_t kMinObjects = 1024;
+constexpr uint64_t kBytesPerObjectByDefault = 4096;
+
+absl::Status CheckName(const std::string& name) {
+  if (name.empty() || name.size() > kMaxNamespaceNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a namespace's name has 1 to ", kMaxNamespaceNameBytes, " characters, not ", name.size()));
+  }
+  for (const char c : name) {
+    const bool fine =
+        (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    if (!fine) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("namespace name '", name, "' has a character other than a-z 0-9 . _ -"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NoNamespace(std::string_view name) {
+  return absl::NotFoundError(absl::StrCat(
+      "there is no namespace '", std::string(name.substr(0, kMaxNamespaceNameBytes)), "'"));
+}
+
+// Checks every field and fills in the defaults.
+absl::Status Complete(uint64_t chunk_bytes, NamespaceSpec* spec) {
+  RETURN_IF_ERROR(CheckName(spec->name));
+  if (spec->quota_bytes == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": the quota is 0"));
+  }
+  if (spec->quota_bytes > kMaxObjectBytes * 16) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": quota of ",
+                                                   spec->quota_bytes, " bytes; the limit is ",
+                                                   kMaxObjectBytes * 16));
+  }
+  const ArenaGeometry arena = PlanArena(spec->quota_bytes, chunk_bytes);
+  if (arena.chunk_count > kMaxChunks) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "namespace ", spec->name, ": quota of ", spec->quota_bytes, " bytes takes ",
+        arena.chunk_count, " chunks of ", chunk_bytes, " bytes; the limit is ", kMaxChunks));
+  }
+  spec->quota_bytes = arena.total_bytes();  // what is claimed is what is mapped
+  if (spec->max_objects == 0) {
+    spec->max_objects =
+        std::min(std::max(kMinObjects, spec->quota_bytes / kBytesPerObjectByDefault),
+                 kMaxObjectsPerNamespace);
+  }
+  if (spec->max_objects > kMaxObjectsPerNamespace) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": max_objects of ",
+                                                   spec->max_objects, "; the limit is ",
+                                                   kMaxObjectsPerNamespace));
+  }
+  if (spec->policy.empty()) spec->policy = "lru";
+  if (spec->policy != "lru") {
+    return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": unknown policy '",
+                                                   spec->policy, "'; there is lru"));
+  }
+  return Fingerprint::Make(spec->required_fingerprint).status();
+}
+
+}  // namespace
+
+// Does the upkeep of all namespaces, soon after it is woken and else ten times a second.
+class Store::MaintenanceThread {
+ public:
+  explicit MaintenanceThread(Store* store) : store_(store), thread_([this] { Run(); }) {}
+  // Returns when the thread is gone. A namespace that is just waking it may outlive that moment.
+  void Stop() {
+    {
+      MutexLock lock(&mu_);
+      stop_ = true;
+    }
+    wake_.Signal();
+    thread_.join();
+  }
+  void Wake() {
+    if (woken_.exchange(true, std::memory_order_relaxed)) return;  // cheap for puts while it works
+    MutexLock lock(&mu_);  // or the signal could fall between the thread's look and its wait
+    wake_.Signal();
+  }
+
+ private:
+  void Run() {
+    bool more = false;
+    while (true) {
+      {
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+        MutexLock lock(&mu_);
+        while (!more && !stop_ && !woken_.load(std::memory_order_relaxed)) {
+          if (!wake_.WaitUntil(&mu_, deadline)) break;
+        }
+        if (stop_) return;
+        woken_.store(false, std::memory_order_relaxed);
+      }
+      more = false;
+      for (const auto& ns : store_->Namespaces()) more |= ns->Maintain();
+    }
+  }
+
+  Store* const store_;
+  Mutex mu_;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  std::atomic<bool> woken_{false};
+  CondVar wake_;
+  std::thread thread_;
+};
+
+Store::Store(const StoreOptions& options, const Clock& clock, Observer* observer)
+    : options_(options),
+      clock_(clock),
+      observer_(observer),
+      committed_bytes_(std::make_shared<std::atomic<uint64_t>>(0)) {
+  if (options_.background) maintenance_ = std::make_shared<MaintenanceThread>(this);
+}
+
+Store::~Store() {
+  if (maintenance_ != nullptr) maintenance_->Stop();
+}
+
+absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec spec) {
+  RETURN_IF_ERROR(Complete(options_.chunk_bytes, &spec));
+  const std::string name = spec.name;
+  // The name and the bytes are claimed first, the slow mapping happens without the lock.
+  std::shared_ptr<void> claim;
+  {
+    MutexLock lock(&mu_);
+    if (namespaces_.contains(name)) {
+      return absl::AlreadyExistsError(absl::StrCat("namespace ", name, " exists"));
+    }
+    if (namespaces_.size() >= kMaxNamespaces) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("there are ", kMaxNamespaces, " namespaces"));
+    }
+    const uint64_t committed = committed_bytes_->load();
+    if (spec.quota_bytes > options_.capacity_bytes - std::min(committed, options_.capacity_bytes)) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "namespace ", name, ": quota of ", spec.quota_bytes, " bytes, but ", committed,
+          " of the capacity of ", options_.capacity_bytes, " are spoken for"));
+    }
+    committed_bytes_->fetch_add(spec.quota_bytes);
+    claim = std::shared_ptr<void>(nullptr, [counter = committed_bytes_, bytes = spec.quota_bytes](
+                                               void*) { counter->fetch_sub(bytes); });
+    namespaces_[name] = nullptr;  // being made
+  }
+  Namespace::Impl::Environment environment{
+      clock_, observer_, {}, options_.shards, PlanArena(spec.quota_bytes, options_.chunk_bytes)};
+  if (maintenance_ != nullptr) {
+    environment.wake_maintenance = [weak = std::weak_ptr<MaintenanceThread>(maintenance_)] {
+      if (const auto maintenance = weak.lock()) maintenance->Wake();
+    };
+  }
+  auto impl = Namespace::Impl::Create(std::move(spec), std::move(environment));
+  MutexLock lock(&mu_);
+  if (!impl.ok()) {
+    namespaces_.erase(name);
+    return impl.status();
+  }
+  (*impl)->quota_claim = std::move(claim);
+  const std::shared_ptr<Namespace> made(new Namespace(*std::move(impl)));
+  namespaces_[name] = made;
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<Namespace>> Store::FindNamespace(std::string_view name) const {
+  MutexLock lock(&mu_);
+  const auto it = namespaces_.find(name);
+  if (it == namespaces_.end() || it->second == nullptr) {
+    return NoNamespace(name);
+  }
+  return it->second;
+}
+
+absl::Status Store::DeleteNamespace(std::string_view name) {
+  std::shared_ptr<Namespace> gone;
+  {
+    MutexLock lock(&mu_);
+    const auto it = namespaces_.find(name);
+    if (it == namespaces_.end() || it->second == nullptr) {
+      return NoNamespace(name);
+    }
+    gone = std::move(it->second);
+    namespaces_.erase(it);
+  }
+  gone->impl_->Close();
+  return absl::OkStatus();
+}
+
+std::vector<std::shared_ptr<Namespace>> Store::Namespaces() const {
+  std::vector<std::shared_ptr<Namespace>> all;
+  MutexLock lock(&mu_);
+  for (const auto& [name, ns] : namespaces_) {
+    if (ns != nullptr) all.push_back(ns);
+  }
+  return all;
+}
+
+uint64_t Store::committed_bytes() const { return committed_bytes_->load(); }
+
+void Store::Maintain() {
+  for (const auto& ns : Namespaces()) ns->Maintain();
+}
+
+}  // namespace infercache::store

@@ -1,0 +1,82 @@
+// The daemon's store: a set of namespaces that share one capacity.
+//
+// Store and Namespace are thread-safe. No call blocks on a reader or on another client; no call
+// touches value bytes under a lock. Failures are absl::Status with the codes named at each call; a
+// miss is not a failure.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "server/store/events.h"
+#include "server/store/namespace.h"
+
+namespace infercache::store {
+
+struct StoreOptions {
+  uint64_t capacity_bytes = uint64_t{1} << 30;  // upper bound of the sum of all quotas
+  // Largest host arena chunk, and so the largest object. Each namespace's quota is cut into equal
+  // chunks of at most this size.
+  uint64_t chunk_bytes = kDefaultChunkBytes;
+  uint32_t shards = 64;  // per namespace; a power of two
+  // A thread that keeps the free reserve, expires and reaps. Off in tests that call Maintain().
+  bool background = true;
+};
+
+class Store {
+ public:
+  // `clock` and `observer` (may be null) outlive the store and everything leased from it.
+  Store(const StoreOptions& options, const Clock& clock, Observer* observer = nullptr);
+  // Namespaces live on while leases hold them.
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  // Maps and populates the arena before it returns.
+  // Errors: INVALID_ARGUMENT (name, zero or oversized field, unknown policy), ALREADY_EXISTS,
+  // RESOURCE_EXHAUSTED (capacity or memory).
+  absl::StatusOr<std::shared_ptr<Namespace>> CreateNamespace(NamespaceSpec spec);
+  // NOT_FOUND if there is none.
+  absl::StatusOr<std::shared_ptr<Namespace>> FindNamespace(std::string_view name) const;
+  // Closes it: its objects are gone, further calls on it find nothing and refuse puts. Its quota is
+  // free again once the last lease on it is gone. NOT_FOUND if there is none.
+  absl::Status DeleteNamespace(std::string_view name);
+  // Sorted by name.
+  std::vector<std::shared_ptr<Namespace>> Namespaces() const;
+
+  const StoreOptions& options() const { return options_; }
+  // What the quotas of all namespaces, closed ones with leases included, add up to.
+  uint64_t committed_bytes() const;
+
+  // One round of upkeep for every namespace; see Namespace::Maintain. For tests and for callers
+  // that set background = false.
+  void Maintain();
+
+ private:
+  class MaintenanceThread;
+
+  // Constant after construction.
+  const StoreOptions options_;
+  const Clock& clock_;
+  Observer* const observer_;
+
+  mutable Mutex mu_;
+  std::map<std::string, std::shared_ptr<Namespace>, std::less<>> namespaces_ ABSL_GUARDED_BY(mu_);
+  // Shared with every namespace, which gives its quota back when it dies.
+  const std::shared_ptr<std::atomic<uint64_t>> committed_bytes_;
+  // Null without background. Namespaces that outlive the store hold it weakly.
+  std::shared_ptr<MaintenanceThread> maintenance_;
+};
+
+}  // namespace infercache::store
