@@ -1,0 +1,248 @@
+#include "server/rpc/admin_service.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/error.h"
+
+namespace infercache::rpc {
+namespace {
+
+absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
+                                            uint64_t chunk_bytes) {
+  store::NamespaceSpec spec;
+  spec.name = message.name();
+  spec.quota_bytes = message.quota_bytes();
+  spec.max_objects = message.max_objects();
+  if (!message.policy().empty()) spec.policy = message.policy();
+  spec.grpc_open = message.grpc_open();
+  spec.checksums = message.checksums();
+  ASSIGN_OR_RETURN(const Fingerprint required,
+                   Fingerprint::Make(ToFingerprintEntries(message.required_fingerprint())));
+  spec.required_fingerprint = required.entries();
+
+  if (message.live_objects() == 0) return spec;
+  if (message.live_object_bytes() == 0 || message.live_object_bytes() > kMaxObjectBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("spec.live_object_bytes: ", message.live_object_bytes(),
+                     "; with live_objects it must lie between 1 and ", kMaxObjectBytes));
+  }
+  if (message.live_objects() > kMaxObjectsPerNamespace) {
+    return absl::InvalidArgumentError(absl::StrCat("spec.live_objects: ", message.live_objects(),
+                                                   "; the limit is ", kMaxObjectsPerNamespace));
+  }
+  // Objects that are being written, or that a reader still holds, need records too.
+  spec.max_objects = message.live_objects() + message.live_objects() / 8 + 1024;
+  spec.quota_bytes =
+      store::QuotaForLiveObjects(message.live_objects(), message.live_object_bytes(), chunk_bytes);
+  return spec;
+}
+
+void SetSpec(const store::NamespaceSpec& spec, v1::NamespaceSpec* out) {
+  out->set_name(spec.name);
+  out->set_quota_bytes(spec.quota_bytes);
+  out->set_max_objects(spec.max_objects);
+  out->set_policy(spec.policy);
+  out->set_grpc_open(spec.grpc_open);
+  out->set_checksums(spec.checksums);
+  SetFingerprint(spec.required_fingerprint, out->mutable_required_fingerprint());
+}
+
+void SetStats(const store::Namespace& ns, v1::NamespaceStats* out) {
+  const store::NamespaceStats stats = ns.Stats();
+  out->set_name(ns.spec().name);
+  out->set_policy(ns.spec().policy);
+  out->set_quota_bytes(stats.quota_bytes);
+  out->set_used_bytes(stats.used_bytes);
+  out->set_reserved_bytes(stats.reserved_bytes);
+  out->set_visible_bytes(stats.visible_bytes);
+  out->set_limbo_bytes(stats.limbo_bytes);
+  out->set_objects(stats.objects);
+  out->set_max_objects(stats.max_objects);
+  out->set_reservations(stats.reservations);
+  out->set_pins(stats.pins);
+  out->set_hits(stats.hits);
+  out->set_misses(stats.misses);
+  out->set_stored(stats.stored);
+  out->set_exists(stats.exists);
+  out->set_refused(stats.refused);
+  out->set_erased(stats.erased);
+  out->set_expired(stats.expired);
+  out->set_evicted(stats.evicted);
+  out->set_evicted_bytes(stats.evicted_bytes);
+  out->set_integrity_failures(stats.integrity_failures);
+  out->set_hit_bytes(stats.hit_bytes);
+  out->set_saved_compute_seconds(static_cast<double>(stats.saved_compute_us) / 1e6);
+  out->set_largest_free_bytes(stats.largest_free_bytes);
+  out->set_metadata_bytes(stats.metadata_bytes);
+}
+
+}  // namespace
+
+AdminService::AdminService(const Environment& environment, AdminHooks hooks,
+                           std::string grpc_address, Background& background)
+    : environment_(environment),
+      hooks_(std::move(hooks)),
+      grpc_address_(std::move(grpc_address)),
+      background_(background) {}
+
+absl::Status AdminService::CheckRight(const grpc::ServerContextBase& context) const {
+  ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
+  return peer.caller.CheckAdmin();
+}
+
+template <typename Request>
+absl::Status AdminService::Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+                                 const Request& request) const {
+  call.scope().AddRequestBytes(request.ByteSizeLong());
+  RETURN_IF_ERROR(call.scope().admission());
+  return CheckRight(context);
+}
+
+template <typename Response>
+void AdminService::Answer(UnaryCall& call, const absl::Status& status, const Response& response) {
+  if (status.ok()) call.scope().AddResponseBytes(response.ByteSizeLong());
+  call.Complete(status);
+}
+
+template <typename Request, typename Response, typename Work>
+grpc::ServerUnaryReactor* AdminService::Serve(Method method,
+                                              const grpc::CallbackServerContext& context,
+                                              const Request& request, Response* response,
+                                              Work work) {
+  auto* call = new UnaryCall(environment_.monitor, method);
+  absl::Status status = Admit(*call, context, request);
+  if (status.ok()) status = work();
+  Answer(*call, status, *response);
+  return call;
+}
+
+template <typename Request, typename Response, typename Work>
+grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
+                                                   const grpc::CallbackServerContext& context,
+                                                   const Request& request, Response* response,
+                                                   Work work) {
+  auto* call = new UnaryCall(environment_.monitor, method);
+  if (const absl::Status status = Admit(*call, context, request); !status.ok()) {
+    call->Complete(status);
+    return call;
+  }
+  // Context, request and response live until the call completes.
+  background_.Post([call, &context, response, work] {
+    const bool left = context.IsCancelled();
+    Answer(*call, left ? absl::CancelledError("the client left") : work(), *response);
+  });
+  return call;
+}
+
+grpc::ServerUnaryReactor* AdminService::GetInfo(grpc::CallbackServerContext* context,
+                                                const v1::GetInfoRequest* request,
+                                                v1::GetInfoResponse* response) {
+  return Serve(Method::kGetInfo, *context, *request, response, [this, response] {
+    const auto uptime = std::chrono::steady_clock::now() - hooks_.started;
+    response->set_version(hooks_.version);
+    response->set_revision(hooks_.revision);
+    response->set_uptime_ms(std::chrono::duration_cast<std::chrono::milliseconds>(uptime).count());
+    response->set_capacity_bytes(environment_.store.options().capacity_bytes);
+    response->set_max_message_bytes(environment_.max_message_bytes);
+    response->set_pid(getpid());
+    response->set_draining(environment_.draining.load(std::memory_order_relaxed));
+    response->set_grpc_address(grpc_address_);
+    response->set_http_address(hooks_.http_address);
+    response->set_socket_path(hooks_.socket_path);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
+                                                 const v1::GetStatsRequest* request,
+                                                 v1::GetStatsResponse* response) {
+  return Serve(
+      Method::kGetStats, *context, *request, response, [this, request, response]() -> absl::Status {
+        response->set_pinned_response_bytes(environment_.budget.held_bytes());
+        response->set_max_pinned_response_bytes(environment_.budget.limits().total_bytes);
+        response->set_calls_in_flight(environment_.monitor.in_flight());
+        if (!request->namespace_().empty()) {
+          ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+          SetStats(*ns, response->add_namespaces());
+          return absl::OkStatus();
+        }
+        for (const auto& ns : environment_.store.Namespaces()) {
+          SetStats(*ns, response->add_namespaces());
+        }
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerContext* context,
+                                                        const v1::CreateNamespaceRequest* request,
+                                                        v1::CreateNamespaceResponse* response) {
+  return ServeLater(
+      Method::kCreateNamespace, *context, *request, response,
+      [this, request, response]() -> absl::Status {
+        ASSIGN_OR_RETURN(store::NamespaceSpec spec,
+                         ToSpec(request->spec(), environment_.store.options().chunk_bytes));
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.CreateNamespace(std::move(spec)));
+        SetSpec(ns->spec(), response->mutable_spec());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::ListNamespaces(grpc::CallbackServerContext* context,
+                                                       const v1::ListNamespacesRequest* request,
+                                                       v1::ListNamespacesResponse* response) {
+  return Serve(Method::kListNamespaces, *context, *request, response, [this, response] {
+    for (const auto& ns : environment_.store.Namespaces()) {
+      SetSpec(ns->spec(), response->add_namespaces());
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::DeleteNamespace(grpc::CallbackServerContext* context,
+                                                        const v1::DeleteNamespaceRequest* request,
+                                                        v1::DeleteNamespaceResponse* response) {
+  return ServeLater(Method::kDeleteNamespace, *context, *request, response, [this, request] {
+    return environment_.store.DeleteNamespace(request->name());
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Flush(grpc::CallbackServerContext* context,
+                                              const v1::FlushRequest* request,
+                                              v1::FlushResponse* response) {
+  return ServeLater(
+      Method::kFlush, *context, *request, response, [this, request, response]() -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        response->set_erased(ns->Flush(request->key_prefix()));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
+                                                    const v1::SetLogLevelRequest* request,
+                                                    v1::SetLogLevelResponse* response) {
+  return Serve(Method::kSetLogLevel, *context, *request, response,
+               [this, request, response]() -> absl::Status {
+                 if (!hooks_.set_log_level) return absl::UnimplementedError("no log level here");
+                 ASSIGN_OR_RETURN(std::string previous, hooks_.set_log_level(request->level()));
+                 response->set_previous_level(std::move(previous));
+                 return absl::OkStatus();
+               });
+}
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
+                                              const v1::DrainRequest* request,
+                                              v1::DrainResponse* response) {
+  return Serve(Method::kDrain, *context, *request, response, [this]() -> absl::Status {
+    if (!hooks_.request_drain) return absl::UnimplementedError("this daemon cannot drain");
+    hooks_.request_drain();
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace infercache::rpc

@@ -1,0 +1,102 @@
+#include "server/rpc/put.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/error.h"
+
+namespace infercache::rpc {
+namespace {
+
+struct CheckedItem {
+  ObjectInfo info;
+  std::vector<PartSpec> parts;
+};
+
+absl::StatusOr<CheckedItem> Check(const PutItemView& view) {
+  CheckedItem checked;
+  if (const absl::Status key = CheckKey(view.item.key()); !key.ok()) return AtField(key, "key");
+  if (view.value.size == 0) {
+    return WithReason(absl::InvalidArgumentError("value: empty; an object has at least one byte"),
+                      "INVALID_VALUE");
+  }
+  ASSIGN_OR_RETURN(checked.info, ToObjectInfo(view.item.info()));
+  ASSIGN_OR_RETURN(checked.parts, ToParts(view.item.parts(), view.value.size));
+  return checked;
+}
+
+absl::StatusOr<std::vector<CheckedItem>> CheckAll(const std::vector<PutItemView>& items) {
+  if (items.size() > kMaxKeysPerCall) {
+    return WithReason(absl::InvalidArgumentError(absl::StrCat(
+                          "items: ", items.size(), " of them; the limit is ", kMaxKeysPerCall)),
+                      "TOO_MANY_KEYS");
+  }
+  std::vector<CheckedItem> checked;
+  checked.reserve(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    auto item = Check(items[i]);
+    if (!item.ok()) return AtField(item.status(), absl::StrCat("items[", i, "]"));
+    checked.push_back(*std::move(item));
+  }
+  return checked;
+}
+
+// Last to first; but a key's second appearance in the batch comes after its first, because a batch
+// means what its items one by one would mean.
+std::vector<size_t> StoringOrder(const std::vector<PutItemView>& items) {
+  std::vector<size_t> order, repeated;
+  absl::flat_hash_set<std::string_view> seen;
+  for (size_t i = 0; i < items.size(); ++i) {
+    (seen.insert(items[i].item.key()).second ? order : repeated).push_back(i);
+  }
+  std::reverse(order.begin(), order.end());
+  order.insert(order.end(), repeated.begin(), repeated.end());
+  return order;
+}
+
+absl::StatusOr<v1::PutOutcome> StoreItem(const Scope& scope, const PutItemView& view,
+                                         const CheckedItem& checked, Pieces pieces) {
+  const store::PutSpec spec = {.id = scope.Id(view.item.key()),
+                               .size_bytes = view.value.size,
+                               .parts = checked.parts,
+                               .info = &checked.info,
+                               .overwrite = view.item.overwrite()};
+  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, scope.ns->Reserve(spec));
+  if (!lease) return v1::PUT_OUTCOME_EXISTS;
+  CopyRun(pieces, view.value, lease->bytes());
+  ASSIGN_OR_RETURN(const store::CommitOutcome outcome, scope.ns->Commit(*std::move(lease)));
+  return outcome == store::CommitOutcome::kStored ? v1::PUT_OUTCOME_STORED : v1::PUT_OUTCOME_EXISTS;
+}
+
+}  // namespace
+
+absl::Status ExplainRefusal(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) ? WithReason(status, "STORE_FULL") : status;
+}
+
+absl::Status StoreItems(const Scope& scope, const PutRequestView& request, Pieces pieces,
+                        v1::PutResponse* response) {
+  ASSIGN_OR_RETURN(const std::vector<CheckedItem> checked, CheckAll(request.items));
+  for (size_t i = 0; i < request.items.size(); ++i) response->add_results();
+  for (const size_t i : StoringOrder(request.items)) {
+    v1::PutResult& result = *response->mutable_results(i);
+    const auto outcome = StoreItem(scope, request.items[i], checked[i], pieces);
+    if (outcome.ok()) {
+      result.set_outcome(*outcome);
+      continue;
+    }
+    result.set_outcome(v1::PUT_OUTCOME_REFUSED);
+    result.set_code(static_cast<int>(outcome.status().code()));
+    result.set_message(std::string(outcome.status().message()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace infercache::rpc
