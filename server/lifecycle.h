@@ -1,0 +1,54 @@
+// Where the daemon stands between start and exit. Thread-safe.
+
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/base/thread_annotations.h"
+#include "common/mutex.h"
+
+namespace infercache::server {
+
+class Lifecycle {
+ public:
+  enum class State { kStarting, kServing, kDraining };
+
+  State state() const {
+    MutexLock lock(&mu_);
+    return state_;
+  }
+
+  // Unless a stop was requested meanwhile.
+  void SetServing() {
+    MutexLock lock(&mu_);
+    if (state_ == State::kStarting) state_ = State::kServing;
+  }
+
+  // The first request counts; `why` goes to the log. Returns false for later ones.
+  bool RequestStop(std::string_view why) {
+    MutexLock lock(&mu_);
+    if (state_ == State::kDraining) return false;
+    state_ = State::kDraining;
+    why_ = std::string(why);
+    stopped_.SignalAll();
+    return true;
+  }
+
+  bool stopping() const { return state() == State::kDraining; }
+
+  // Returns why.
+  std::string WaitForStop() {
+    MutexLock lock(&mu_);
+    while (state_ != State::kDraining) stopped_.Wait(&mu_);
+    return why_;
+  }
+
+ private:
+  mutable Mutex mu_;
+  CondVar stopped_;
+  State state_ ABSL_GUARDED_BY(mu_) = State::kStarting;
+  std::string why_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace infercache::server

@@ -1,0 +1,352 @@
+// infercached: builds every part by hand, in the order of Daemon's members, and takes them down in
+// reverse.
+
+#include <grpcpp/grpcpp.h>
+#include <malloc.h>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/synchronization/mutex.h"
+#include "common/clock.h"
+#include "server/command_line.h"
+#include "server/config_print.h"
+#include "server/config_values.h"
+#include "server/endpoints.h"
+#include "server/exit_codes.h"
+#include "server/lifecycle.h"
+#include "server/logging.h"
+#include "server/metrics.h"
+#include "server/options.h"
+#include "server/process.h"
+#include "server/rpc/address.h"
+#include "server/rpc_options.h"
+#include "server/signals.h"
+#include "server/text.h"
+#include "server/version.h"
+
+namespace infercache::server {
+namespace {
+
+class Daemon {
+ public:
+  Daemon(CommandLine command_line, LoadedConfig loaded)
+      : command_line_(std::move(command_line)),
+        config_(std::move(loaded.config)),
+        warnings_(std::move(loaded.warnings)),
+        logging_(config_.log_level, config_.log_format),
+        metrics_(rpc::MethodNames()),
+        signals_({.stop = [this](int signal) { lifecycle_.RequestStop(strsignal(signal)); },
+                  .stop_again = [this](int signal) { ExitNow(signal); },
+                  .reload = [this] { Reload(); }}) {}
+  ~Daemon() {
+    metrics_.SetRpcStats(nullptr);
+    metrics_.SetStore(nullptr);
+  }
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  int Run() {
+    for (const std::string& warning : warnings_) Log(spdlog::level::warn, warning);
+    // In this order: what is cheap and likely to be refused comes before gigabytes of arena.
+    for (const auto step : {&Daemon::PrepareAddresses, &Daemon::StartHttp, &Daemon::StartStore,
+                            &Daemon::StartRpc, &Daemon::WriteFiles}) {
+      if (lifecycle_.stopping()) break;
+      if (const int code = (this->*step)(); code != kExitOk) return code;
+    }
+    Announce();
+    const std::string why = lifecycle_.WaitForStop();
+    Drain(why);
+    return kExitOk;
+  }
+
+ private:
+  static int Fail(ExitCode code, const absl::Status& status) {
+    Log(spdlog::level::err, Cat(status.message()), {{"exit_code", Cat(static_cast<int>(code))}});
+    return code;
+  }
+
+  int PrepareAddresses() {
+    umask(0077);
+    // gRPC's descriptor and ours of each connection, and what the process needs beside them.
+    const std::string files = RaiseFileLimit(2 * config_.grpc_max_connections + 256);
+    if (!files.empty()) Log(spdlog::level::warn, files);
+    SocketChoice socket = ChooseSocket(config_.socket, geteuid(), std::getenv("XDG_RUNTIME_DIR"));
+    if (!socket.warning.empty()) Log(spdlog::level::warn, socket.warning);
+    socket_path_ = std::move(socket.path);
+    auto options = MakeRpcOptions(config_, socket_path_);
+    if (!options.ok()) return Fail(kExitConfig, options.status());
+    rpc_options_ = *std::move(options);
+    if (rpc_options_.listen.empty()) {
+      return Fail(kExitConfig, absl::FailedPreconditionError(
+                                   "no gRPC address and no Unix socket: nobody could connect"));
+    }
+    // Whether they are free: a second daemon shall fail before it takes memory from the first.
+    for (const std::string& text : rpc_options_.listen) {
+      const auto address = rpc::ParseAddress(text);
+      if (!address.ok()) return Fail(kExitConfig, address.status());
+      const auto listening = rpc::Listen(*address);
+      if (!listening.ok()) return Fail(kExitUnavailable, listening.status());
+    }
+    return kExitOk;
+  }
+
+  int StartHttp() {
+    if (config_.http_listen.empty()) return kExitOk;
+    auto http = HttpServer::Start(config_.http_listen, Endpoints(metrics_, lifecycle_));
+    if (!http.ok()) return Fail(kExitUnavailable, http.status());
+    http_ = *std::move(http);
+    return kExitOk;
+  }
+
+  int StartStore() {
+    store::StoreOptions options;
+    options.capacity_bytes = config_.capacity_bytes;
+    options.chunk_bytes = config_.chunk_bytes;
+    options.shards = static_cast<uint32_t>(config_.shards);
+    store_ = std::make_unique<store::Store>(options, clock_, &metrics_);
+    metrics_.SetStore(store_.get());
+    for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
+      if (lifecycle_.stopping()) return kExitOk;
+      store::NamespaceSpec spec;
+      spec.name = ns.name;
+      spec.quota_bytes = ns.quota_bytes;
+      spec.max_objects = ns.max_objects;
+      spec.policy = ns.policy;
+      spec.checksums = ns.checksums;
+      spec.required_fingerprint = ns.require;
+      spec.grpc_open = ns.grpc == "open";
+      const auto created = store_->CreateNamespace(std::move(spec));
+      if (!created.ok()) {
+        const bool memory = absl::IsResourceExhausted(created.status());
+        return Fail(memory ? kExitOsError : kExitConfig,
+                    absl::Status(created.status().code(), Cat(ns.origin, ": namespace \"", ns.name,
+                                                              "\": ", created.status().message())));
+      }
+      Log(spdlog::level::info, "namespace created",
+          {{"namespace", ns.name}, {"quota", FormatSize(ns.quota_bytes)}, {"grpc", ns.grpc}});
+    }
+    return kExitOk;
+  }
+
+  int StartRpc() {
+    rpc::AdminHooks hooks;
+    hooks.version = std::string(Version());
+    hooks.revision = std::string(Revision());
+    hooks.http_address = http_ != nullptr ? http_->address() : "";
+    hooks.socket_path = socket_path_;
+    hooks.set_log_level = [](std::string_view level) { return SetLogLevel(level); };
+    hooks.request_drain = [this] { lifecycle_.RequestStop("Admin.Drain"); };
+    auto started = rpc::RpcServer::Start(rpc_options_, *store_, std::move(hooks), &metrics_);
+    if (!started.ok()) {
+      const bool address =
+          absl::IsAlreadyExists(started.status()) || absl::IsFailedPrecondition(started.status());
+      const bool config = absl::IsInvalidArgument(started.status());
+      return Fail(address  ? kExitUnavailable
+                  : config ? kExitConfig
+                           : kExitRuntime,
+                  started.status());
+    }
+    rpc_ = *std::move(started);
+    metrics_.SetRpcStats([rpc = rpc_.get()] { return rpc->stats(); });
+    if (!socket_path_.empty()) {
+      if (const int code = OpenSocketTo(config_.socket_mode); code != kExitOk) return code;
+    }
+    // Before anything says so: who is told may ask /readyz next.
+    lifecycle_.SetServing();
+    metrics_.SetReady(true);
+    return kExitOk;
+  }
+
+  int OpenSocketTo(const std::string& octal_mode) {
+    const auto mode = ParseFileMode(octal_mode);
+    if (!mode.ok()) return Fail(kExitConfig, mode.status());
+    if (chmod(socket_path_.c_str(), *mode) != 0) {
+      return Fail(kExitOsError, absl::ErrnoToStatus(errno, Cat("cannot chmod ", socket_path_)));
+    }
+    return kExitOk;
+  }
+
+  std::string grpc_address() const {
+    return rpc_ == nullptr || config_.grpc_listen.empty() ? "" : rpc_->addresses().front();
+  }
+  std::string http_address() const { return http_ != nullptr ? http_->address() : ""; }
+
+  int WriteFiles() {
+    if (!config_.pid_file.empty()) {
+      const absl::Status status = files_.Write(config_.pid_file, Cat(getpid(), "\n"));
+      if (!status.ok()) return Fail(kExitOsError, status);
+    }
+    if (!config_.ready_file.empty()) {
+      const nlohmann::ordered_json ready = {{"pid", getpid()},
+                                            {"grpc", grpc_address()},
+                                            {"http", http_address()},
+                                            {"socket", socket_path_}};
+      const absl::Status status = files_.Write(config_.ready_file, ready.dump() + "\n");
+      if (!status.ok()) return Fail(kExitOsError, status);
+    }
+    return kExitOk;
+  }
+
+  // The end of start-up, in a form that a machine can read: the addresses are the bound ones.
+  void Announce() {
+    if (lifecycle_.stopping()) return;
+    Log(spdlog::level::info, "ready",
+        {{"grpc", grpc_address()},
+         {"http", http_address()},
+         {"socket", socket_path_},
+         {"capacity", FormatSize(config_.capacity_bytes)},
+         {"version", std::string(Version())},
+         {"revision", std::string(Revision())},
+         {"pid", Cat(getpid())}});
+    sd_notify(0, Cat("READY=1\nSTATUS=serving on ", grpc_address(), " ", socket_path_).c_str());
+  }
+
+  void Drain(const std::string& why) {
+    metrics_.SetReady(false);
+    sd_notify(0, "STOPPING=1\nSTATUS=draining");
+    Log(spdlog::level::info, "draining",
+        {{"reason", why}, {"timeout", FormatDurationMs(config_.drain_timeout_ms)}});
+    if (rpc_ != nullptr) {
+      rpc_->BeginDrain();
+      rpc_->Shutdown(absl::Now() +
+                     absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms)));
+    }
+    files_.RemoveAll();
+    Log(spdlog::level::info, "stopped");
+  }
+
+  // A second signal: whoever sent it does not want to wait for anything.
+  [[noreturn]] void ExitNow(int signal) {
+    LogNow(spdlog::level::warn, "second signal: exiting at once");
+    files_.RemoveAll();
+    _exit(128 + signal);
+  }
+
+  // On the signal thread. Reads the configuration again; the log level is what can change.
+  void Reload() {
+    const auto loaded = LoadConfig(command_line_, environ);
+    if (!loaded.ok()) {
+      Log(spdlog::level::err, Cat("reload refused: ", loaded.status().message()));
+      return;
+    }
+    for (const Field<Config>& field : ConfigFields()) {
+      if (field.key == "log.level") continue;
+      if (ValueText(field, loaded->config) != ValueText(field, config_)) {
+        Log(spdlog::level::warn, "a changed option needs a restart",
+            {{"key", std::string(field.key)}});
+      }
+    }
+    if (!SameNamespaces(loaded->config, config_)) {
+      Log(spdlog::level::warn, "a changed option needs a restart", {{"key", "namespaces"}});
+    }
+    if (!SameCredentials(loaded->config, config_)) {
+      Log(spdlog::level::warn, "a changed option needs a restart", {{"key", "auth.credentials"}});
+    }
+    const auto before = SetLogLevel(loaded->config.log_level);
+    Log(spdlog::level::info, "reloaded",
+        {{"level_before", before.value_or("")}, {"level", loaded->config.log_level}});
+  }
+
+  const CommandLine command_line_;
+  const Config config_;
+  const std::vector<std::string> warnings_;
+
+  Logging logging_;
+  ExitFiles files_;
+  Lifecycle lifecycle_;
+  Metrics metrics_;
+  SignalLoop signals_;
+  MonotonicClock clock_;
+  std::string socket_path_;
+  rpc::RpcOptions rpc_options_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<store::Store> store_;
+  std::unique_ptr<rpc::RpcServer> rpc_;
+};
+
+int PrintErrors(const absl::Status& status) {
+  ForEachPiece(Cat(status.message()), '\n', [](std::string_view line) {
+    std::fprintf(stderr, "infercached: %.*s\n", static_cast<int>(line.size()), line.data());
+  });
+  return kExitConfig;
+}
+
+int CheckConfiguration(const LoadedConfig& loaded) {
+  for (const std::string& warning : loaded.warnings) {
+    std::fprintf(stderr, "infercached: warning: %s\n", warning.c_str());
+  }
+  const auto options = MakeRpcOptions(loaded.config, "");
+  if (!options.ok()) return PrintErrors(options.status());
+  std::printf("configuration ok%s%s\n", loaded.config_file.empty() ? "" : ": ",
+              loaded.config_file.c_str());
+  return kExitOk;
+}
+
+int PrintVersion() {
+  std::printf("infercached %s\nrevision  %s\ncompiler  %s\nbuild     %s\ngRPC      %s\n",
+              std::string(Version()).c_str(), std::string(Revision()).c_str(),
+              std::string(Compiler()).c_str(), std::string(BuildType()).c_str(),
+              grpc::Version().c_str());
+  return kExitOk;
+}
+
+int Main(int argc, char** argv) {
+  auto command_line = ParseCommandLine(argc, argv);
+  if (!command_line.ok()) {
+    PrintErrors(command_line.status());
+    std::fprintf(stderr, "Try 'infercached --help'.\n");
+    return kExitUsage;
+  }
+  if (command_line->action == Action::kHelp) {
+    std::fputs(HelpText().c_str(), stdout);
+    return kExitOk;
+  }
+  if (command_line->action == Action::kVersion) return PrintVersion();
+
+  auto loaded = LoadConfig(*command_line, environ);
+  if (!loaded.ok()) return PrintErrors(loaded.status());
+  if (command_line->action == Action::kCheckConfig) return CheckConfiguration(*loaded);
+  if (command_line->action == Action::kPrintConfig) {
+    std::fputs(PrintConfig(loaded->config).c_str(), stdout);
+    return kExitOk;
+  }
+
+  // gRPC locks with Abseil's mutexes; Debian's Abseil checks the order of every lock unless told
+  // not to.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // gRPC allocates and frees receive buffers of a request's size: with glibc's defaults each put of
+  // 1 MiB gives that memory back to the kernel and takes it again, over a hundred page faults a
+  // call.
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  // Neither a core file nor another process of this user may show other people's values.
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) {
+    std::perror("infercached: prctl(PR_SET_DUMPABLE)");
+    return kExitOsError;
+  }
+  int code = kExitOk;
+  {
+    Daemon daemon(*std::move(command_line), *std::move(loaded));
+    code = daemon.Run();
+  }
+  // No value is left, and a leak checker has to look at the process now.
+  prctl(PR_SET_DUMPABLE, 1);
+  return code;
+}
+
+}  // namespace
+}  // namespace infercache::server
+
+int main(int argc, char** argv) { return infercache::server::Main(argc, argv); }

@@ -1,0 +1,230 @@
+#include "server/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <initializer_list>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+#include "server/metrics_table.h"
+#include "server/process_stats.h"
+#include "server/text.h"
+#include "server/version.h"
+
+namespace infercache::server {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+
+constexpr std::string_view kMethodPrefix = "infercache.v1.";
+
+constexpr std::array<std::string_view, 17> kStatusNames = {
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
+
+// Families in the order of the table; only those that got a value are returned.
+class Families {
+ public:
+  using LabelValues = std::initializer_list<std::string_view>;
+
+  void Add(MetricId id, LabelValues labels, double value) {
+    ClientMetric& metric = NewMetric(id, labels);
+    if (Spec(id).kind == MetricKind::kCounter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+  }
+  void Add(MetricId id, LabelValues labels, uint64_t value) {
+    Add(id, labels, static_cast<double>(value));
+  }
+
+  void Add(MetricId id, LabelValues labels, const Histogram& histogram) {
+    const Histogram::Snapshot snapshot = histogram.Read();
+    ClientMetric& metric = NewMetric(id, labels);
+    metric.histogram.sample_sum = snapshot.sum_seconds;
+    uint64_t cumulative = 0;
+    for (size_t i = 0; i <= Histogram::kBounds; ++i) {
+      cumulative += snapshot.counts[i];
+      const double bound =
+          i < Histogram::kBounds ? histogram.bound(i) : std::numeric_limits<double>::infinity();
+      metric.histogram.bucket.push_back({cumulative, bound});
+    }
+    metric.histogram.sample_count = cumulative;
+  }
+
+  std::vector<MetricFamily> Take() {
+    std::vector<MetricFamily> filled;
+    for (MetricFamily& family : families_) {
+      if (!family.metric.empty()) filled.push_back(std::move(family));
+    }
+    return filled;
+  }
+
+ private:
+  ClientMetric& NewMetric(MetricId id, LabelValues values) {
+    const MetricSpec& spec = Spec(id);
+    MetricFamily& family = families_[static_cast<size_t>(id)];
+    if (family.metric.empty()) {
+      family.name = std::string(spec.name);
+      family.help = std::string(spec.help);
+      family.type = spec.kind == MetricKind::kCounter ? prometheus::MetricType::Counter
+                    : spec.kind == MetricKind::kGauge ? prometheus::MetricType::Gauge
+                                                      : prometheus::MetricType::Histogram;
+    }
+    ClientMetric& metric = family.metric.emplace_back();
+    auto value = values.begin();
+    ForEachPiece(spec.labels, ',', [&metric, &value, &values](std::string_view name) {
+      if (value != values.end()) {
+        metric.label.push_back({std::string(name), std::string(*value++)});
+      }
+    });
+    return metric;
+  }
+
+  std::array<MetricFamily, static_cast<size_t>(MetricId::kCount)> families_;
+};
+
+void AddNamespace(std::string_view name, const store::NamespaceStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kQuotaBytes, {name}, s.quota_bytes);
+  out.Add(Id::kUsedBytes, {name, "reserved"}, s.reserved_bytes);
+  out.Add(Id::kUsedBytes, {name, "visible"}, s.visible_bytes);
+  out.Add(Id::kUsedBytes, {name, "limbo"}, s.limbo_bytes);
+  out.Add(Id::kObjects, {name}, s.objects);
+  out.Add(Id::kMaxObjects, {name}, s.max_objects);
+  out.Add(Id::kReservations, {name}, s.reservations);
+  out.Add(Id::kPins, {name}, s.pins);
+  out.Add(Id::kLargestFreeBytes, {name}, s.largest_free_bytes);
+  out.Add(Id::kMetadataBytes, {name}, s.metadata_bytes);
+  out.Add(Id::kLookupHits, {name}, s.hits);
+  out.Add(Id::kLookupMisses, {name}, s.misses);
+  out.Add(Id::kHitBytes, {name}, s.hit_bytes);
+  out.Add(Id::kStoreRequests, {name, "stored"}, s.stored);
+  out.Add(Id::kStoreRequests, {name, "exists"}, s.exists);
+  out.Add(Id::kStoreRequests, {name, "refused"}, s.refused);
+  out.Add(Id::kEvictions, {name, "capacity"}, s.evicted);
+  out.Add(Id::kEvictions, {name, "expired"}, s.expired);
+  out.Add(Id::kEvictions, {name, "erased"}, s.erased);
+  out.Add(Id::kEvictedBytes, {name}, s.evicted_bytes);
+  out.Add(Id::kIntegrityFailures, {name}, s.integrity_failures);
+  out.Add(Id::kSavedCompute, {name}, static_cast<double>(s.saved_compute_us) / 1e6);
+}
+
+void AddRpc(const rpc::RpcStats& s, Families& out) {
+  out.Add(MetricId::kPinnedResponseBytes, {}, s.pinned_response_bytes);
+  out.Add(MetricId::kMaxPinnedResponseBytes, {}, s.max_pinned_response_bytes);
+  out.Add(MetricId::kCallsInFlight, {}, s.calls_in_flight);
+  out.Add(MetricId::kStalledDisconnects, {}, s.stalled_disconnects);
+}
+
+void AddProcess(const ProcessStats& s, Families& out) {
+  out.Add(MetricId::kProcessCpu, {}, s.cpu_seconds);
+  out.Add(MetricId::kProcessResident, {}, s.resident_bytes);
+  out.Add(MetricId::kProcessVirtual, {}, s.virtual_bytes);
+  out.Add(MetricId::kProcessOpenFds, {}, s.open_fds);
+  out.Add(MetricId::kProcessMaxFds, {}, s.max_fds);
+  out.Add(MetricId::kProcessThreads, {}, s.threads);
+  out.Add(MetricId::kProcessStart, {}, s.start_time_seconds);
+}
+
+}  // namespace
+
+std::string_view MetricKindName(MetricKind kind) {
+  switch (kind) {
+    case MetricKind::kCounter:
+      return "counter";
+    case MetricKind::kGauge:
+      return "gauge";
+    case MetricKind::kHistogram:
+      return "histogram";
+  }
+  return "";
+}
+
+std::string MetricReference() {
+  std::string out = "| name | kind | labels | meaning |\n|---|---|---|---|\n";
+  for (const MetricSpec& spec : kMetricTable) {
+    Append(out, "| `", spec.name, "` | ", MetricKindName(spec.kind), " | ",
+           ReplaceAll(spec.labels, ',', ", "), " | ", spec.help, " |\n");
+  }
+  return out;
+}
+
+Metrics::Metrics(const std::vector<std::string_view>& grpc_methods) {
+  for (std::string_view name : grpc_methods) methods_.push_back(std::make_unique<Method>(name));
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::SetStore(const store::Store* store) {
+  MutexLock lock(&mu_);
+  store_ = store;
+}
+
+void Metrics::SetRpcStats(std::function<rpc::RpcStats()> stats) {
+  MutexLock lock(&mu_);
+  rpc_stats_ = std::move(stats);
+}
+
+std::vector<prometheus::MetricFamily> Metrics::Collect() const {
+  Families out;
+  out.Add(MetricId::kBuildInfo, {Version(), Revision()}, uint64_t{1});
+  out.Add(MetricId::kReady, {}, uint64_t{ready_.load(std::memory_order_relaxed)});
+  out.Add(MetricId::kStoreBytes, {}, store_bytes_.load(std::memory_order_relaxed));
+  out.Add(MetricId::kIdleBeforeEvict, {}, idle_before_evict_);
+  for (const auto& method : methods_) {
+    const std::string name = Cat(kMethodPrefix, method->name);
+    for (size_t code = 0; code < kStatusCodes; ++code) {
+      if (method->durations[code].Read().count() == 0) continue;
+      out.Add(MetricId::kCallDuration, {name, kStatusNames[code]}, method->durations[code]);
+    }
+    out.Add(MetricId::kRequestBytes, {name}, method->request_bytes.load(std::memory_order_relaxed));
+    out.Add(MetricId::kResponseBytes, {name},
+            method->response_bytes.load(std::memory_order_relaxed));
+  }
+  AddProcess(ReadProcessStats(), out);
+
+  MutexLock lock(&mu_);
+  if (store_ != nullptr) {
+    out.Add(MetricId::kCapacityBytes, {}, store_->options().capacity_bytes);
+    out.Add(MetricId::kCommittedBytes, {}, store_->committed_bytes());
+    for (const auto& ns : store_->Namespaces()) AddNamespace(ns->spec().name, ns->Stats(), out);
+  }
+  if (rpc_stats_) AddRpc(rpc_stats_(), out);
+  return out.Take();
+}
+
+std::string Metrics::Text() const {
+  std::ostringstream text;
+  prometheus::TextSerializer().Serialize(text, Collect());
+  return text.str();
+}
+
+void Metrics::OnEvent(const store::Event& event) {
+  if (event.kind == store::EventKind::kStored) {
+    store_bytes_.fetch_add(event.size_bytes, std::memory_order_relaxed);
+  } else if (event.kind == store::EventKind::kEvicted) {
+    idle_before_evict_.Observe(static_cast<double>(event.idle_ms) / 1e3);
+  }
+}
+
+void Metrics::OnCall(const rpc::CallRecord& call) {
+  const auto code = static_cast<size_t>(call.code);
+  for (const auto& method : methods_) {
+    if (method->name != call.method) continue;
+    if (code < kStatusCodes) {
+      method->durations[code].Observe(absl::ToDoubleSeconds(call.latency));
+    }
+    method->request_bytes.fetch_add(call.request_bytes, std::memory_order_relaxed);
+    method->response_bytes.fetch_add(call.response_bytes, std::memory_order_relaxed);
+    return;
+  }
+}
+
+}  // namespace infercache::server

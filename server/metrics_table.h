@@ -1,0 +1,161 @@
+// Every metric that the daemon exports: name, kind, labels, help. The text on /metrics and the
+// reference page come from here. Base units; counters end in _total; labels have few values.
+
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace infercache::server {
+
+enum class MetricKind { kCounter, kGauge, kHistogram };
+
+enum class MetricId : size_t {
+  kBuildInfo,
+  kReady,
+  kCapacityBytes,
+  kCommittedBytes,
+  kQuotaBytes,
+  kUsedBytes,
+  kObjects,
+  kMaxObjects,
+  kReservations,
+  kPins,
+  kLargestFreeBytes,
+  kMetadataBytes,
+  kLookupHits,
+  kLookupMisses,
+  kHitBytes,
+  kStoreRequests,
+  kStoreBytes,
+  kEvictions,
+  kEvictedBytes,
+  kIntegrityFailures,
+  kIdleBeforeEvict,
+  kSavedCompute,
+  kPinnedResponseBytes,
+  kMaxPinnedResponseBytes,
+  kCallsInFlight,
+  kStalledDisconnects,
+  kCallDuration,
+  kRequestBytes,
+  kResponseBytes,
+  kProcessCpu,
+  kProcessResident,
+  kProcessVirtual,
+  kProcessOpenFds,
+  kProcessMaxFds,
+  kProcessThreads,
+  kProcessStart,
+  kCount,
+};
+
+struct MetricSpec {
+  MetricId id;
+  std::string_view name;
+  MetricKind kind;
+  std::string_view labels;  // comma-separated; empty = none
+  std::string_view help;
+};
+
+inline constexpr std::array kMetricTable = {
+    MetricSpec{MetricId::kBuildInfo, "infercache_build_info", MetricKind::kGauge,
+               "version,revision", "Always 1; the labels say which build runs."},
+    MetricSpec{MetricId::kReady, "infercache_ready", MetricKind::kGauge, "",
+               "1 while the daemon serves, 0 while it starts or drains."},
+    MetricSpec{MetricId::kCapacityBytes, "infercache_capacity_bytes", MetricKind::kGauge, "",
+               "Upper bound of the sum of all quotas."},
+    MetricSpec{MetricId::kCommittedBytes, "infercache_committed_bytes", MetricKind::kGauge, "",
+               "Sum of all quotas, deleted namespaces that are still being read included."},
+    MetricSpec{MetricId::kQuotaBytes, "infercache_quota_bytes", MetricKind::kGauge, "namespace",
+               "Quota of a namespace."},
+    MetricSpec{MetricId::kUsedBytes, "infercache_used_bytes", MetricKind::kGauge, "namespace,state",
+               "Arena bytes in use: reserved (being written), visible, or limbo (freed, but still "
+               "being read)."},
+    MetricSpec{MetricId::kObjects, "infercache_objects", MetricKind::kGauge, "namespace",
+               "Visible objects."},
+    MetricSpec{MetricId::kMaxObjects, "infercache_max_objects", MetricKind::kGauge, "namespace",
+               "Most objects that the index can hold."},
+    MetricSpec{MetricId::kReservations, "infercache_reservations", MetricKind::kGauge, "namespace",
+               "Objects being written."},
+    MetricSpec{MetricId::kPins, "infercache_pins", MetricKind::kGauge, "namespace",
+               "Claims of responses on their way on objects' bytes."},
+    MetricSpec{MetricId::kLargestFreeBytes, "infercache_allocator_largest_free_bytes",
+               MetricKind::kGauge, "namespace", "Largest contiguous free run of the arena."},
+    MetricSpec{MetricId::kMetadataBytes, "infercache_metadata_bytes", MetricKind::kGauge,
+               "namespace", "Memory of the index and of bookkeeping, beside the arena."},
+    MetricSpec{MetricId::kLookupHits, "infercache_lookup_hits_total", MetricKind::kCounter,
+               "namespace", "Lookups that found their object."},
+    MetricSpec{MetricId::kLookupMisses, "infercache_lookup_misses_total", MetricKind::kCounter,
+               "namespace", "Lookups that found nothing."},
+    MetricSpec{MetricId::kHitBytes, "infercache_hit_bytes_total", MetricKind::kCounter, "namespace",
+               "Bytes of the objects that lookups found."},
+    MetricSpec{MetricId::kStoreRequests, "infercache_store_requests_total", MetricKind::kCounter,
+               "namespace,result",
+               "Puts: stored, exists (the key was there) or refused (no room)."},
+    MetricSpec{MetricId::kStoreBytes, "infercache_store_bytes_total", MetricKind::kCounter, "",
+               "Bytes of stored objects."},
+    MetricSpec{MetricId::kEvictions, "infercache_evictions_total", MetricKind::kCounter,
+               "namespace,reason",
+               "Objects that went: capacity (room for others), expired (their TTL) or erased."},
+    MetricSpec{MetricId::kEvictedBytes, "infercache_evicted_bytes_total", MetricKind::kCounter,
+               "namespace", "Bytes of objects that went to make room."},
+    MetricSpec{
+        MetricId::kIntegrityFailures, "infercache_integrity_failures_total", MetricKind::kCounter,
+        "namespace",
+        "Hits whose checksum did not match, answered as misses (namespaces with checksums)."},
+    MetricSpec{MetricId::kIdleBeforeEvict, "infercache_object_idle_before_evict_seconds",
+               MetricKind::kHistogram, "",
+               "How long objects that went to make room had not been used. Short times mean that "
+               "the cache is too small."},
+    MetricSpec{MetricId::kSavedCompute, "infercache_saved_compute_seconds_total",
+               MetricKind::kCounter, "namespace",
+               "Computation that hits made unnecessary: the cost that writers stated."},
+    MetricSpec{MetricId::kPinnedResponseBytes, "infercache_pinned_response_bytes",
+               MetricKind::kGauge, "", "Arena bytes held by gRPC responses on their way."},
+    MetricSpec{MetricId::kMaxPinnedResponseBytes, "infercache_max_pinned_response_bytes",
+               MetricKind::kGauge, "", "Bound of infercache_pinned_response_bytes."},
+    MetricSpec{MetricId::kCallsInFlight, "infercache_grpc_calls_in_flight", MetricKind::kGauge, "",
+               "gRPC calls being served."},
+    MetricSpec{MetricId::kStalledDisconnects, "infercache_grpc_stalled_disconnects_total",
+               MetricKind::kCounter, "",
+               "Connections closed because their client did not take a response."},
+    MetricSpec{MetricId::kCallDuration, "infercache_grpc_server_call_duration_seconds",
+               MetricKind::kHistogram, "grpc_method,grpc_status",
+               "From a request's arrival to its answer's completion."},
+    MetricSpec{MetricId::kRequestBytes, "infercache_grpc_request_bytes_total", MetricKind::kCounter,
+               "grpc_method", "Bytes of request messages."},
+    MetricSpec{MetricId::kResponseBytes, "infercache_grpc_response_bytes_total",
+               MetricKind::kCounter, "grpc_method", "Bytes of response messages."},
+    MetricSpec{MetricId::kProcessCpu, "process_cpu_seconds_total", MetricKind::kCounter, "",
+               "User and system CPU time."},
+    MetricSpec{MetricId::kProcessResident, "process_resident_memory_bytes", MetricKind::kGauge, "",
+               "Resident memory."},
+    MetricSpec{MetricId::kProcessVirtual, "process_virtual_memory_bytes", MetricKind::kGauge, "",
+               "Virtual memory."},
+    MetricSpec{MetricId::kProcessOpenFds, "process_open_fds", MetricKind::kGauge, "",
+               "Open file descriptors."},
+    MetricSpec{MetricId::kProcessMaxFds, "process_max_fds", MetricKind::kGauge, "",
+               "Most file descriptors that may be open."},
+    MetricSpec{MetricId::kProcessThreads, "process_threads", MetricKind::kGauge, "", "Threads."},
+    MetricSpec{MetricId::kProcessStart, "process_start_time_seconds", MetricKind::kGauge, "",
+               "Start of the process, seconds since 1970."},
+};
+
+constexpr bool MetricTableIsInOrder() {
+  for (size_t i = 0; i < kMetricTable.size(); ++i) {
+    if (static_cast<size_t>(kMetricTable[i].id) != i) return false;
+  }
+  return kMetricTable.size() == static_cast<size_t>(MetricId::kCount);
+}
+static_assert(MetricTableIsInOrder());
+
+constexpr const MetricSpec& Spec(MetricId id) { return kMetricTable[static_cast<size_t>(id)]; }
+std::string_view MetricKindName(MetricKind kind);
+
+// The reference table of docs/metrics.md, in Markdown.
+std::string MetricReference();
+
+}  // namespace infercache::server

@@ -1,0 +1,73 @@
+#include "server/signals.h"
+
+#include <systemd/sd-daemon.h>
+
+#include <asio/io_context.hpp>
+#include <asio/signal_set.hpp>
+#include <asio/steady_timer.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <thread>
+#include <utility>
+
+namespace infercache::server {
+
+class SignalLoop::Impl {
+ public:
+  explicit Impl(Handlers handlers) : handlers_(std::move(handlers)) {
+    std::signal(SIGPIPE, SIG_IGN);
+    AwaitSignal();
+    uint64_t watchdog_us = 0;
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
+      watchdog_period_ = std::chrono::microseconds(watchdog_us / 2);
+      FeedWatchdog();
+    }
+    thread_ = std::thread([this] { context_.run(); });
+  }
+
+  ~Impl() {
+    context_.stop();
+    thread_.join();
+  }
+
+ private:
+  void AwaitSignal() {
+    signals_.async_wait([this](const asio::error_code& error, int signal) {
+      if (error) return;
+      OnSignal(signal);
+      AwaitSignal();
+    });
+  }
+
+  void OnSignal(int signal) {
+    if (signal == SIGHUP) {
+      handlers_.reload();
+    } else if (std::exchange(stopping_, true)) {
+      handlers_.stop_again(signal);
+    } else {
+      handlers_.stop(signal);
+    }
+  }
+
+  void FeedWatchdog() {
+    sd_notify(0, "WATCHDOG=1");
+    watchdog_.expires_after(watchdog_period_);
+    watchdog_.async_wait([this](const asio::error_code& error) {
+      if (!error) FeedWatchdog();
+    });
+  }
+
+  const Handlers handlers_;
+  std::chrono::microseconds watchdog_period_{0};
+  bool stopping_ = false;  // only on the loop's thread
+  asio::io_context context_{1};
+  asio::signal_set signals_{context_, SIGTERM, SIGINT, SIGHUP};
+  asio::steady_timer watchdog_{context_};
+  std::thread thread_;
+};
+
+SignalLoop::SignalLoop(Handlers handlers) : impl_(std::make_unique<Impl>(std::move(handlers))) {}
+SignalLoop::~SignalLoop() = default;
+
+}  // namespace infercache::server
