@@ -1,0 +1,141 @@
+// namespace list|create|delete
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/context.h"
+#include "client/cli/units.h"
+#include "common/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace infercache::cli {
+namespace {
+
+std::string RequiredText(const v1::NamespaceSpec& spec) {
+  if (spec.required_fingerprint().empty()) return "-";
+  return absl::StrJoin(spec.required_fingerprint(), " ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, entry.key(), "=", entry.value());
+  });
+}
+
+std::string SpecsText(const std::vector<v1::NamespaceSpec>& specs) {
+  Table table({{"NAMESPACE", Table::Align::kLeft},
+               {"QUOTA"},
+               {"MAX OBJECTS"},
+               {"POLICY", Table::Align::kLeft},
+               {"OPEN", Table::Align::kLeft},
+               {"REQUIRED FINGERPRINT", Table::Align::kLeft}});
+  for (const auto& spec : specs) {
+    table.AddRow({spec.name(), FormatSize(static_cast<double>(spec.quota_bytes())),
+                  absl::StrCat(spec.max_objects()), spec.policy(), spec.grpc_open() ? "yes" : "no",
+                  RequiredText(spec)});
+  }
+  return table.Text();
+}
+
+absl::StatusOr<ExitCode> ListNamespaces(const Context& context) {
+  ASSIGN_OR_RETURN(const auto admin, context.ConnectAdmin());
+  ASSIGN_OR_RETURN(const v1::ListNamespacesResponse response, admin->ListNamespaces());
+  Print(context.json() ? JsonLine(MessageJson(response))
+                       : SpecsText({response.namespaces().begin(), response.namespaces().end()}));
+  return ExitCode::kOk;
+}
+
+struct CreateArguments {
+  uint64_t quota_bytes = 0, max_objects = 0, live_objects = 0, live_object_bytes = 0;
+  std::string name, policy;
+  std::vector<std::string> required;
+  bool open = false, checksums = false;
+};
+
+absl::StatusOr<ExitCode> CreateNamespace(const Context& context, const CreateArguments& arguments) {
+  v1::NamespaceSpec spec;
+  spec.set_name(arguments.name);
+  spec.set_quota_bytes(arguments.quota_bytes);
+  spec.set_max_objects(arguments.max_objects);
+  spec.set_live_objects(arguments.live_objects);
+  spec.set_live_object_bytes(arguments.live_object_bytes);
+  spec.set_policy(arguments.policy);
+  spec.set_grpc_open(arguments.open);
+  spec.set_checksums(arguments.checksums);
+  ASSIGN_OR_RETURN(const auto required, ParseEntries("--require", arguments.required));
+  for (const auto& [key, value] : required) {
+    auto* entry = spec.add_required_fingerprint();
+    entry->set_key(key);
+    entry->set_value(value);
+  }
+  ASSIGN_OR_RETURN(const ClientOptions options,
+                   context.MakeClientOptions(CreationDeadline(NeededBytes(spec))));
+  ASSIGN_OR_RETURN(const auto admin, AdminClient::Connect(options));
+  ASSIGN_OR_RETURN(const v1::NamespaceSpec made, admin->CreateNamespace(spec));
+  Print(context.json() ? JsonLine(MessageJson(made)) : SpecsText({made}));
+  return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> DeleteNamespace(const Context& context, const std::string& name) {
+  ASSIGN_OR_RETURN(const auto admin, context.ConnectAdmin());
+  RETURN_IF_ERROR(admin->DeleteNamespace(name));
+  Print(context.json() ? JsonLine({{"namespace", name}, {"deleted", true}})
+                       : absl::StrCat("namespace ", name, " deleted\n"));
+  return ExitCode::kOk;
+}
+
+void AddCreate(CLI::App& parent, CommandLine& line) {
+  auto* create = parent.add_subcommand(
+      "create", "Make a namespace, sized by --quota, or by --live-objects of --live-object-bytes");
+  const auto arguments = std::make_shared<CreateArguments>();
+  create->add_option("NAME", arguments->name, "1 to 64 of a-z 0-9 . _ -")->required();
+  auto* quota = AddParsedOption(*create, "--quota", arguments->quota_bytes, ParseSize, "SIZE",
+                                "Memory of its objects, rounding included, as in 512MiB");
+  create
+      ->add_option("--max-objects", arguments->max_objects,
+                   "Size of its index [derived from the quota]")
+      ->type_name("N");
+  auto* objects = create
+                      ->add_option("--live-objects", arguments->live_objects,
+                                   "Instead of --quota: room for so many objects ...")
+                      ->type_name("N")
+                      ->check(CLI::PositiveNumber.description(""))
+                      ->excludes(quota);
+  auto* bytes = AddParsedOption(*create, "--live-object-bytes", arguments->live_object_bytes,
+                                ParseSize, "SIZE", "... of this size each");
+  objects->needs(bytes);
+  bytes->needs(objects);
+  create->add_option("--policy", arguments->policy, "Eviction policy [lru]")->type_name("NAME");
+  create
+      ->add_option("--require", arguments->required,
+                   "Fingerprint entry that every client must state; repeatable")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+  create->add_flag("--open", arguments->open, "Loopback clients need no credential");
+  create->add_flag("--checksums", arguments->checksums, "Check a CRC32C at every hit");
+  create->callback([&line, arguments] {
+    line.selected = [arguments](const Context& context) {
+      return CreateNamespace(context, *arguments);
+    };
+  });
+}
+
+}  // namespace
+
+void AddNamespaceCommands(CommandLine& line) {
+  auto* parent = line.app.add_subcommand("namespace", "List, create and delete namespaces");
+  parent->require_subcommand(1);
+  parent->add_subcommand("list", "All namespaces with their quotas and rules")->callback([&line] {
+    line.selected = ListNamespaces;
+  });
+  AddCreate(*parent, line);
+
+  auto* remove = parent->add_subcommand("delete", "Delete a namespace and every object in it");
+  const auto name = std::make_shared<std::string>();
+  remove->add_option("NAME", *name)->required();
+  remove->callback([&line, name] {
+    line.selected = [name](const Context& context) { return DeleteNamespace(context, *name); };
+  });
+}
+
+}  // namespace infercache::cli

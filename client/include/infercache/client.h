@@ -1,0 +1,236 @@
+// File: infercache/client.h
+//
+// A Client asks an infercached daemon for objects before they are computed, and stores them after.
+//
+//   auto client = infercache::Client::Connect({.endpoint = "127.0.0.1:7400",
+//                                              .fingerprint = {{"model", "llama-3-8b"}}});
+//   if (!client.ok()) ...                                    // only for options that make no sense
+//   infercache::GetResult got = (*client)->Get("block/42");
+//   if (got.hit()) Use(got.object->bytes());
+//   else (*client)->Put({.key = "block/42", .value = {ComputeBlock()}});
+//
+// The core is asynchronous: Submit*() starts a batch and returns at once, Drain() hands out what
+// has completed, event_fd() is readable while something is waiting in Drain(). The synchronous
+// calls are the same requests, waited for.
+//
+// Failure: nothing here throws, blocks past its deadline, or crashes on what a daemon sends. A
+// daemon that is dead, slow or refusing makes gets misses and puts refused, each with a status that
+// says why. After `breaker_failures` transport failures in a row (a deadline below 250 ms that
+// passed is none) calls fail at once, without I/O, and one probe per `breaker_probe_interval` finds
+// out whether the daemon is back.
+//
+// Thread-safety: all methods may be called from several threads at once. Each completion is handed
+// out once, to whichever thread drains it.
+//
+// Lifetime: memory that a request names (keys excepted: they are copied) must stay valid and
+// unchanged until its completion is drained, or the synchronous call returned. The destructor
+// cancels what is under way and waits until nothing refers to the caller's memory any more.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "infercache/types.h"
+
+namespace infercache {
+
+struct TlsOptions {
+  std::string ca_pem = {};           // empty = the system's roots
+  std::string certificate_pem = {};  // with private_key_pem: mTLS
+  std::string private_key_pem = {};
+};
+
+struct ClientOptions {
+  // host:port or unix:PATH. Empty = $INFERCACHE_ENDPOINT if set, else 127.0.0.1:7400.
+  std::string endpoint = {};
+  std::string namespace_name = "default";
+  // Objects stored under other entries are misses. State at least model, revision, dtype, layout.
+  FingerprintEntries fingerprint = {};
+  std::string bearer_token = {};  // sent only over TLS, a Unix socket or to a loopback address
+  std::optional<TlsOptions> tls = {};
+
+  // For calls that do not bring their own. Covers everything, connecting included.
+  absl::Duration deadline = absl::Seconds(5);
+  // Values above this travel in chunks, one call per object. At most what the daemon allows.
+  uint64_t max_unary_bytes = uint64_t{32} << 20;
+
+  int breaker_failures = 3;  // 0 = no breaker
+  absl::Duration breaker_probe_interval = absl::Seconds(1);
+  // Monotonic time for the breaker; null = the real clock. For tests.
+  std::function<absl::Time()> clock = {};
+};
+
+struct CallOptions {
+  std::optional<absl::Duration> deadline = {};
+};
+
+// One cached object, owned by the caller: its bytes stay valid until this is destroyed, whatever
+// becomes of the client or the daemon. Move-only; reading is thread-safe.
+class Object {
+ public:
+  // Owns the memory behind a result; only transports make one.
+  class Storage {
+   public:
+    virtual ~Storage() = default;
+  };
+
+  Object(std::span<const std::byte> bytes, std::vector<PartSpec> parts, ObjectInfo info,
+         std::unique_ptr<Storage> storage);
+  Object(Object&&) noexcept;
+  Object& operator=(Object&&) noexcept;
+  ~Object();
+
+  // All parts back to back.
+  std::span<const std::byte> bytes() const { return bytes_; }
+  // Never empty: an object that was put without parts has one part of plain bytes.
+  const std::vector<PartSpec>& parts() const { return parts_; }
+  // The bytes of parts()[i]. REQUIRES: i < parts().size().
+  std::span<const std::byte> part(size_t i) const;
+  // parent_key is empty: the daemon does not keep it. ttl_ms is what was left at the hit.
+  const ObjectInfo& info() const { return info_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::vector<PartSpec> parts_;
+  ObjectInfo info_;
+  std::unique_ptr<Storage> storage_;
+};
+
+struct GetResult {
+  // Why there is no object, when that is more than a miss: UNAVAILABLE, DEADLINE_EXCEEDED, ...
+  absl::Status status = {};
+  std::optional<Object> object = {};
+
+  bool hit() const { return object.has_value(); }
+};
+
+// For GetInto: a hit whose bytes are in the caller's buffer.
+struct GetIntoResult {
+  // As in GetResult; also OUT_OF_RANGE, with nothing written, if the object is larger than the
+  // buffer.
+  absl::Status status = {};
+  bool hit = false;
+  uint64_t size_bytes = 0;  // of the object, if it was found
+};
+
+struct PutItem {
+  std::string_view key = {};  // 1..1024 bytes
+  ObjectInfo info = {};
+  std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
+  // The bytes, gathered from any number of pieces; together as many as the parts say.
+  std::vector<std::span<const std::byte>> value = {};
+  bool overwrite = false;
+};
+
+enum class PutOutcome {
+  kRefused,  // not stored; the status says why
+  kStored,
+  kExists,  // an object was there and stays
+};
+
+struct PutResult {
+  absl::Status status = {};  // OK unless kRefused
+  PutOutcome outcome = PutOutcome::kRefused;
+};
+
+struct MatchResult {
+  absl::Status status = {};
+  size_t prefix_length = 0;               // how many of the first keys are all present
+  std::vector<bool> present = {};         // per key; empty if status is not OK
+  std::vector<uint64_t> size_bytes = {};  // per key, 0 where absent
+};
+
+// Per-key answers of Exists, Touch (present) and Delete (deleted). Empty if status is not OK.
+struct KeysResult {
+  absl::Status status = {};
+  std::vector<bool> flags = {};
+};
+
+struct ListedObject {
+  std::string key = {};
+  uint64_t size_bytes = 0;
+  ObjectInfo info = {};
+  std::vector<PartSpec> parts = {};
+};
+
+struct ListResult {
+  absl::Status status = {};
+  std::vector<ListedObject> objects = {};  // in byte order of the key
+  std::string next_page_token = {};        // empty = no more
+};
+
+using RequestId = uint64_t;
+
+// What became of one Submit*(). Exactly the member that the call's name says is filled.
+struct Completion {
+  RequestId id = 0;
+  std::vector<GetResult> get = {};
+  std::vector<GetIntoResult> get_into = {};
+  std::vector<PutResult> put = {};
+  std::optional<MatchResult> match = {};
+  std::optional<KeysResult> keys = {};
+};
+
+class Client {
+ public:
+  // Does not wait for the daemon: a client of a daemon that is not there yet gets misses until it
+  // is. INVALID_ARGUMENT: an endpoint, fingerprint or TLS material that can never work.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // --- Asynchronous core. Every id completes exactly once, in any order. An empty batch completes
+  // with an empty result. Results are in the order of the keys. ---
+  RequestId SubmitGet(std::span<const std::string_view> keys, const CallOptions& call = {});
+  // Copies each hit into destinations[i]. REQUIRES: as many destinations as keys.
+  RequestId SubmitGetInto(std::span<const std::string_view> keys,
+                          std::span<const std::span<std::byte>> destinations,
+                          const CallOptions& call = {});
+  // Blocks of one chain come in chain order.
+  RequestId SubmitPut(std::span<const PutItem> items, const CallOptions& call = {});
+  // Longest cached prefix of a chain.
+  RequestId SubmitMatch(std::span<const std::string_view> keys, const CallOptions& call = {});
+  RequestId SubmitExists(std::span<const std::string_view> keys, const CallOptions& call = {});
+  RequestId SubmitDelete(std::span<const std::string_view> keys, const CallOptions& call = {});
+  RequestId SubmitTouch(std::span<const std::string_view> keys, const CallOptions& call = {});
+
+  // Readable (poll, epoll) while Drain() would return something. Owned by the client.
+  int event_fd() const;
+  // What completed since the last call; never blocks.
+  std::vector<Completion> Drain();
+
+  // --- Synchronous: submit and wait; their completions do not show in Drain(). ---
+  GetResult Get(std::string_view key, const CallOptions& call = {});
+  std::vector<GetResult> Get(std::span<const std::string_view> keys, const CallOptions& call = {});
+  GetIntoResult GetInto(std::string_view key, std::span<std::byte> destination,
+                        const CallOptions& call = {});
+  PutResult Put(const PutItem& item, const CallOptions& call = {});
+  std::vector<PutResult> Put(std::span<const PutItem> items, const CallOptions& call = {});
+  MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Touch(std::span<const std::string_view> keys, const CallOptions& call = {});
+  ListResult List(std::string_view key_prefix, uint32_t page_size = 0,
+                  std::string_view page_token = {}, const CallOptions& call = {});
+  // OK if the daemon answers and serves.
+  absl::Status Ping(const CallOptions& call = {});
+
+ private:
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace infercache

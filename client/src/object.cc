@@ -1,0 +1,23 @@
+#include <utility>
+
+#include "infercache/client.h"
+
+namespace infercache {
+
+Object::Object(std::span<const std::byte> bytes, std::vector<PartSpec> parts, ObjectInfo info,
+               std::unique_ptr<Storage> storage)
+    : bytes_(bytes),
+      parts_(std::move(parts)),
+      info_(std::move(info)),
+      storage_(std::move(storage)) {}
+Object::Object(Object&&) noexcept = default;
+Object& Object::operator=(Object&&) noexcept = default;
+Object::~Object() = default;
+
+std::span<const std::byte> Object::part(size_t i) const {
+  size_t offset = 0;
+  for (size_t k = 0; k < i; ++k) offset += parts_[k].size_bytes;
+  return bytes_.subspan(offset, parts_[i].size_bytes);
+}
+
+}  // namespace infercache
