@@ -1,0 +1,56 @@
+#include "tests/conformance/transports.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+
+namespace infercache {
+namespace {
+
+// A test cannot go on without its daemon.
+template <typename T>
+T OrDie(absl::StatusOr<T> result) {
+  if (!result.ok()) {
+    std::cerr << result.status() << std::endl;
+    std::abort();
+  }
+  return *std::move(result);
+}
+
+store::NamespaceSpec OpenNamespace(const char* name, uint64_t quota_bytes) {
+  store::NamespaceSpec spec;
+  spec.name = name;
+  spec.quota_bytes = quota_bytes;
+  spec.grpc_open = true;
+  return spec;
+}
+
+}  // namespace
+
+InProcessDaemon::InProcessDaemon(std::string listen)
+    : store_({.capacity_bytes = uint64_t{160} << 20, .shards = 4}, clock_) {
+  OrDie(store_.CreateNamespace(OpenNamespace(kNamespace, uint64_t{128} << 20)));
+  OrDie(store_.CreateNamespace(OpenNamespace(kOtherNamespace, uint64_t{8} << 20)));
+  rpc::RpcOptions options;
+  options.listen = {std::move(listen)};
+  // An answer of 40 MiB is within the bounds, a batch of 96 MiB is not.
+  options.max_pinned_bytes = uint64_t{64} << 20;
+  options.max_pinned_bytes_per_connection = uint64_t{48} << 20;
+  server_ = OrDie(rpc::RpcServer::Start(options, store_, {}));
+  endpoint_ = server_->addresses().at(0);
+}
+
+store::NamespaceStats InProcessDaemon::Stats() const {
+  return OrDie(store_.FindNamespace(kNamespace))->Stats();
+}
+
+std::string UnixTransport::SocketAddress() {
+  static int count = 0;
+  return absl::StrCat("unix:", testing::TempDir(), "/infercache-conformance-", getpid(), "-",
+                      ++count, ".sock");
+}
+
+}  // namespace infercache

@@ -1,0 +1,69 @@
+// Who is let in by the running daemon.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "tests/e2e/daemon_process.h"
+#include "tests/e2e/test_client.h"
+
+namespace infercache::e2e {
+namespace {
+
+using grpc::StatusCode;
+
+class Access : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto daemon = DaemonProcess::Start({.config = R"(
+namespaces:
+  - {name: open, quota: 8MiB, grpc: open}
+  - {name: closed, quota: 8MiB}
+  - {name: strict, quota: 8MiB, grpc: open, require: {model: llama}}
+auth:
+  loopback_admin: false
+  credentials:
+    - {name: worker, token: worker-token-0001, namespaces: [closed]}
+    - {name: operator, token: operator-token-01, admin: true}
+)"});
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    daemon_ = *std::move(daemon);
+  }
+
+  StatusCode Put(const std::string& ns, const std::string& token) {
+    TestClient client(daemon_->grpc_address(), token);
+    return client.Put(ns, "k", "v").error_code();
+  }
+  StatusCode Stats(const std::string& token) {
+    TestClient client(daemon_->grpc_address(), token);
+    v1::GetStatsResponse stats;
+    return client.Stats(stats).error_code();
+  }
+
+  std::unique_ptr<DaemonProcess> daemon_;
+};
+
+TEST_F(Access, AnOpenNamespaceNeedsNoCredentialOnLoopback) {
+  EXPECT_EQ(Put("open", ""), StatusCode::OK);
+}
+
+TEST_F(Access, AClosedNamespaceNeedsTheRightCredential) {
+  EXPECT_EQ(Put("closed", ""), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(Put("closed", "worker-token-0002"), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(Put("closed", "operator-token-01"), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(Put("closed", "worker-token-0001"), StatusCode::OK);
+}
+
+TEST_F(Access, AdminNeedsAnAdminCredentialWhereLoopbackIsNotEnough) {
+  EXPECT_EQ(Stats(""), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(Stats("worker-token-0001"), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(Stats("operator-token-01"), StatusCode::OK);
+}
+
+TEST_F(Access, ANamespaceThatDemandsAFingerprintRefusesAnother) {
+  EXPECT_EQ(Put("strict", ""), StatusCode::FAILED_PRECONDITION);
+}
+
+}  // namespace
+}  // namespace infercache::e2e

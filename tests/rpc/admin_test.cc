@@ -1,0 +1,253 @@
+// infercache.v1.Admin, health, reflection and the two ways to stop.
+
+#include <grpcpp/impl/codegen/client_unary_call.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "tests/rpc/rpc_fixture.h"
+
+namespace infercache::rpc {
+namespace {
+
+using grpc::StatusCode;
+
+class AdminTest : public RpcTest {
+ protected:
+  template <typename Request, typename Response>
+  grpc::Status Call(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                            Response*),
+                    const Request& request, Response* response) {
+    grpc::ClientContext context;
+    return (admin.get()->*method)(&context, request, response);
+  }
+
+  v1::NamespaceStats Stats(const std::string& ns) {
+    v1::GetStatsRequest request;
+    request.set_namespace_(ns);
+    v1::GetStatsResponse response;
+    const grpc::Status status = Call(&v1::Admin::Stub::GetStats, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.namespaces_size() == 1 ? response.namespaces(0) : v1::NamespaceStats();
+  }
+
+  grpc::Status Create(const v1::NamespaceSpec& spec, v1::NamespaceSpec* made = nullptr) {
+    v1::CreateNamespaceRequest request;
+    *request.mutable_spec() = spec;
+    v1::CreateNamespaceResponse response;
+    const grpc::Status status = Call(&v1::Admin::Stub::CreateNamespace, request, &response);
+    if (made != nullptr) *made = response.spec();
+    return status;
+  }
+
+  // One byte of grpc.health.v1: the status of a service. 1 = SERVING, 2 = NOT_SERVING.
+  int Health(const std::string& service) {
+    const grpc::Slice slice(
+        service.empty() ? std::string()
+                        : "\x0a" + std::string(1, static_cast<char>(service.size())) + service);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ByteBuffer response;
+    grpc::ClientContext context;
+    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check",
+                                           grpc::internal::RpcMethod::NORMAL_RPC);
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall(channel.get(), method, &context, request, &response);
+    if (!status.ok()) return -static_cast<int>(status.error_code());
+    std::vector<grpc::Slice> slices;
+    response.Dump(&slices);
+    std::string bytes;
+    for (const auto& s : slices) bytes.append(reinterpret_cast<const char*>(s.begin()), s.size());
+    return bytes.size() == 2 ? bytes[1] : 0;
+  }
+};
+
+TEST_F(AdminTest, SaysWhatRuns) {
+  hooks.version = "1.2.3";
+  hooks.revision = "abc";
+  hooks.http_address = "127.0.0.1:7401";
+  Start();
+  v1::GetInfoResponse info;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::GetInfo, {}, &info).ok());
+  EXPECT_EQ(info.version(), "1.2.3");
+  EXPECT_EQ(info.revision(), "abc");
+  EXPECT_EQ(info.http_address(), "127.0.0.1:7401");
+  EXPECT_EQ(info.grpc_address(), server->addresses()[0]);
+  EXPECT_EQ(info.capacity_bytes(), capacity_bytes);
+  EXPECT_EQ(info.max_message_bytes(), options.max_message_bytes);
+  EXPECT_EQ(info.pid(), static_cast<uint32_t>(getpid()));
+  EXPECT_FALSE(info.draining());
+}
+
+TEST_F(AdminTest, CountsWhatHappened) {
+  Start();
+  Store("k", Pattern(100'000, 1));
+  Load("k");
+  Load("none");
+  Put(MakePut("k", "again"));
+  const v1::NamespaceStats stats = Stats("default");
+  EXPECT_EQ(stats.objects(), 1u);
+  EXPECT_EQ(stats.visible_bytes(), stats.used_bytes());
+  EXPECT_EQ(stats.hits(), 1u);
+  EXPECT_EQ(stats.hit_bytes(), 100'000u);
+  EXPECT_EQ(stats.misses(), 1u);
+  EXPECT_EQ(stats.stored(), 1u);
+  EXPECT_EQ(stats.exists(), 1u);
+  v1::GetStatsRequest unknown;
+  unknown.set_namespace_("none");
+  v1::GetStatsResponse response;
+  EXPECT_EQ(Call(&v1::Admin::Stub::GetStats, unknown, &response).error_code(),
+            StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdminTest, MakesListsAndRemovesNamespaces) {
+  Start();
+  v1::NamespaceSpec spec;
+  spec.set_name("more");
+  spec.set_quota_bytes(kMiB);
+  spec.set_grpc_open(true);
+  v1::NamespaceSpec made;
+  ASSERT_TRUE(Create(spec, &made).ok());
+  EXPECT_EQ(made.policy(), "lru");
+  EXPECT_GT(made.max_objects(), 0u);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::ALREADY_EXISTS);
+
+  v1::ListNamespacesResponse list;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::ListNamespaces, {}, &list).ok());
+  ASSERT_EQ(list.namespaces_size(), 2);
+  EXPECT_EQ(list.namespaces(1).SerializeAsString(), made.SerializeAsString());
+
+  v1::DeleteNamespaceRequest remove;
+  remove.set_name("more");
+  v1::DeleteNamespaceResponse removed;
+  EXPECT_TRUE(Call(&v1::Admin::Stub::DeleteNamespace, remove, &removed).ok());
+  EXPECT_EQ(Call(&v1::Admin::Stub::DeleteNamespace, remove, &removed).error_code(),
+            StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdminTest, RefusesNamespacesThatCannotBe) {
+  Start();
+  v1::NamespaceSpec spec;
+  spec.set_name("Not A Name");
+  spec.set_quota_bytes(kMiB);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::INVALID_ARGUMENT);
+  spec.set_name("n");
+  spec.set_quota_bytes(2 * capacity_bytes);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  spec.set_quota_bytes(0);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::INVALID_ARGUMENT);
+  spec.set_live_objects(10);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::INVALID_ARGUMENT);
+  spec.set_live_object_bytes(uint64_t{1} << 41);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::INVALID_ARGUMENT);
+  spec.set_live_object_bytes(1000);
+  spec.set_policy("clairvoyant");
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(AdminTest, ANamespaceForNLiveObjectsHoldsThem) {
+  Start();
+  constexpr int kObjects = 100;
+  v1::NamespaceSpec spec;
+  spec.set_name("blocks");
+  spec.set_grpc_open(true);
+  spec.set_live_objects(kObjects);
+  spec.set_live_object_bytes(100'000);
+  ASSERT_TRUE(Create(spec).ok());
+  for (int i = 0; i < kObjects; ++i) {
+    v1::PutRequest put = MakePut("block" + std::to_string(i), Pattern(100'000, i));
+    put.mutable_scope()->set_namespace_("blocks");
+    ASSERT_TRUE(Put(put).ok());
+  }
+  EXPECT_EQ(Stats("blocks").objects(), static_cast<uint64_t>(kObjects));
+  EXPECT_EQ(Stats("blocks").evicted(), 0u);
+}
+
+TEST_F(AdminTest, FlushesByPrefix) {
+  Start();
+  for (const char* key : {"a/1", "a/2", "b/1"}) Store(key, "v");
+  v1::FlushRequest request;
+  request.set_namespace_("default");
+  request.set_key_prefix("a/");
+  v1::FlushResponse response;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::Flush, request, &response).ok());
+  EXPECT_EQ(response.erased(), 2u);
+  EXPECT_EQ(Load("a/1"), std::nullopt);
+  EXPECT_EQ(Load("b/1"), "v");
+}
+
+TEST_F(AdminTest, PassesOnToTheDaemon) {
+  bool drain_requested = false;
+  hooks.set_log_level = [](std::string_view level) -> absl::StatusOr<std::string> {
+    if (level != "debug") return absl::InvalidArgumentError("levels: debug");
+    return "info";
+  };
+  hooks.request_drain = [&drain_requested] { drain_requested = true; };
+  Start();
+  v1::SetLogLevelRequest request;
+  request.set_level("debug");
+  v1::SetLogLevelResponse response;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::SetLogLevel, request, &response).ok());
+  EXPECT_EQ(response.previous_level(), "info");
+  request.set_level("loud");
+  EXPECT_EQ(Call(&v1::Admin::Stub::SetLogLevel, request, &response).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+  v1::DrainResponse drained;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::Drain, {}, &drained).ok());
+  EXPECT_TRUE(drain_requested);
+}
+
+TEST_F(AdminTest, DrainingRefusesPutsAndSaysSo) {
+  Start();
+  Store("k", "v");
+  for (const char* service : {"", "infercache.v1.Cache", "infercache.v1.Admin"}) {
+    EXPECT_EQ(Health(service), 1) << service;
+  }
+  EXPECT_EQ(Health("no.such.Service"), -StatusCode::NOT_FOUND);
+  server->BeginDrain();
+  for (const char* service : {"", "infercache.v1.Cache", "infercache.v1.Admin"}) {
+    EXPECT_EQ(Health(service), 2) << service;
+  }
+  const grpc::Status put = Put(MakePut("new", "v"));
+  EXPECT_EQ(put.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(put), "DRAINING");
+  EXPECT_EQ(PutStream({StreamHeader("new", 1), StreamChunk("v")}).error_code(),
+            StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Load("k"), "v");
+  v1::GetInfoResponse info;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::GetInfo, {}, &info).ok());
+  EXPECT_TRUE(info.draining());
+}
+
+TEST_F(AdminTest, ShutdownLetsCallsFinish) {
+  Start();
+  grpc::ClientContext context;
+  v1::PutStreamResponse response;
+  const auto writer = cache->PutStream(&context, &response);
+  ASSERT_TRUE(writer->Write(StreamHeader("k", 4)));
+  ASSERT_TRUE(Eventually([this] { return DefaultNamespace()->Stats().reservations == 1; }));
+  std::thread shutdown([this] { server->Shutdown(absl::Now() + absl::Seconds(10)); });
+  ASSERT_TRUE(Eventually([this] { return server->draining(); }));
+  EXPECT_TRUE(writer->Write(StreamChunk("1234")));
+  writer->WritesDone();
+  EXPECT_TRUE(writer->Finish().ok());
+  shutdown.join();
+  EXPECT_EQ(DefaultNamespace()->Stats().objects, 1u);
+}
+
+TEST_F(AdminTest, ShutdownEndsWhatDoesNotFinish) {
+  Start();
+  grpc::ClientContext context;
+  v1::PutStreamResponse response;
+  const auto writer = cache->PutStream(&context, &response);
+  ASSERT_TRUE(writer->Write(StreamHeader("k", 4)));
+  ASSERT_TRUE(Eventually([this] { return DefaultNamespace()->Stats().reservations == 1; }));
+  const absl::Time began = absl::Now();
+  server->Shutdown(began + absl::Milliseconds(200));
+  EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+  EXPECT_FALSE(writer->Finish().ok());
+  EXPECT_EQ(DefaultNamespace()->Stats().reservations, 0u);
+}
+
+}  // namespace
+}  // namespace infercache::rpc

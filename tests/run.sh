@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# Installs what is missing, then builds and runs every test. The last line is "N passed, N failed",
+# counted over all test programs of all stages; exit status 0 only if nothing failed.
+#
+#   tests/run.sh              every stage
+#   tests/run.sh --quick      only: style, dev
+#   tests/run.sh STAGE...     only these
+#
+# Stages:
+#   style   clang-format, shellcheck, every source file in a target
+#   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
+#   asan    gcc, AddressSanitizer and UBSan: all tests
+#   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (common, store)
+#   clang   clang, -Wthread-safety -Werror: everything builds
+#   fuzz    clang, libFuzzer: each target for some seconds from its seeds
+set -euo pipefail
+
+all_stages=(style dev asan tsan clang fuzz)
+quick_stages=(style dev)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+results=$root/build/test-results
+
+fail_usage() {
+  printf 'run.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+# --- Tools of the stages ---
+
+# As many compilers as there are cores, if each gets 1.5 GiB: gRPC's headers are hungry.
+job_count() {
+  local cores memory
+  cores=$(nproc)
+  memory=$(awk '/^MemAvailable:/ {print int($2 / 1572864)}' /proc/meminfo)
+  [ "$memory" -ge 1 ] || memory=1
+  echo $((cores < memory ? cores : memory))
+}
+
+# Files of the repository that match one of the patterns, whoever owns the checkout.
+source_files() {
+  git -c safe.directory="$root" ls-files --cached --others --exclude-standard -- "$@"
+}
+
+configure() {
+  cmake --preset "$1" >"$results/$1-configure.log" 2>&1 || {
+    cat "$results/$1-configure.log"
+    return 1
+  }
+}
+
+# build PRESET [TARGET...]: quiet where nobody watches it scroll by.
+build() {
+  local preset=$1 targets=() options=()
+  shift
+  [ $# -eq 0 ] || targets=(--target "$@")
+  [ -t 1 ] || options=(-- --quiet)
+  configure "$preset" &&
+    cmake --build --preset "$preset" --parallel "$(job_count)" "${targets[@]}" "${options[@]}"
+}
+
+# run_ctest PRESET [ctest options...]: leaves the results where count_tests finds them. A program that
+# fails is run once more, since a few tests have deadlines that a machine busy with other things can
+# miss; both runs are in the log, and a second failure counts.
+run_ctest() {
+  local preset=$1
+  shift
+  ctest --preset "$preset" --parallel "$(nproc)" --no-tests=error --test-output-size-passed 1048576 \
+    --repeat until-pass:2 \
+    --output-junit "$results/$preset.xml" "$@"
+}
+
+# --- Stages ---
+
+stage_style() {
+  local failed=0 scripts
+  check_format || failed=1
+  mapfile -t scripts < <(source_files '*.sh' '.ci/run')
+  shellcheck "${scripts[@]}" || failed=1
+  check_every_file_is_built || failed=1
+  check_pragma_once || failed=1
+  return "$failed"
+}
+
+check_format() {
+  local unformatted
+  unformatted=$(source_files '*.h' '*.cc' | xargs clang-format --dry-run 2>&1 |
+    sed -n 's/^\([^: ]*\):[0-9]*:[0-9]*: .*/\1/p' | sort -u)
+  [ -z "$unformatted" ] || {
+    printf 'not formatted; run: clang-format -i %s\n' "$(tr '\n' ' ' <<<"$unformatted")"
+    return 1
+  }
+}
+
+# A source file that no target names is neither compiled nor tested.
+check_every_file_is_built() {
+  local failed=0 file directory
+  while read -r file; do
+    directory=$(dirname "$file")
+    while [ ! -e "$directory/CMakeLists.txt" ]; do directory=$(dirname "$directory"); done
+    # As a word of its own: foo.cc, or foo where a loop over names adds the suffix.
+    if ! grep -Eq "(^|[ /(\"])$(basename "$file" .cc)(\.cc)?([ )\"]|$)" "$directory/CMakeLists.txt"; then
+      printf '%s: no target in %s/CMakeLists.txt names it\n' "$file" "$directory"
+      failed=1
+    fi
+  done < <(source_files '*.cc')
+  return "$failed"
+}
+
+check_pragma_once() {
+  local lacking
+  lacking=$(source_files '*.h' | xargs grep -L '^#pragma once$' || true)
+  [ -z "$lacking" ] || {
+    printf '%s: no #pragma once\n' "$lacking"
+    return 1
+  }
+}
+
+stage_dev() { build dev && run_ctest dev; }
+
+stage_asan() { build asan && run_ctest asan; }
+
+stage_tsan() { build tsan && run_ctest tsan; }
+
+stage_clang() { build clang; }
+
+stage_fuzz() {
+  local targets
+  configure fuzz || return 1
+  # Each fuzz target and its test have one name, which ctest may follow with " (Disabled)"; NAME_seeds is
+  # the same target over its seeds.
+  mapfile -t targets < <(ctest --preset fuzz --show-only |
+    sed -n 's/^ *Test *#[0-9]*: *\([^ ]*\).*/\1/p' | grep -v '_seeds$')
+  build fuzz "${targets[@]}" && run_ctest fuzz
+}
+
+# --- Running them ---
+
+# Prints "TESTS FAILURES SKIPPED" of a stage's ctest run; nothing if it ran none.
+count_tests() {
+  [ -e "$results/$1.xml" ] || return 0
+  tr '\n' ' ' <"$results/$1.xml" |
+    sed -n 's/.*<testsuite [^>]*tests="\([0-9]*\)"[^>]*failures="\([0-9]*\)"[^>]*disabled="\([0-9]*\)"[^>]*skipped="\([0-9]*\)".*/\1 \2 \3 \4/p' |
+    awk '{print $1, $2, $3 + $4}'
+}
+
+# How many GoogleTest cases a stage's test programs ran.
+count_cases() {
+  [ -e "$results/$1.xml" ] || return 0
+  sed -n 's/.*\[==========\] Running \([0-9]*\) tests\{0,1\} from .*/\1/p' "$results/$1.xml" |
+    awk '{sum += $1} END {print sum + 0}'
+}
+
+# Cases that passed a stage by not running, with their programs' reasons.
+print_skipped() {
+  [ -e "$results/$1.xml" ] || return 0
+  sed -n 's/.*\(\[  SKIPPED \] [^ ]*\) (.*/\1/p' "$results/$1.xml" | sort -u | sed "s/^/  $1: /"
+}
+
+stages=()
+for argument in "$@"; do
+  case $argument in
+    --quick) stages+=("${quick_stages[@]}") ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    *)
+      printf '%s\n' "${all_stages[@]}" | grep -Fxq -- "$argument" ||
+        fail_usage "no stage '$argument'; there are: ${all_stages[*]}"
+      stages+=("$argument")
+      ;;
+  esac
+done
+[ "${#stages[@]}" -gt 0 ] || stages=("${all_stages[@]}")
+
+deploy/install-deps.sh
+rm -rf "$results"
+mkdir -p "$results"
+
+passed=0
+failed=0
+summary=()
+for stage in "${stages[@]}"; do
+  printf '\n=== %s\n' "$stage"
+  start=$SECONDS
+  outcome=ok
+  # In a subshell of its own, so that a stage cannot change what the next one sees.
+  ("stage_$stage") || outcome=FAILED
+  read -r tests failures skipped < <(count_tests "$stage") || tests=
+  if [ -n "$tests" ]; then
+    passed=$((passed + tests - failures - skipped))
+    failed=$((failed + failures))
+    detail="$((tests - failures - skipped)) passed, $failures failed"
+    [ "$skipped" = 0 ] || detail+=", $skipped skipped"
+    detail+=" ($(count_cases "$stage") cases)"
+  else
+    detail='no tests of its own'
+    failures=0
+  fi
+  # A stage that fails without a failing test (it does not build, a style is wrong) counts as one.
+  if [ "$outcome" = FAILED ] && [ "$failures" = 0 ]; then failed=$((failed + 1)); fi
+  summary+=("$(printf '  %-6s %-7s %4d s   %s' "$stage" "$outcome" $((SECONDS - start)) "$detail")")
+  printf '=== %s: %s, %d s\n' "$stage" "$outcome" $((SECONDS - start))
+done
+
+printf '\nSummary (%d s)\n' "$SECONDS"
+printf '%s\n' "${summary[@]}"
+skipped_cases=$(for stage in "${stages[@]}"; do print_skipped "$stage"; done)
+[ -z "$skipped_cases" ] || printf 'Skipped cases\n%s\n' "$skipped_cases"
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]

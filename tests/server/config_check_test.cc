@@ -1,0 +1,124 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "common/limits.h"
+#include "server/config.h"
+
+namespace infercache::server {
+namespace {
+
+using testing::AllOf;
+using testing::Contains;
+using testing::Field;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+NamespaceConfig Namespace(const std::string& name, uint64_t quota_bytes = 1 << 20) {
+  NamespaceConfig ns;
+  ns.name = name;
+  ns.quota_bytes = quota_bytes;
+  ns.origin = "c.yaml:1";
+  return ns;
+}
+
+CredentialConfig Credential(const std::string& name, const std::string& token) {
+  CredentialConfig credential;
+  credential.name = name;
+  credential.token = token;
+  credential.namespaces = {"*"};
+  credential.origin = "c.yaml:9";
+  return credential;
+}
+
+auto Complains(const std::string& key, const std::string& text) {
+  return Contains(AllOf(Field(&ConfigProblem::key, HasSubstr(key)),
+                        Field(&ConfigProblem::text, HasSubstr(text))));
+}
+
+TEST(CheckConfig, DefaultsMakeSense) { EXPECT_THAT(CheckConfig(Config()), IsEmpty()); }
+
+TEST(CheckConfig, QuotasFitIntoTheCapacity) {
+  Config config;
+  config.capacity_bytes = 3 << 20;
+  config.namespaces = {Namespace("a", 1 << 20), Namespace("b", 2 << 20)};
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.namespaces[1].quota_bytes += 1;
+  EXPECT_THAT(CheckConfig(config), Complains("namespaces", "more than the capacity of 3MiB"));
+  config.namespaces.clear();
+  config.default_quota_bytes = 4 << 20;
+  EXPECT_THAT(CheckConfig(config), Complains("default_quota", "more than the capacity"));
+}
+
+TEST(CheckConfig, NamespaceNamesAreCheckedAndUnique) {
+  for (const std::string& bad : {std::string(), std::string("A"), std::string("a b"),
+                                 std::string(kMaxNamespaceNameBytes + 1, 'a')}) {
+    Config config;
+    config.namespaces = {Namespace(bad)};
+    EXPECT_THAT(CheckConfig(config), Complains("c.yaml:1", "must be 1 to 64 of [a-z0-9._-]"));
+  }
+  Config config;
+  config.namespaces = {Namespace(std::string(kMaxNamespaceNameBytes, 'a')), Namespace("a.b_c-1")};
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.namespaces.push_back(Namespace("a.b_c-1"));
+  EXPECT_THAT(CheckConfig(config), Complains("namespaces", "listed twice"));
+  config.namespaces = {Namespace("a", 0)};
+  EXPECT_THAT(CheckConfig(config), Complains("namespaces", "has no quota"));
+}
+
+TEST(CheckConfig, TlsFilesComeTogether) {
+  Config config;
+  config.tls_cert_file = "cert.pem";
+  EXPECT_THAT(CheckConfig(config), Complains("tls.key_file", "come together"));
+  config.tls_key_file = "key.pem";
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.grpc_listen = "0.0.0.0:7400";
+  EXPECT_THAT(CheckConfig(config), IsEmpty()) << "TLS permits any address";
+  config.tls_cert_file = config.tls_key_file = "";
+  EXPECT_THAT(CheckConfig(config), Complains("grpc.listen", "not loopback"));
+  config.insecure_listen = true;
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.tls_client_ca_file = "ca.pem";
+  EXPECT_THAT(CheckConfig(config), Complains("tls.client_ca_file", "without tls.cert_file"));
+}
+
+TEST(CheckConfig, SomebodyMustBeAbleToConnect) {
+  Config config;
+  config.grpc_listen = "";
+  EXPECT_THAT(CheckConfig(config), IsEmpty()) << "the socket is left";
+  config.socket = "";
+  EXPECT_THAT(CheckConfig(config), Complains("grpc.listen", "nobody could connect"));
+}
+
+TEST(CheckConfig, CredentialsAreOfOneKindUniqueAndUseful) {
+  const std::string token = "0123456789abcdef";
+  Config config;
+  config.credentials = {Credential("a", token)};
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.credentials.push_back(Credential("a", "fedcba9876543210"));
+  EXPECT_THAT(CheckConfig(config), Complains("c.yaml:9", "\"a\" is listed twice"));
+  config.credentials[1] = Credential("b", token);
+  EXPECT_THAT(CheckConfig(config), Complains("c.yaml:9", "has the token of another"));
+  for (const char* bad : {"0123456789abcde", "0123456789 abcdef", "<redacted-token>"}) {
+    config.credentials = {Credential("a", bad)};
+    EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "visible ASCII")) << bad;
+  }
+  config.credentials = {Credential("a", "")};
+  EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "needs either"));
+  config.credentials = {Credential("a", token)};
+  config.credentials[0].certificate_name = "worker";
+  EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "needs either"));
+  config.credentials[0].token = "";
+  EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "no tls.client_ca_file"));
+  config.credentials = {Credential("a", token)};
+  config.credentials[0].namespaces = {};
+  EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "may do nothing"));
+  config.credentials[0].admin = true;
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  config.credentials[0].namespaces = {"Not A Name"};
+  EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "cannot exist"));
+}
+
+}  // namespace
+}  // namespace infercache::server

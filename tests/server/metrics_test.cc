@@ -1,0 +1,180 @@
+#include "server/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <prometheus/check_names.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "server/metrics_table.h"
+#include "server/process_stats.h"
+#include "server/text.h"
+
+namespace infercache::server {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr uint64_t kMiB = 1 << 20;
+
+store::StoreOptions SmallStore() {
+  store::StoreOptions options;
+  options.capacity_bytes = 4 * kMiB;
+  options.chunk_bytes = kMiB;
+  options.shards = 1;
+  options.background = false;
+  return options;
+}
+
+void Put(store::Namespace& ns, const std::string& key, size_t size, float cost_ms = 0) {
+  ObjectInfo info;
+  info.compute_cost_ms = cost_ms;
+  store::PutSpec spec;
+  spec.id = {key, {}};
+  spec.size_bytes = size;
+  spec.info = &info;
+  auto lease = ns.Reserve(spec);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  ASSERT_TRUE(lease->has_value());
+  std::memset((*lease)->bytes().data(), 1, size);
+  ASSERT_TRUE(ns.Commit(**std::move(lease)).ok());
+}
+
+TEST(MetricTable, NamesFollowPrometheus) {
+  std::set<std::string_view> names;
+  for (const MetricSpec& spec : kMetricTable) {
+    EXPECT_TRUE(names.insert(spec.name).second) << spec.name;
+    EXPECT_TRUE(prometheus::CheckMetricName(std::string(spec.name))) << spec.name;
+    EXPECT_EQ(spec.name.ends_with("_total"), spec.kind == MetricKind::kCounter) << spec.name;
+    EXPECT_TRUE(spec.name.starts_with("infercache_") || spec.name.starts_with("process_"));
+    EXPECT_EQ(spec.help.back(), '.') << spec.name;
+  }
+}
+
+TEST(Histogram, CountsByPowersOfFour) {
+  Histogram histogram(1.0);
+  EXPECT_EQ(histogram.bound(0), 1.0);
+  EXPECT_EQ(histogram.bound(2), 16.0);
+  histogram.Observe(0);
+  histogram.Observe(1.0);
+  histogram.Observe(1.5);
+  histogram.Observe(1e12);
+  const Histogram::Snapshot snapshot = histogram.Read();
+  EXPECT_EQ(snapshot.counts[0], 2u) << "bounds are inclusive";
+  EXPECT_EQ(snapshot.counts[1], 1u);
+  EXPECT_EQ(snapshot.counts[Histogram::kBounds], 1u);
+  EXPECT_EQ(snapshot.count(), 4u);
+}
+
+TEST(Metrics, ShowWhatANamespaceDid) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  Put(**ns, "a", 1000, 2500);
+  EXPECT_TRUE((*ns)->Lookup({"a", {}}).has_value());
+  EXPECT_FALSE((*ns)->Lookup({"b", {}}).has_value());
+
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("infercache_capacity_bytes 4194304\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_quota_bytes{namespace=\"kv\"} 1048576\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_objects{namespace=\"kv\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_lookup_hits_total{namespace=\"kv\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_lookup_misses_total{namespace=\"kv\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_hit_bytes_total{namespace=\"kv\"} 1000\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_store_bytes_total 1000\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_store_requests_total{namespace=\"kv\","
+                              "result=\"stored\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_saved_compute_seconds_total{namespace=\"kv\"} 2.5\n"));
+  EXPECT_THAT(text, HasSubstr("# TYPE infercache_lookup_hits_total counter\n"));
+  metrics.SetStore(nullptr);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("namespace=\"kv\"")));
+}
+
+TEST(Metrics, CountEvictionsAndHowLongTheObjectsWereIdle) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  Put(**ns, "first", kMiB / 2);
+  clock.AdvanceMs(10'000);
+  for (int i = 0; i < 4; ++i) Put(**ns, Cat("later", i), kMiB / 2 - 64 * 1024);
+  const std::string text = metrics.Text();
+  const store::NamespaceStats stats = (*ns)->Stats();
+  ASSERT_GT(stats.evicted, 0u);
+  EXPECT_THAT(text,
+              HasSubstr(Cat("infercache_evictions_total{namespace=\"kv\",reason=\"capacity\"} ",
+                            stats.evicted, "\n")));
+  EXPECT_THAT(text, HasSubstr(Cat("infercache_object_idle_before_evict_seconds_count ",
+                                  stats.evicted, "\n")));
+  // Only "first" had been idle, for 10 s: above the bound of 4 s.
+  EXPECT_THAT(text, HasSubstr("infercache_object_idle_before_evict_seconds_sum 10\n"));
+  metrics.SetStore(nullptr);
+}
+
+TEST(Metrics, CountCallsByMethodAndStatus) {
+  Metrics metrics({"Cache/Get", "Cache/Put"});
+  metrics.OnCall({.method = "Cache/Get",
+                  .code = absl::StatusCode::kOk,
+                  .latency = absl::Microseconds(30),
+                  .request_bytes = 5,
+                  .response_bytes = 70});
+  metrics.OnCall({.method = "Cache/Get",
+                  .code = absl::StatusCode::kResourceExhausted,
+                  .latency = absl::Milliseconds(3)});
+  metrics.OnCall({.method = "unknown", .latency = absl::Seconds(1)});
+  const std::string text = metrics.Text();
+  const std::string ok =
+      "infercache_grpc_server_call_duration_seconds_bucket{grpc_method="
+      "\"infercache.v1.Cache/Get\",grpc_status=\"OK\",le=";
+  EXPECT_THAT(text, HasSubstr(ok + "\"1e-05\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr(ok + "\"4e-05\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr(ok + "\"+Inf\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("grpc_status=\"RESOURCE_EXHAUSTED\""));
+  EXPECT_THAT(text, HasSubstr("infercache_grpc_response_bytes_total{grpc_method="
+                              "\"infercache.v1.Cache/Get\"} 70\n"));
+  EXPECT_THAT(text, Not(HasSubstr("unknown")));
+}
+
+TEST(Metrics, ReadinessAndRpcAreShown) {
+  Metrics metrics({});
+  EXPECT_THAT(metrics.Text(), HasSubstr("infercache_ready 0\n"));
+  metrics.SetReady(true);
+  metrics.SetRpcStats([] { return rpc::RpcStats{.pinned_response_bytes = 42}; });
+  EXPECT_THAT(metrics.Text(), HasSubstr("infercache_ready 1\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("infercache_pinned_response_bytes 42\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("infercache_build_info{version=\""));
+}
+
+TEST(ProcessStats, DescribeThisProcess) {
+  const ProcessStats before = ReadProcessStats();
+  EXPECT_GT(before.resident_bytes, kMiB);
+  EXPECT_GE(before.virtual_bytes, before.resident_bytes);
+  EXPECT_GE(before.threads, 1u);
+  EXPECT_GT(before.max_fds, before.open_fds);
+  EXPECT_GT(before.start_time_seconds, 1.6e9);
+  std::vector<int> fds;
+  for (int i = 0; i < 10; ++i) fds.push_back(dup(0));
+  EXPECT_EQ(ReadProcessStats().open_fds, before.open_fds + 10);
+  for (int fd : fds) close(fd);
+}
+
+}  // namespace
+}  // namespace infercache::server
