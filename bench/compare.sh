@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Measures infercached side by side with what else one would use: starts memcached and Redis from
+# Debian's packages, a plain gRPC handler, a gRPC echo and the daemon, all on private Unix sockets
+# and free loopback ports, and prints one row per comparison:
+#
+#   case, ours, peer, unit, ratio, spread, target, ok, note
+#
+#   bench/compare.sh [-o json] [--quick] [CASE...]
+#     -o json   one object per line with these fields
+#     --quick   one short round of everything and no verdict: that it works, not how fast
+#     --list    print the names of the cases
+#
+# BUILD_DIR is the build folder, default build/release; programs that it lacks are built there.
+# Peers that are not installed are installed (deploy/install-deps.sh). Exits with 1 if a target is
+# missed, with 2 if a case could not be measured. How the numbers are taken: bench/README.md.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+build=${BUILD_DIR:-build/release}
+programs=$build/bench/compare
+daemon=$build/bin/infercached
+# Cases with a program of their own; infercache_compare --list names the others.
+own_cases=(overhead utilisation)
+
+fail() {
+  printf 'compare.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+output=text
+quick=
+list=
+cases=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -o)
+      case ${2:-} in
+        json | text) output=$2 ;;
+        *) fail "-o: expected json or text" ;;
+      esac
+      shift
+      ;;
+    --quick) quick=yes ;;
+    --list) list=yes ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    -*) fail "unknown option '$1'; --help lists what there is" ;;
+    *) cases+=("$1") ;;
+  esac
+  shift
+done
+
+# --- What is needed ---
+
+build_missing() {
+  local program missing=()
+  [ -x "$daemon" ] || missing+=(infercached)
+  for program in compare grpc_peer overhead utilisation; do
+    [ -x "$programs/infercache_$program" ] || missing+=("infercache_$program")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  printf 'Building in %s: %s\n' "$build" "${missing[*]}" >&2
+  deploy/install-deps.sh >&2
+  if [ -e "$build/CMakeCache.txt" ]; then
+    cmake -B "$build" -DINFERCACHE_BUILD_BENCH=ON >/dev/null
+  else
+    cmake --preset release -B "$build" -DINFERCACHE_BUILD_BENCH=ON >/dev/null
+  fi
+  cmake --build "$build" --target "${missing[@]}" >&2 || fail "the build failed (above)"
+}
+
+need_peers() {
+  local tool
+  for tool in memcached redis-server; do
+    command -v "$tool" >/dev/null && continue
+    printf '%s is not installed; installing it\n' "$tool" >&2
+    deploy/install-deps.sh >&2 || fail "$tool is missing: apt-get install memcached redis-server"
+  done
+}
+
+build_missing
+mapfile -t server_cases < <("$programs/infercache_compare" --list)
+all_cases=("${server_cases[@]}" "${own_cases[@]}")
+if [ -n "$list" ]; then
+  printf '%s\n' "${all_cases[@]}"
+  exit 0
+fi
+for name in "${cases[@]}"; do
+  printf '%s\n' "${all_cases[@]}" | grep -Fxq -- "$name" ||
+    fail "no case '$name'; there are: ${all_cases[*]}"
+done
+[ "${#cases[@]}" -gt 0 ] || cases=("${all_cases[@]}")
+need_peers
+
+# --- The servers ---
+
+directory=$(mktemp -d)
+pids=()
+# shellcheck disable=SC2317  # reached by the trap
+stop_servers() {
+  [ "${#pids[@]}" -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
+  wait
+  rm -rf "$directory"
+}
+trap stop_servers EXIT
+trap 'exit 2' INT TERM
+
+# start NAME COMMAND...: in the background; its output goes to a file that is shown if it fails.
+start() {
+  local name=$1
+  shift
+  "$@" >"$directory/$name.log" 2>&1 &
+  pids+=($!)
+}
+
+# await NAME PATH: until the server has made its socket or file.
+await() {
+  local tries=0
+  until [ -e "$2" ]; do
+    if [ "$tries" -ge 600 ] || ! kill -0 "${pids[-1]}" 2>/dev/null; then
+      cat "$directory/$1.log" >&2
+      fail "$1 did not start"
+    fi
+    tries=$((tries + 1))
+    sleep 0.1
+  done
+}
+
+start_memcached() {
+  local user=()
+  [ "$(id -u)" -ne 0 ] || user=(-u root)
+  start memcached memcached "${user[@]}" -s "$directory/memcached.sock" -m 1024 -I 64m
+  await memcached "$directory/memcached.sock"
+}
+
+start_redis() {
+  start redis redis-server --port 0 --unixsocket "$directory/redis.sock" --save '' \
+    --appendonly no --dir "$directory" --maxmemory 1gb --maxmemory-policy allkeys-lru
+  await redis "$directory/redis.sock"
+}
+
+start_grpc_peer() {
+  start "$1" "$programs/infercache_grpc_peer" "$1" --socket "$directory/$1.sock" \
+    --port-file "$directory/$1.port"
+  await "$1" "$directory/$1.port"
+}
+
+# The rest of the capacity is for the namespaces that cases make.
+start_infercached() {
+  local capacity=1536MiB quota=512MiB
+  [ -z "$quick" ] || capacity=384MiB quota=128MiB
+  start infercached "$daemon" --capacity "$capacity" --default-quota "$quota" \
+    --grpc-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --socket "$directory/infercached.sock" \
+    --ready-file "$directory/infercached.json" --log-level warn
+  await infercached "$directory/infercached.json"
+}
+
+port_of() { cat "$directory/$1.port"; }
+
+start_memcached
+start_redis
+for peer in plain-sync plain-callback echo; do start_grpc_peer "$peer"; done
+start_infercached
+daemon_address=$(sed -n 's/.*"grpc" *: *"\([^"]*\)".*/\1/p' "$directory/infercached.json")
+[ -n "$daemon_address" ] || fail "no gRPC address in the ready file"
+
+# --- The cases ---
+
+run_case() {
+  case $1 in
+    overhead)
+      "$programs/infercache_overhead" --memcached "$directory/memcached.sock" \
+        --redis "$directory/redis.sock" -o "$output" ${quick:+--objects 10000}
+      ;;
+    utilisation)
+      "$programs/infercache_utilisation" -o "$output" ${quick:+--arena 256M --turnover 3}
+      ;;
+    *)
+      "$programs/infercache_compare" -o "$output" ${quick:+--quick} \
+        --ours "$daemon_address" --ours-unix "unix:$directory/infercached.sock" \
+        --plain-sync "127.0.0.1:$(port_of plain-sync)" \
+        --plain-callback "127.0.0.1:$(port_of plain-callback)" \
+        --echo "127.0.0.1:$(port_of echo)" \
+        --memcached "$directory/memcached.sock" --redis "$directory/redis.sock" \
+        --daemon-binary "$daemon" "$1"
+      ;;
+  esac
+}
+
+[ "$output" = json ] || "$programs/infercache_compare" --header
+result=0
+for name in "${cases[@]}"; do
+  status=0
+  run_case "$name" || status=$?
+  [ "$status" -le 1 ] || {
+    tail -n 5 "$directory"/*.log >&2
+    fail "$name could not be measured"
+  }
+  [ "$status" -le "$result" ] || result=$status
+done
+exit "$result"

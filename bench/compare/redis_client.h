@@ -1,0 +1,41 @@
+// As much of Redis' protocol as the measurements need. Ends the program on any answer that is not
+// the expected one.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bench/compare/unix_connection.h"
+
+namespace infercache::bench {
+
+// Not thread-safe.
+class RedisClient {
+ public:
+  explicit RedisClient(const std::string& socket_path) : connection_(socket_path) {}
+
+  void Set(const std::string& key, std::string_view value);
+  // The value of a key that is there; valid until the next call.
+  std::string_view Get(const std::string& key);
+  void FlushAll();
+
+  // An EXISTS for each key, in one write.
+  static std::string PresenceRequest(const std::vector<std::string>& keys);
+  // Sends it and returns how many of its `count` keys are there. The answers must fit the socket's
+  // buffers, because they are read only after all is sent.
+  size_t CountPresent(const std::string& request, size_t count);
+
+  // Bytes that its allocator has handed out, INFO's used_memory.
+  uint64_t UsedMemory();
+
+ private:
+  // Reads a bulk string.
+  std::string_view ReadBulk();
+
+  UnixConnection connection_;
+};
+
+}  // namespace infercache::bench

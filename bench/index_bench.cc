@@ -1,0 +1,83 @@
+// What a hit costs a reader of the shared index: hash, search, pin, unpin; no daemon, no lock.
+
+#include <benchmark/benchmark.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/store_for_bench.h"
+#include "common/shm/reader.h"
+
+namespace infercache::store {
+namespace {
+
+constexpr uint64_t kObjects = 1 << 18;
+
+class SharedIndex : public benchmark::Fixture {
+ public:
+  void SetUp(const benchmark::State&) override {
+    bench_ = std::make_unique<BenchStore>(QuotaForLiveObjects(kObjects, 64), kObjects);
+    keys_.clear();
+    for (uint64_t i = 0; i < kObjects; ++i) {
+      keys_.push_back(BlockKey(i));
+      if (!bench_->Put(keys_.back(), 64)) std::abort();
+    }
+    for (uint64_t i = 0; i < kObjects; ++i) absent_.push_back(BlockKey(kObjects + i));
+    memory_.resize((shm::SessionPage::BytesFor(64) + 127) / 64 * 8);
+    void* start = memory_.data();
+    size_t space = memory_.size() * 8;
+    std::align(64, shm::SessionPage::BytesFor(64), start, space);
+    page_ = std::make_unique<shm::SessionPage>(shm::SessionPage::Format(
+        {static_cast<std::byte*>(start), shm::SessionPage::BytesFor(64)}, 64));
+    page_->RaiseSlotsInUse(1);
+    bench_->ns->AttachPage(page_.get());
+    index_ = shm::IndexView(bench_->ns->index_memory());
+  }
+  void TearDown(const benchmark::State&) override {
+    bench_->ns->DetachPage(page_.get());
+    bench_.reset();
+  }
+
+ protected:
+  shm::FindResult Find(const std::string& key) {
+    const Hash128 hash = HashKey(index_.header().hash_seed, bench_->fingerprint, key);
+    return shm::FindAndPin(index_, hash, key, bench_->clock.NowMs(), page_->slot(0));
+  }
+  void Measure(benchmark::State& state, const std::vector<std::string>& keys, uint64_t spread,
+               shm::FindOutcome expected) {
+    uint64_t x = 1;
+    for (auto _ : state) {
+      x = x * 6364136223846793005u + 1442695040888963407u;
+      const shm::FindResult found = Find(keys[(x >> 33) % spread]);
+      if (found.outcome != expected) {
+        state.SkipWithError("wrong answer");
+        break;
+      }
+      if (found.outcome == shm::FindOutcome::kPinned) {
+        benchmark::DoNotOptimize(found.record->offset());
+        shm::Unpin(page_->slot(0));
+      }
+    }
+    state.SetItemsProcessed(state.iterations());
+  }
+
+  std::unique_ptr<BenchStore> bench_;
+  std::vector<std::string> keys_, absent_;
+  std::vector<uint64_t> memory_;
+  std::unique_ptr<shm::SessionPage> page_;
+  shm::IndexView index_;
+};
+
+BENCHMARK_F(SharedIndex, HitHot)(benchmark::State& state) {
+  Measure(state, keys_, 16, shm::FindOutcome::kPinned);
+}
+BENCHMARK_F(SharedIndex, HitRandom)(benchmark::State& state) {
+  Measure(state, keys_, kObjects, shm::FindOutcome::kPinned);
+}
+BENCHMARK_F(SharedIndex, MissRandom)(benchmark::State& state) {
+  Measure(state, absent_, kObjects, shm::FindOutcome::kMiss);
+}
+
+}  // namespace
+}  // namespace infercache::store
