@@ -3,10 +3,10 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)
+find_package(Protobuf REQUIRED)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
 
 if(INFERCACHE_WITH_GRPC)
-  find_package(Protobuf REQUIRED)
   find_package(gRPC CONFIG REQUIRED)
   find_package(spdlog REQUIRED)
   find_package(fmt REQUIRED)

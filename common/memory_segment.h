@@ -17,16 +17,31 @@
 
 namespace infercache {
 
+// What memory is made of. Larger pages make page tables, and every client's first touch of a
+// mapping, smaller.
+enum class PageKind : uint8_t { k4k, kThp, kHugetlb };
+// "4k", "thp", "hugetlb".
+const char* PageKindName(PageKind kind);
+
+// What was asked for. kAuto: hugetlb if enough pages are reserved, else THP if the kernel gives them
+// to shared memory on request, else 4 KiB.
+enum class PageChoice : uint8_t { kAuto, k4k, kThp, kHugetlb };
+
+inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
+
+// What kAuto is for segments of `bytes` in all, as the machine is now.
+PageKind ChoosePages(uint64_t bytes);
+
 // Owns mapping and descriptor. Movable; not thread-safe (the bytes are the caller's business).
 class MemorySegment {
  public:
   enum class Access { kWritableForOthers, kReadOnlyForOthers };
 
   // A zeroed segment of `size` bytes, rounded up to whole pages, mode 0600. Pages cost nothing
-  // until they are touched. `name` shows in /proc/PID/maps. RESOURCE_EXHAUSTED or INTERNAL name the
-  // system call.
-  static absl::StatusOr<MemorySegment> Create(const std::string& name, uint64_t size,
-                                              Access access);
+  // until they are touched (huge ones are reserved at once). `name` shows in /proc/PID/maps.
+  // RESOURCE_EXHAUSTED or INTERNAL name the system call.
+  static absl::StatusOr<MemorySegment> Create(const std::string& name, uint64_t size, Access access,
+                                              PageKind pages = PageKind::k4k);
 
   MemorySegment() = default;
   MemorySegment(MemorySegment&& other) noexcept;
@@ -36,6 +51,10 @@ class MemorySegment {
   // Backs every page with memory now, so that no later access can fail: a page fault that cannot be
   // served is a SIGBUS, not an error. RESOURCE_EXHAUSTED if there is not enough.
   absl::Status Populate();
+  // Keeps the pages in memory. RESOURCE_EXHAUSTED names the limit on locked memory.
+  absl::Status Lock();
+  // Another descriptor of the same bytes, with which they can only be mapped for reading.
+  absl::StatusOr<UniqueFd> OpenReadOnly() const;
 
   std::span<std::byte> bytes() const { return {base_, size_}; }
   int fd() const { return fd_.get(); }

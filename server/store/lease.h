@@ -17,6 +17,12 @@ namespace infercache::store {
 
 class Namespace;
 
+// Where an object's bytes lie, for whoever maps the arena.
+struct Place {
+  uint32_t chunk = 0;
+  uint64_t offset = 0;
+};
+
 // A reservation: bytes that nobody else can see. Destroyed uncommitted = aborted.
 class WriteLease {
  public:
@@ -27,6 +33,10 @@ class WriteLease {
   // The object's bytes, all parts back to back; uninitialized until written. Valid until Commit or
   // destruction. Writing needs no lock.
   std::span<std::byte> bytes() const { return bytes_; }
+  Place place() const;
+  // The writer's session is over, its process may not be: nobody may have the bytes before this is
+  // destroyed, and the books call them quarantined. REQUIRES: it will not be committed.
+  void Quarantine();
 
  private:
   friend class Namespace;
@@ -45,6 +55,7 @@ class ReadLease {
   ~ReadLease();
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  Place place() const;
   std::string_view key() const;
   // Without parent_key, which the store does not keep; ttl_ms is what is left, 0 = never expires.
   ObjectInfo info() const;

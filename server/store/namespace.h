@@ -18,13 +18,19 @@
 #include "common/hash.h"
 #include "infercache/types.h"
 #include "server/store/events.h"
+#include "common/memory_segment.h"
+#include "common/unique_fd.h"
+#include "server/store/client_page.h"
 #include "server/store/lease.h"
 
-namespace infercache::shm {
-class SessionPage;
-}
-
 namespace infercache::store {
+
+// Who may do something over the same-host lane. The store only keeps it.
+struct LocalAccess {
+  bool everyone = true;         // whoever can open the socket
+  std::vector<uint32_t> users;  // else these uids
+  std::vector<uint32_t> groups; // and these gids
+};
 
 // Largest host arena chunk, and so the largest object.
 inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
@@ -40,6 +46,11 @@ struct NamespaceSpec {
   // read of the bytes.
   bool checksums = false;
   bool grpc_open = false;  // loopback peers need no credential; the store only keeps it
+  LocalAccess local_users;
+  LocalAccess local_writers;  // of those who are users
+  // Writers of the same-host lane may have writable mappings of the arena. If not, the kernel
+  // refuses them to everybody and the daemon copies what they send.
+  bool writable_by_clients = true;
 };
 
 // The quota under which `objects` live objects of `object_bytes` each fit in chunks of
@@ -75,11 +86,22 @@ struct ListPage {
   bool more = false;
 };
 
+// Bytes by how long they have been waiting to be free.
+struct AgedBytes {
+  uint64_t below_1s = 0, below_10s = 0, below_60s = 0, older = 0;
+
+  void Add(uint64_t bytes, uint64_t age_ms);
+};
+
 // Counters are totals since creation; gauges are a snapshot, each exact, together only nearly.
 struct NamespaceStats {
   uint64_t quota_bytes = 0, used_bytes = 0, reserved_bytes = 0, visible_bytes = 0, limbo_bytes = 0;
   uint64_t objects = 0, max_objects = 0, reservations = 0, pins = 0;
-  uint64_t hits = 0, misses = 0, hit_bytes = 0;
+  uint64_t hits = 0, misses = 0, hit_bytes = 0;  // by the daemon itself
+  ClientCounters client;                         // by clients, in shared memory
+  uint64_t client_pages = 0, client_pins = 0;
+  uint64_t quarantined_bytes = 0;  // part of reserved_bytes: the writer's session is over
+  AgedBytes limbo_age;
   uint64_t stored = 0, exists = 0, refused = 0, erased = 0, expired = 0;
   uint64_t evicted = 0, evicted_bytes = 0;
   uint64_t integrity_failures = 0;
@@ -128,13 +150,31 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   NamespaceStats Stats() const;
   bool closed() const;
 
-  // --- For the same-host lane and its tests ---
-  // `page`'s pins count from here until Detach. It outlives the attachment.
-  void AttachPage(shm::SessionPage* page);
-  void DetachPage(shm::SessionPage* page);
-  // The index segment as readers map it, and the arena chunks by segment number.
+  // --- For the same-host lane ---
+  // `page`'s pins count from here until Detach, and its touches are applied when victims are
+  // looked for.
+  void AttachPage(std::shared_ptr<ClientPage> page);
+  // What the client left in its rings and counters is taken in first. No-op if not attached.
+  void DetachPage(const std::shared_ptr<ClientPage>& page);
+  // Applies at most `limit` of the page's touches to the recency of what they name. Returns how
+  // many it took; fewer than `limit` = there are no more.
+  size_t DrainTouches(ClientPage& page, size_t limit);
+  // What the page's slots hold right now.
+  struct PinUse {
+    uint64_t pins = 0;
+    uint64_t bytes = 0;
+  };
+  PinUse PinsOf(const ClientPage& page) const;
+
+  // The index segment and the arena, for clients to map. Chunks have one size; a record's segment
+  // is the number of its chunk.
   std::span<std::byte> index_memory() const;
+  int index_fd() const;  // owned by the namespace
   std::vector<std::span<std::byte>> arena_chunks() const;
+  // A descriptor through which `chunk` can be mapped; for writing only if `writable`. INTERNAL names
+  // the system call that failed. REQUIRES: `chunk` exists; writable only if the spec permits it.
+  absl::StatusOr<UniqueFd> OpenChunk(uint32_t chunk, bool writable) const;
+  PageKind page_kind() const;  // of the arena
 
  private:
   friend class Store;

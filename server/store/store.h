@@ -30,6 +30,8 @@ struct StoreOptions {
   // chunks of at most this size.
   uint64_t chunk_bytes = kDefaultChunkBytes;
   uint32_t shards = 64;  // per namespace; a power of two
+  PageChoice arena_pages = PageChoice::kAuto;
+  bool lock_memory = false;  // mlock the arenas: never swapped out
   // A thread that keeps the free reserve, expires and reaps. Off in tests that call Maintain().
   bool background = true;
 };

@@ -1,0 +1,80 @@
+// Frames over a Unix stream socket, with descriptors beside them: how the same-host lane talks.
+//
+//   0        4        5            8
+//   +--------+--------+------------+------------------+
+//   | u32 n  | u8 fds | 0, 0, 0    | n bytes of body  |     integers little-endian
+//   +--------+--------+------------+------------------+
+//
+// The descriptors (SCM_RIGHTS) travel with the header's first byte. Neither class owns the socket,
+// which is non-blocking. Not thread-safe: one user of each at a time.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/limits.h"
+#include "common/unique_fd.h"
+
+namespace infercache {
+
+inline constexpr size_t kFrameHeaderBytes = 8;
+
+// Takes a stream apart into frames.
+class FrameReader {
+ public:
+  // `body` is valid during the call. An error ends Read and is its result.
+  using OnFrame = absl::FunctionRef<absl::Status(std::string_view body, std::vector<UniqueFd> fds)>;
+
+  // A peer that sends more than `max_descriptors` beside a frame breaks the protocol; whatever it
+  // sends is closed.
+  explicit FrameReader(int max_descriptors) : max_descriptors_(max_descriptors) {}
+
+  // Reads what the socket has, but not much more than `budget` bytes, and hands out whole frames.
+  // True: it read all there was. False: there may be more. UNAVAILABLE: the peer has closed, between
+  // two frames (message "closed") or inside one. INVALID_ARGUMENT: the stream breaks the protocol,
+  // and the message says how. After an error the reader is of no use any more.
+  absl::StatusOr<bool> Read(int socket, size_t budget, OnFrame on_frame);
+
+ private:
+  absl::StatusOr<size_t> Receive(int socket, size_t room);
+  absl::Status Deliver(OnFrame on_frame);
+
+  const int max_descriptors_;
+  std::string buffer_;   // from the first byte of a frame on
+  size_t filled_ = 0;    // bytes of buffer_ that were received
+  std::deque<UniqueFd> fds_;  // received, not yet claimed by a frame
+};
+
+// Sends frames in order, as far as the socket takes them.
+class FrameWriter {
+ public:
+  // Queues a frame. REQUIRES: body of at most kMaxFrameBytes, at most kMaxFrameDescriptors fds,
+  // which stay open until they are sent and are then closed here.
+  void Add(std::string_view body, std::vector<UniqueFd> fds = {});
+  // True: everything is sent. False: the socket is full. UNAVAILABLE: the peer is gone.
+  absl::StatusOr<bool> Flush(int socket);
+
+  bool empty() const { return queue_.empty(); }
+  size_t unsent_bytes() const { return unsent_bytes_; }
+
+ private:
+  struct Chunk {
+    std::string bytes;
+    std::vector<UniqueFd> fds;  // to go with the first byte
+  };
+
+  std::deque<Chunk> queue_;
+  size_t sent_ = 0;  // of the first chunk
+  size_t unsent_bytes_ = 0;
+};
+
+}  // namespace infercache
