@@ -39,9 +39,9 @@ class FrameReader {
   explicit FrameReader(int max_descriptors) : max_descriptors_(max_descriptors) {}
 
   // Reads what the socket has, but not much more than `budget` bytes, and hands out whole frames.
-  // True: it read all there was. False: there may be more. UNAVAILABLE: the peer has closed, between
-  // two frames (message "closed") or inside one. INVALID_ARGUMENT: the stream breaks the protocol,
-  // and the message says how. After an error the reader is of no use any more.
+  // True: it read all there was. False: there may be more. UNAVAILABLE: the peer has closed,
+  // between two frames (message "closed") or inside one. INVALID_ARGUMENT: the stream breaks the
+  // protocol, and the message says how. After an error the reader is of no use any more.
   absl::StatusOr<bool> Read(int socket, size_t budget, OnFrame on_frame);
 
  private:
@@ -49,8 +49,8 @@ class FrameReader {
   absl::Status Deliver(OnFrame on_frame);
 
   const int max_descriptors_;
-  std::string buffer_;   // from the first byte of a frame on
-  size_t filled_ = 0;    // bytes of buffer_ that were received
+  std::string buffer_;        // from the first byte of a frame on
+  size_t filled_ = 0;         // bytes of buffer_ that were received
   std::deque<UniqueFd> fds_;  // received, not yet claimed by a frame
 };
 

@@ -32,13 +32,14 @@ inline constexpr uint32_t kDefaultPinSlots = 1'024;
 inline constexpr uint32_t kMaxPinSlots = 65'536;
 
 // The same-host lane (local.proto).
-inline constexpr uint32_t kMaxFrameBytes = 1 << 20;       // of a frame's body
-inline constexpr int kMaxFrameDescriptors = 8;            // beside one frame
-inline constexpr size_t kMaxItemsPerFrame = 4'096;        // keys, reservations, puts
-inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;    // a value that travels in a PutInline
-inline constexpr uint64_t kMaxWriteBytes = 512 * 1024;    // of one Write
+inline constexpr uint32_t kMaxFrameBytes = 1 << 20;     // of a frame's body
+inline constexpr int kMaxFrameDescriptors = 8;          // beside one frame
+inline constexpr size_t kMaxItemsPerFrame = 4'096;      // keys, reservations, puts
+inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels in a PutInline
+inline constexpr uint64_t kMaxWriteBytes = 512 * 1024;  // of one Write
 inline constexpr size_t kMaxReservationsPerSession = 65'536;
-inline constexpr size_t kMaxLeasesPerSession = 4'096;     // held by Lookup
-inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8} << 20;  // answers a client does not read
+inline constexpr size_t kMaxLeasesPerSession = 4'096;  // held by Lookup
+inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8}
+                                                    << 20;  // answers a client does not read
 
 }  // namespace infercache

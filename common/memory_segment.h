@@ -23,8 +23,8 @@ enum class PageKind : uint8_t { k4k, kThp, kHugetlb };
 // "4k", "thp", "hugetlb".
 const char* PageKindName(PageKind kind);
 
-// What was asked for. kAuto: hugetlb if enough pages are reserved, else THP if the kernel gives them
-// to shared memory on request, else 4 KiB.
+// What was asked for. kAuto: hugetlb if enough pages are reserved, else THP if the kernel gives
+// them to shared memory on request, else 4 KiB.
 enum class PageChoice : uint8_t { kAuto, k4k, kThp, kHugetlb };
 
 inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;

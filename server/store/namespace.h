@@ -16,20 +16,20 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/hash.h"
-#include "infercache/types.h"
-#include "server/store/events.h"
 #include "common/memory_segment.h"
 #include "common/unique_fd.h"
+#include "infercache/types.h"
 #include "server/store/client_page.h"
+#include "server/store/events.h"
 #include "server/store/lease.h"
 
 namespace infercache::store {
 
 // Who may do something over the same-host lane. The store only keeps it.
 struct LocalAccess {
-  bool everyone = true;         // whoever can open the socket
-  std::vector<uint32_t> users;  // else these uids
-  std::vector<uint32_t> groups; // and these gids
+  bool everyone = true;          // whoever can open the socket
+  std::vector<uint32_t> users;   // else these uids
+  std::vector<uint32_t> groups;  // and these gids
 };
 
 // Largest host arena chunk, and so the largest object.
@@ -171,8 +171,9 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   std::span<std::byte> index_memory() const;
   int index_fd() const;  // owned by the namespace
   std::vector<std::span<std::byte>> arena_chunks() const;
-  // A descriptor through which `chunk` can be mapped; for writing only if `writable`. INTERNAL names
-  // the system call that failed. REQUIRES: `chunk` exists; writable only if the spec permits it.
+  // A descriptor through which `chunk` can be mapped; for writing only if `writable`. INTERNAL
+  // names the system call that failed. REQUIRES: `chunk` exists; writable only if the spec permits
+  // it.
   absl::StatusOr<UniqueFd> OpenChunk(uint32_t chunk, bool writable) const;
   PageKind page_kind() const;  // of the arena
 
