@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +21,9 @@
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21 << 26)
 #endif
 
 namespace infercache {
@@ -32,19 +37,77 @@ absl::Status SystemError(const char* call, uint64_t size) {
                      : absl::ErrnoToStatus(error, what);
 }
 
+constexpr char kHugePagesDirectory[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
+
+uint64_t ReadNumber(const std::string& path) {
+  uint64_t number = 0;
+  std::ifstream(path) >> number;  // stays 0 where there is no such file
+  return number;
+}
+
+uint64_t FreeHugePages() {
+  const uint64_t free = ReadNumber(absl::StrCat(kHugePagesDirectory, "free_hugepages"));
+  return free - std::min(free, ReadNumber(absl::StrCat(kHugePagesDirectory, "resv_hugepages")));
+}
+
+// Whether madvise(MADV_HUGEPAGE) does anything for a memfd.
+bool SharedMemoryMayBeThp() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string choice;
+  while (file >> choice) {
+    if (choice.front() == '[') return choice != "[never]" && choice != "[deny]";
+  }
+  return false;
+}
+
 }  // namespace
 
+const char* PageKindName(PageKind kind) {
+  switch (kind) {
+    case PageKind::k4k:
+      return "4k";
+    case PageKind::kThp:
+      return "thp";
+    case PageKind::kHugetlb:
+      return "hugetlb";
+  }
+  return "unknown";
+}
+
+PageKind ChoosePages(PageChoice choice, uint64_t bytes) {
+  switch (choice) {
+    case PageChoice::k4k:
+      return PageKind::k4k;
+    case PageChoice::kThp:
+      return PageKind::kThp;
+    case PageChoice::kHugetlb:
+      return PageKind::kHugetlb;
+    case PageChoice::kAuto:
+      break;
+  }
+  if (bytes < kHugePageBytes) return PageKind::k4k;
+  const uint64_t pages = (bytes + kHugePageBytes - 1) / kHugePageBytes;
+  if (FreeHugePages() >= pages) return PageKind::kHugetlb;
+  return SharedMemoryMayBeThp() ? PageKind::kThp : PageKind::k4k;
+}
+
 absl::StatusOr<MemorySegment> MemorySegment::Create(const std::string& name, uint64_t size,
-                                                    Access access) {
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+                                                    Access access, PageKind pages) {
+  const bool huge = pages == PageKind::kHugetlb;
+  const uint64_t page = huge ? kHugePageBytes : static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   size = (size + page - 1) / page * page;
-  UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  const unsigned huge_flags = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+  UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | huge_flags));
   if (!fd.valid()) return SystemError("memfd_create", size);
   if (fchmod(fd.get(), 0600) != 0) return SystemError("fchmod", size);
   if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return SystemError("ftruncate", size);
-  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
+  // Huge pages are reserved here or refused; a fault that finds none would be a SIGBUS.
+  const int reserve = huge ? 0 : MAP_NORESERVE;
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | reserve, fd.get(), 0);
   if (base == MAP_FAILED) return SystemError("mmap", size);
   MemorySegment segment(std::move(fd), static_cast<std::byte*>(base), size);
+  // A wish: where the kernel has no huge page at hand, small ones do.
+  if (pages == PageKind::kThp) (void)madvise(base, size, MADV_HUGEPAGE);
   int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
   // Only after our own writable mapping stands: from here on nobody can make another.
   if (access == Access::kReadOnlyForOthers) seals |= F_SEAL_FUTURE_WRITE;
@@ -89,6 +152,19 @@ absl::Status MemorySegment::Populate() {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status MemorySegment::Lock() {
+  if (mlock(base_, size_) == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("mlock of a ", size_, "-byte memory segment: ", strerror(errno),
+                   "; RLIMIT_MEMLOCK bounds what a process may lock"));
+}
+
+absl::StatusOr<UniqueFd> MemorySegment::OpenReadOnly() const {
+  UniqueFd fd(open(absl::StrCat("/proc/self/fd/", fd_.get()).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return SystemError("open for reading", size_);
+  return fd;
 }
 
 }  // namespace infercache

@@ -34,6 +34,7 @@ class IndexSegment {
 
   const shm::IndexView& view() const { return view_; }
   std::span<std::byte> memory() const { return segment_.bytes(); }
+  int fd() const { return segment_.fd(); }
   uint32_t shard_of(const Hash128& hash) const {
     return view_.bucket_of(hash) / buckets_per_shard_;
   }

@@ -21,6 +21,13 @@ WriteLease& WriteLease::operator=(WriteLease&& other) noexcept {
   return *this;
 }
 
+Place WriteLease::place() const {
+  const shm::Record& record = namespace_->impl_->index().record(record_);
+  return {record.segment(), record.offset()};
+}
+
+void WriteLease::Quarantine() { namespace_->impl_->Quarantine(record_); }
+
 WriteLease::~WriteLease() {
   if (namespace_ != nullptr) namespace_->Abort(record_);
 }
@@ -41,6 +48,11 @@ ReadLease& ReadLease::operator=(ReadLease&& other) noexcept {
 
 ReadLease::~ReadLease() {
   if (namespace_ != nullptr) namespace_->Unpin(record_);
+}
+
+Place ReadLease::place() const {
+  const shm::Record& record = namespace_->impl_->index().record(record_);
+  return {record.segment(), record.offset()};
 }
 
 std::string_view ReadLease::key() const {

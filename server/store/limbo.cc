@@ -4,26 +4,34 @@
 
 namespace infercache::store {
 
-void Limbo::Attach(shm::SessionPage* page) {
+void Limbo::Attach(std::shared_ptr<ClientPage> page) {
   MutexLock lock(&mu_);
-  pages_.push_back(page);
+  pages_.push_back(std::move(page));
   page_count_.store(pages_.size(), std::memory_order_seq_cst);
 }
 
-void Limbo::Detach(shm::SessionPage* page) {
+bool Limbo::Detach(const ClientPage* page) {
   MutexLock lock(&mu_);
-  std::erase(pages_, page);
+  const size_t gone = std::erase_if(pages_, [page](const auto& p) { return p.get() == page; });
   page_count_.store(pages_.size(), std::memory_order_seq_cst);
+  return gone != 0;
 }
 
-std::vector<uint32_t> Limbo::Add(std::span<const uint32_t> records, PinnedHere pinned_here) {
+std::vector<std::shared_ptr<ClientPage>> Limbo::Pages() const {
+  if (!has_pages()) return {};
+  MutexLock lock(&mu_);
+  return pages_;
+}
+
+std::vector<uint32_t> Limbo::Add(std::span<const uint32_t> records, uint64_t now_ms,
+                                 PinnedHere pinned_here) {
   std::vector<uint32_t> free;
   MutexLock lock(&mu_);
   for (const uint32_t record : records) {
     if (pages_.empty() && !pinned_here(record)) {
       free.push_back(record);
     } else {
-      waiting_.insert(record);
+      waiting_.emplace(record, now_ms);
     }
   }
   return free;
@@ -37,14 +45,13 @@ bool Limbo::TakeUnpinned(uint32_t record, PinnedHere pinned_here) {
 PinnedSet Limbo::ScanLocked() const {
   std::vector<uint32_t> pinned;
   uint32_t highest = 0;
-  for (const shm::SessionPage* page : pages_) {
-    const uint32_t in_use = page->slots_in_use();
-    for (uint32_t i = 0; i < in_use; ++i) {
-      const uint32_t record = shm::PinnedRecord(page->slot(i).load(std::memory_order_seq_cst));
-      if (record == 0 || record > record_capacity_) continue;  // the page is the client's to spoil
+  for (const auto& page : pages_) {
+    page->ForEachPin([&](uint64_t pin) {
+      const uint32_t record = shm::PinnedRecord(pin);
+      if (record == 0 || record > record_capacity_) return;  // the page is the client's to spoil
       pinned.push_back(record);
       highest = std::max(highest, record);
-    }
+    });
   }
   PinnedSet set;
   if (!pinned.empty()) set.words_.resize(highest / 64 + 1);
@@ -57,12 +64,18 @@ std::vector<uint32_t> Limbo::Collect(PinnedHere pinned_here) {
   MutexLock lock(&mu_);
   if (waiting_.empty()) return free;
   const PinnedSet pinned = ScanLocked();
-  absl::erase_if(waiting_, [&](uint32_t record) {
+  absl::erase_if(waiting_, [&](const auto& waiting) {
+    const uint32_t record = waiting.first;
     if (pinned.Contains(record) || pinned_here(record)) return false;
     free.push_back(record);
     return true;
   });
   return free;
+}
+
+std::vector<std::pair<uint32_t, uint64_t>> Limbo::Waiting() const {
+  MutexLock lock(&mu_);
+  return {waiting_.begin(), waiting_.end()};
 }
 
 PinnedSet Limbo::Scan() const {

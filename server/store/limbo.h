@@ -6,14 +6,16 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "common/mutex.h"
-#include "common/shm/session_page.h"
+#include "server/store/client_page.h"
 
 namespace infercache::store {
 
@@ -40,16 +42,19 @@ class Limbo {
   // Records are numbered up to `record_capacity`.
   explicit Limbo(uint32_t record_capacity) : record_capacity_(record_capacity) {}
 
-  // `page` outlives the attachment. Its pins count from here until Detach.
-  void Attach(shm::SessionPage* page);
-  void Detach(shm::SessionPage* page);
+  // `page`'s pins count from here until Detach.
+  void Attach(std::shared_ptr<ClientPage> page);
+  // False if it was not attached.
+  bool Detach(const ClientPage* page);
+  std::vector<std::shared_ptr<ClientPage>> Pages() const;
   // Without pages a record is free as soon as the daemon's own pins are gone, with no scan.
   bool has_pages() const { return page_count_.load(std::memory_order_seq_cst) != 0; }
 
-  // Takes in records that have left the index. Returns those that can be freed at once, which it
-  // did not take. REQUIRES: each is unlinked and its generation is already odd (seq_cst), so that a
-  // scan which begins after this call, and a page attached after it, decide rightly.
-  std::vector<uint32_t> Add(std::span<const uint32_t> records, PinnedHere pinned_here);
+  // Takes in records that have left the index at `now_ms`. Returns those that can be freed at once,
+  // which it did not take. REQUIRES: each is unlinked and its generation is already odd (seq_cst),
+  // so that a scan which begins after this call, and a page attached after it, decide rightly.
+  std::vector<uint32_t> Add(std::span<const uint32_t> records, uint64_t now_ms,
+                            PinnedHere pinned_here);
   // After the daemon's last pin of a waiting record is gone: true if it can be freed, and no longer
   // waits. False leaves it to Collect.
   bool TakeUnpinned(uint32_t record, PinnedHere pinned_here);
@@ -58,6 +63,8 @@ class Limbo {
 
   // A scan for choosing victims: who is pinned right now.
   PinnedSet Scan() const;
+  // The records that wait and when they came.
+  std::vector<std::pair<uint32_t, uint64_t>> Waiting() const;
 
  private:
   PinnedSet ScanLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -66,8 +73,8 @@ class Limbo {
   std::atomic<size_t> page_count_{0};  // of pages_; changed under mu_
 
   mutable Mutex mu_;
-  std::vector<shm::SessionPage*> pages_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_set<uint32_t> waiting_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::shared_ptr<ClientPage>> pages_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<uint32_t, uint64_t> waiting_ ABSL_GUARDED_BY(mu_);  // to when they came
 };
 
 }  // namespace infercache::store

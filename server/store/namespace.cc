@@ -89,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(Namespa
   ASSIGN_OR_RETURN(IndexSegment segment, IndexSegment::Create(options));
   auto index = std::make_unique<IndexSegment>(std::move(segment));
   ASSIGN_OR_RETURN(std::unique_ptr<Space> space,
-                   Space::Create(spec.name, environment.arena, *index));
+                   Space::Create(spec.name, environment.arena, environment.memory, *index));
   return std::unique_ptr<Impl>(
       new Impl(std::move(spec), std::move(environment), std::move(index), std::move(space)));
 }
@@ -422,7 +422,7 @@ ObjectInfo Namespace::Impl::InfoOf(const shm::Record& record) const {
   return info;
 }
 
-NamespaceStats Namespace::Impl::Stats() const {
+NamespaceStats Namespace::Impl::Stats() {
   NamespaceStats s;
   const SpaceUse use = space_->FullUse();
   s.quota_bytes = use.total_bytes;
@@ -430,6 +430,8 @@ NamespaceStats Namespace::Impl::Stats() const {
   s.visible_bytes = use.visible_bytes;
   s.limbo_bytes = use.limbo_bytes;
   s.used_bytes = use.reserved_bytes + use.visible_bytes + use.limbo_bytes;
+  s.quarantined_bytes = use.quarantined_bytes;
+  s.limbo_age = space_->LimboByAge(limbo_.Waiting(), now_ms());
   s.objects = use.visible;
   s.max_objects = spec_.max_objects;
   s.reservations = use.reserved;
@@ -444,6 +446,11 @@ NamespaceStats Namespace::Impl::Stats() const {
     saved_ms += shard->saved_compute_ms;
   }
   s.saved_compute_us = static_cast<uint64_t>(std::min(saved_ms * 1000, 1e19));
+  s.client = TakeCounters();
+  for (const auto& page : limbo_.Pages()) {
+    ++s.client_pages;
+    page->ForEachPin([&s](uint64_t) { ++s.client_pins; });
+  }
   s.stored = stored_.load(std::memory_order_relaxed);
   s.refused = refused_.load(std::memory_order_relaxed);
   s.erased = erased_.load(std::memory_order_relaxed);
@@ -495,8 +502,17 @@ ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix
 }
 bool Namespace::Maintain() { return impl_->Maintain(); }
 NamespaceStats Namespace::Stats() const { return impl_->Stats(); }
-void Namespace::AttachPage(shm::SessionPage* page) { impl_->AttachPage(page); }
-void Namespace::DetachPage(shm::SessionPage* page) { impl_->DetachPage(page); }
+void Namespace::AttachPage(std::shared_ptr<ClientPage> page) { impl_->AttachPage(std::move(page)); }
+void Namespace::DetachPage(const std::shared_ptr<ClientPage>& page) { impl_->DetachPage(*page); }
+size_t Namespace::DrainTouches(ClientPage& page, size_t limit) {
+  return impl_->DrainTouches(page, limit);
+}
+Namespace::PinUse Namespace::PinsOf(const ClientPage& page) const { return impl_->PinsOf(page); }
+absl::StatusOr<UniqueFd> Namespace::OpenChunk(uint32_t chunk, bool writable) const {
+  return impl_->OpenChunk(chunk, writable);
+}
+PageKind Namespace::page_kind() const { return impl_->page_kind(); }
+int Namespace::index_fd() const { return impl_->index_fd(); }
 std::span<std::byte> Namespace::index_memory() const { return impl_->index_memory(); }
 std::vector<std::span<std::byte>> Namespace::arena_chunks() const {
   return impl_->space().chunks();

@@ -19,6 +19,7 @@
 #include "common/memory_segment.h"
 #include "common/unique_fd.h"
 #include "infercache/types.h"
+#include "server/store/aged_bytes.h"
 #include "server/store/client_page.h"
 #include "server/store/events.h"
 #include "server/store/lease.h"
@@ -84,13 +85,6 @@ struct ListEntry {
 struct ListPage {
   std::vector<ListEntry> entries;  // in byte order of the key
   bool more = false;
-};
-
-// Bytes by how long they have been waiting to be free.
-struct AgedBytes {
-  uint64_t below_1s = 0, below_10s = 0, below_60s = 0, older = 0;
-
-  void Add(uint64_t bytes, uint64_t age_ms);
 };
 
 // Counters are totals since creation; gauges are a snapshot, each exact, together only nearly.

@@ -1,11 +1,15 @@
-// The inside of a namespace. Its methods are spread over three files by what they are about:
-// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), listing.cc (List, Flush).
+// The inside of a namespace. Its methods are spread over four files by what they are about:
+// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), clients.cc (the pages of the
+// same-host lane), listing.cc (List, Flush).
 //
 // Lock order, outermost first; a thread holds at most one of each row and takes them downwards
 // only:
 //   evict_mu_, sweep_mu_ (never both)         who looks for victims; the expiry sweep's cursor
+//   a ClientPage's lock on its rings          who takes touches out of them
 //   Shard::mu                                 one shard; never two
-//   Space's lock, Limbo's lock                leaves; never both
+//   Space's lock, Limbo's lock                leaves; never both; nor client_counters_mu_ and a
+//                                             ClientPage's lock on its counters, one after the
+//                                             other
 // Nothing under any of them touches a value byte, does I/O, logs or calls the observer.
 
 #pragma once
@@ -41,6 +45,7 @@ class Namespace::Impl {
     std::function<void()> wake_maintenance;  // may be empty; called from any thread
     uint32_t shards;
     ArenaGeometry arena;  // of spec.quota_bytes
+    ArenaMemory memory;
   };
 
   // `spec` has been checked and its defaults filled in.
@@ -51,6 +56,7 @@ class Namespace::Impl {
   absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec);
   absl::StatusOr<CommitOutcome> Commit(uint32_t record);
   void Abort(uint32_t record);
+  void Quarantine(uint32_t record) { space_->Quarantine(record); }
   // The pinned record, 0 for a miss.
   uint32_t Lookup(const ObjectId& id);
   void Unpin(uint32_t record);
@@ -59,13 +65,20 @@ class Namespace::Impl {
   bool Verify(uint32_t record);
   std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
   bool Erase(const ObjectId& id);
-  NamespaceStats Stats() const;
+  NamespaceStats Stats();
   void Close();
 
   // --- reclaim.cc ---
   bool Maintain();
-  void AttachPage(shm::SessionPage* page) { limbo_.Attach(page); }
-  void DetachPage(shm::SessionPage* page);
+
+  // --- clients.cc ---
+  void AttachPage(std::shared_ptr<ClientPage> page) { limbo_.Attach(std::move(page)); }
+  void DetachPage(ClientPage& page);
+  size_t DrainTouches(ClientPage& page, size_t limit);
+  PinUse PinsOf(const ClientPage& page) const;
+  absl::StatusOr<UniqueFd> OpenChunk(uint32_t chunk, bool writable) const;
+  PageKind page_kind() const { return environment_.memory.pages; }
+  int index_fd() const { return index_.fd(); }
 
   // --- listing.cc ---
   uint64_t Flush(std::string_view key_prefix);
@@ -140,6 +153,12 @@ class Namespace::Impl {
   std::optional<Room> EvictAndAllocate(uint64_t size, uint64_t meta_size,
                                        std::vector<Event>* events) ABSL_LOCKS_EXCLUDED(evict_mu_);
   bool PinnedHere(uint32_t record) const;
+  // Applies what clients have touched, at most `limit` touches in all.
+  void DrainAllTouches(size_t limit);
+  void ApplyTouch(uint64_t touch);
+  // Adds what the pages counted to client_counters_, and returns the totals.
+  ClientCounters TakeCounters() ABSL_LOCKS_EXCLUDED(client_counters_mu_);
+  void AddCounters(const ClientCounters& counters) ABSL_LOCKS_EXCLUDED(client_counters_mu_);
   void ToLimbo(const Removed& removed);
   void Announce(std::span<const Event> events);
   // Frees what nobody names any more.
@@ -196,6 +215,11 @@ class Namespace::Impl {
   std::atomic<uint64_t> stored_{0}, refused_{0};
   std::atomic<uint64_t> erased_{0}, expired_{0}, evicted_{0}, evicted_bytes_{0};
   std::atomic<uint64_t> integrity_failures_{0};
+
+  std::atomic<uint32_t> next_drained_{0};  // whose touches come first
+
+  Mutex client_counters_mu_;
+  ClientCounters client_counters_ ABSL_GUARDED_BY(client_counters_mu_);
 
   Mutex evict_mu_;
 

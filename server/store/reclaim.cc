@@ -10,6 +10,10 @@ namespace {
 constexpr size_t kMaxVictimsPerPut = 64;
 constexpr size_t kVictimsPerLock = 64;  // of upkeep, before puts have their turn
 constexpr int kLocksPerUpkeep = 16;
+// What clients have used is taken in before a victim is chosen: as much of it as a put can wait
+// for, and much more in the background.
+constexpr size_t kTouchesPerPut = 1024;
+constexpr size_t kTouchesPerUpkeep = 65'536;
 constexpr uint32_t kMinBucketsPerSweep = 4096;
 constexpr uint32_t kSweepsPerRound = 100;  // ten seconds of upkeep visit the whole index
 
@@ -45,6 +49,7 @@ std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size)
 
 std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t meta_size,
                                                       std::vector<Event>* events) {
+  DrainAllTouches(kTouchesPerPut);
   MutexLock lock(&evict_mu_);
   std::optional<PinnedSet> pinned;
   for (size_t victims = 0;;) {
@@ -148,7 +153,7 @@ void Namespace::Impl::ToLimbo(const Removed& removed) {
   if (removed.retired.empty()) return;
   space_->MoveToLimbo(removed.retired);
   const std::vector<uint32_t> free =
-      limbo_.Add(removed.retired, [this](uint32_t record) { return PinnedHere(record); });
+      limbo_.Add(removed.retired, now_ms(), [this](uint32_t r) { return PinnedHere(r); });
   if (!free.empty()) space_->FreeLimbo(free);
 }
 
@@ -174,14 +179,11 @@ void Namespace::Impl::Reap() {
   if (!free.empty()) space_->FreeLimbo(free);
 }
 
-void Namespace::Impl::DetachPage(shm::SessionPage* page) {
-  limbo_.Detach(page);
-  Reap();
-}
-
 bool Namespace::Impl::Maintain() {
   Reap();
   SweepExpired();
+  const SpaceUse use = space_->Use();
+  if (use.free_bytes < FreeReserve(use)) DrainAllTouches(kTouchesPerUpkeep);
   for (int i = 0; i < kLocksPerUpkeep; ++i) {
     if (!EvictToReserve()) return false;
   }

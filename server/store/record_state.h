@@ -29,7 +29,8 @@ struct RecordState {
       0};  // of the last use, see RecencyClock; while reserved, the TTL in ms
   std::atomic<uint16_t> shard{0};
   std::atomic<Phase> phase{Phase::kFree};
-  bool overwrite = false;  // the reservation's; constant while reserved
+  bool overwrite = false;    // the reservation's; constant while reserved
+  bool quarantined = false;  // while reserved; guarded by Space's lock
 };
 static_assert(sizeof(RecordState) == 32);
 

@@ -24,12 +24,13 @@ uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 
 void Space::StatesUnmapper::operator()(RecordState* states) const { munmap(states, bytes); }
 
-ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes) {
+ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes, PageKind pages) {
+  const uint64_t page_bytes = pages == PageKind::kHugetlb ? kHugePageBytes : kPageBytes;
   ArenaGeometry geometry;
   // Block addresses are 32 bits of granules, of which rounding up to whole chunks may use some.
   geometry.granule_bytes =
       std::max(kMinGranuleBytes, std::bit_ceil(DivideUp(quota_bytes, uint64_t{1} << 30)));
-  const uint64_t unit = std::max(kPageBytes, geometry.granule_bytes);
+  const uint64_t unit = std::max(page_bytes, geometry.granule_bytes);
   const uint64_t largest = std::max(max_chunk_bytes / unit, uint64_t{1}) * unit;
   geometry.chunk_count = std::max(DivideUp(quota_bytes, largest), uint64_t{1});
   geometry.chunk_bytes = DivideUp(DivideUp(quota_bytes, geometry.chunk_count), unit) * unit;
@@ -38,14 +39,17 @@ ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes) {
 
 absl::StatusOr<std::unique_ptr<Space>> Space::Create(const std::string& name,
                                                      const ArenaGeometry& geometry,
+                                                     const ArenaMemory& memory,
                                                      const IndexSegment& index) {
+  const auto access = memory.writable_by_clients ? MemorySegment::Access::kWritableForOthers
+                                                 : MemorySegment::Access::kReadOnlyForOthers;
   std::vector<MemorySegment> chunks;
   for (uint64_t i = 0; i < geometry.chunk_count; ++i) {
-    ASSIGN_OR_RETURN(
-        MemorySegment chunk,
-        MemorySegment::Create(absl::StrCat("infercache-arena-", name, "-", i), geometry.chunk_bytes,
-                              MemorySegment::Access::kWritableForOthers));
+    ASSIGN_OR_RETURN(MemorySegment chunk,
+                     MemorySegment::Create(absl::StrCat("infercache-arena-", name, "-", i),
+                                           geometry.chunk_bytes, access, memory.pages));
     RETURN_IF_ERROR(chunk.Populate());
+    if (memory.locked) RETURN_IF_ERROR(chunk.Lock());
     chunks.push_back(std::move(chunk));
   }
   const size_t states_bytes =
@@ -148,7 +152,44 @@ void Space::FreeReserved(uint32_t record) {
   MutexLock lock(&mu_);
   use_.reserved_bytes -= BlockBytes(record);
   --use_.reserved;
+  if (std::exchange(states_[record].quarantined, false)) {
+    use_.quarantined_bytes -= BlockBytes(record);
+  }
   Free(record);
+}
+
+void Space::Quarantine(uint32_t record) {
+  MutexLock lock(&mu_);
+  if (!std::exchange(states_[record].quarantined, true)) {
+    use_.quarantined_bytes += BlockBytes(record);
+  }
+}
+
+AgedBytes Space::LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
+                            uint64_t now_ms) const {
+  AgedBytes aged;
+  MutexLock lock(&mu_);
+  for (const auto& [record, since_ms] : waiting) {
+    // It may have been freed, and used again, since it was seen.
+    if (states_[record].phase.load(std::memory_order_relaxed) != Phase::kLimbo) continue;
+    aged.Add(BlockBytes(record), now_ms - std::min(since_ms, now_ms));
+  }
+  return aged;
+}
+
+uint64_t Space::PinnedBytes(std::span<const uint64_t> pins) const {
+  uint64_t bytes = 0;
+  MutexLock lock(&mu_);
+  for (const uint64_t pin : pins) {
+    const uint32_t record = shm::PinnedRecord(pin);
+    if (record == 0 || record > index_.view().header().record_capacity) continue;
+    // In limbo the generation is one more than it was when it could be pinned.
+    const uint64_t generation =
+        index_.view().record(record).generation.load(std::memory_order_relaxed) & ~uint64_t{1};
+    if (shm::MakePin(record, generation) != pin) continue;
+    if (states_[record].block != BlockAllocator::kNoBlock) bytes += BlockBytes(record);
+  }
+  return bytes;
 }
 
 void Space::FreeLimbo(std::span<const uint32_t> records) {

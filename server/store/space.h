@@ -11,12 +11,14 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "common/memory_segment.h"
 #include "common/mutex.h"
+#include "server/store/aged_bytes.h"
 #include "server/store/block_allocator.h"
 #include "server/store/index_segment.h"
 #include "server/store/limbo.h"
@@ -35,8 +37,9 @@ struct ArenaGeometry {
 inline constexpr uint64_t kMaxChunks = 65'535;  // a record has 16 bits for the chunk
 
 // The smallest arena of at least `quota_bytes` in chunks of at most `max_chunk_bytes` (rounded down
-// to whole granules).
-ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes);
+// to whole granules) and of whole pages.
+ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
+                        PageKind pages = PageKind::k4k);
 
 // What an object did not get room for lack of.
 enum class Shortage { kNone, kBytes, kRecordsOrKeys };
@@ -56,6 +59,7 @@ struct Room {
 struct SpaceUse {
   uint64_t total_bytes = 0, free_bytes = 0, largest_free_bytes = 0;
   uint64_t reserved_bytes = 0, visible_bytes = 0, limbo_bytes = 0;  // rounding included
+  uint64_t quarantined_bytes = 0;                                   // part of reserved_bytes
   uint64_t reserved = 0, visible = 0, limbo = 0;                    // objects
   uint64_t allocator_bytes = 0;
   uint32_t records_ever_used = 0;
@@ -67,11 +71,19 @@ struct Incarnation {
   uint64_t generation = 0;
 };
 
+// How the arena's memory is made.
+struct ArenaMemory {
+  PageKind pages = PageKind::k4k;
+  bool locked = false;
+  bool writable_by_clients = true;
+};
+
 class Space {
  public:
   // Maps and populates the arena. `index` outlives the space.
   static absl::StatusOr<std::unique_ptr<Space>> Create(const std::string& name,
                                                        const ArenaGeometry& geometry,
+                                                       const ArenaMemory& memory,
                                                        const IndexSegment& index);
 
   // Bytes that an object of `size` takes.
@@ -86,6 +98,8 @@ class Space {
   void MoveToLimbo(std::span<const uint32_t> records);
   // reserved -> free, or limbo -> free. REQUIRES: nobody reads these records any more.
   void FreeReserved(uint32_t record);
+  // A reserved record that will be freed, once its writer is known to have stopped.
+  void Quarantine(uint32_t record);
   void FreeLimbo(std::span<const uint32_t> records);
 
   // The visible, unpinned objects around `record` whose blocks, with its own and the free ones
@@ -100,6 +114,12 @@ class Space {
   SpaceUse FullUse() const;
   uint64_t total_bytes() const { return geometry_.total_bytes(); }
   std::vector<std::span<std::byte>> chunks() const;
+  const MemorySegment& chunk(uint32_t i) const { return chunks_[i]; }
+  // The bytes of those of these (record, since when) pairs that are in limbo, by their age.
+  AgedBytes LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
+                       uint64_t now_ms) const;
+  // The bytes that these pins, which may be any words, hold of visible and limbo objects.
+  uint64_t PinnedBytes(std::span<const uint64_t> pins) const;
   std::span<std::byte> BytesOf(const shm::Record& record) const;
   RecordState& state(uint32_t record) const { return states_[record]; }
   bool CheckInvariants() const;

@@ -40,7 +40,7 @@ absl::Status NoNamespace(std::string_view name) {
 }
 
 // Checks every field and fills in the defaults.
-absl::Status Complete(uint64_t chunk_bytes, NamespaceSpec* spec) {
+absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind* pages) {
   RETURN_IF_ERROR(CheckName(spec->name));
   if (spec->quota_bytes == 0) {
     return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": the quota is 0"));
@@ -50,11 +50,13 @@ absl::Status Complete(uint64_t chunk_bytes, NamespaceSpec* spec) {
                                                    spec->quota_bytes, " bytes; the limit is ",
                                                    kMaxObjectBytes * 16));
   }
-  const ArenaGeometry arena = PlanArena(spec->quota_bytes, chunk_bytes);
+  *pages = ChoosePages(options.arena_pages, spec->quota_bytes);
+  const ArenaGeometry arena = PlanArena(spec->quota_bytes, options.chunk_bytes, *pages);
   if (arena.chunk_count > kMaxChunks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "namespace ", spec->name, ": quota of ", spec->quota_bytes, " bytes takes ",
-        arena.chunk_count, " chunks of ", chunk_bytes, " bytes; the limit is ", kMaxChunks));
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace ", spec->name, ": quota of ", spec->quota_bytes, " bytes takes ",
+                     arena.chunk_count, " chunks of ", options.chunk_bytes, " bytes; the limit is ",
+                     kMaxChunks));
   }
   spec->quota_bytes = arena.total_bytes();  // what is claimed is what is mapped
   if (spec->max_objects == 0) {
@@ -135,7 +137,8 @@ Store::~Store() {
 }
 
 absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec spec) {
-  RETURN_IF_ERROR(Complete(options_.chunk_bytes, &spec));
+  PageKind pages = PageKind::k4k;
+  RETURN_IF_ERROR(Complete(options_, &spec, &pages));
   const std::string name = spec.name;
   // The name and the bytes are claimed first, the slow mapping happens without the lock.
   std::shared_ptr<void> claim;
@@ -160,7 +163,14 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
     namespaces_[name] = nullptr;  // being made
   }
   Namespace::Impl::Environment environment{
-      clock_, observer_, {}, options_.shards, PlanArena(spec.quota_bytes, options_.chunk_bytes)};
+      .clock = clock_,
+      .observer = observer_,
+      .wake_maintenance = {},
+      .shards = options_.shards,
+      .arena = PlanArena(spec.quota_bytes, options_.chunk_bytes, pages),
+      .memory = {.pages = pages,
+                 .locked = options_.lock_memory,
+                 .writable_by_clients = spec.writable_by_clients}};
   if (maintenance_ != nullptr) {
     environment.wake_maintenance = [weak = std::weak_ptr<MaintenanceThread>(maintenance_)] {
       if (const auto maintenance = weak.lock()) maintenance->Wake();

@@ -235,7 +235,7 @@ TEST_F(SharedIndex, DetachingRevokesAndTheWordInThePageOnlySaysSo) {
 // A page is the client's to spoil. Whatever it says, nothing but memory of that namespace can be
 // held.
 TEST_F(SharedIndex, GarbageInAPageHarmsNobody) {
-  const std::span<std::byte> memory = client_->page_memory();
+  const std::span<std::byte> memory = client_->daemons_page()->memory();
   std::memset(memory.data(), 0xff, memory.size());
   auto* header = reinterpret_cast<shm::SessionHeader*>(memory.data());
   header->revoked.store(0);

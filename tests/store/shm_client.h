@@ -21,23 +21,17 @@ class ShmClient {
       : namespace_(std::move(ns)),
         index_(namespace_->index_memory()),
         chunks_(namespace_->arena_chunks()),
-        memory_(new (std::align_val_t{64}) std::byte[shm::SessionPage::BytesFor(slots)]),
-        daemons_view_(
-            shm::SessionPage::Format({memory_.get(), shm::SessionPage::BytesFor(slots)}, slots)),
-        page_(daemons_view_) {
+        daemons_page_(*ClientPage::Create(slots)),
+        page_(daemons_page_->memory(), daemons_page_->slot_capacity()) {
     page_.RaiseSlotsInUse(slots);
-    namespace_->AttachPage(&daemons_view_);
-    attached_ = true;
+    namespace_->AttachPage(daemons_page_);
   }
   ~ShmClient() { Die(); }
   ShmClient(const ShmClient&) = delete;
   ShmClient& operator=(const ShmClient&) = delete;
 
   // What the daemon does when the session is over, whatever its slots say.
-  void Die() {
-    if (attached_) namespace_->DetachPage(&daemons_view_);
-    attached_ = false;
-  }
+  void Die() { namespace_->DetachPage(daemons_page_); }
 
   template <class Protocol = shm::PinProtocol>
   shm::FindResult Find(std::string_view key, uint64_t now_ms, uint32_t slot = 0,
@@ -54,22 +48,14 @@ class ShmClient {
 
   const shm::IndexView& index() const { return index_; }
   shm::SessionPage& page() { return page_; }
-  std::span<std::byte> page_memory() {
-    return {memory_.get(), shm::SessionPage::BytesFor(page_.slot_capacity())};
-  }
+  const std::shared_ptr<ClientPage>& daemons_page() { return daemons_page_; }
 
  private:
-  struct AlignedDelete {
-    void operator()(std::byte* memory) const { operator delete[](memory, std::align_val_t{64}); }
-  };
-
   const std::shared_ptr<Namespace> namespace_;
   const shm::IndexView index_;
   const std::vector<std::span<std::byte>> chunks_;
-  const std::unique_ptr<std::byte[], AlignedDelete> memory_;
-  shm::SessionPage daemons_view_;
+  const std::shared_ptr<ClientPage> daemons_page_;
   shm::SessionPage page_;
-  bool attached_ = false;
 };
 
 }  // namespace infercache::store

@@ -1,0 +1,78 @@
+#include "server/store/client_page.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/limits.h"
+#include "common/status_macros.h"
+
+namespace infercache::store {
+namespace {
+
+// Between two looks at a lane's counters, whoever moves them.
+constexpr uint64_t kMostCalls = uint64_t{1} << 40;
+constexpr uint64_t kMostOfAny = uint64_t{1} << 62;
+
+// How far a counter that its owner may set to anything has come since it was `seen`.
+uint64_t Advance(const std::atomic<uint64_t>& counter, uint64_t most, uint64_t* seen) {
+  const uint64_t now = counter.load(std::memory_order_relaxed);
+  const uint64_t delta = now - std::exchange(*seen, now);
+  return delta <= most ? delta : 0;
+}
+
+}  // namespace
+
+void ClientCounters::Add(const ClientCounters& other) {
+  hits += other.hits;
+  misses += other.misses;
+  hit_bytes += other.hit_bytes;
+  saved_compute_us += other.saved_compute_us;
+}
+
+absl::StatusOr<std::shared_ptr<ClientPage>> ClientPage::Create(uint32_t slot_limit) {
+  ASSIGN_OR_RETURN(
+      MemorySegment memory,
+      MemorySegment::Create("infercache-session", shm::SessionPage::BytesFor(kMaxPinSlots),
+                            MemorySegment::Access::kWritableForOthers));
+  return std::shared_ptr<ClientPage>(new ClientPage(std::move(memory), slot_limit));
+}
+
+ClientPage::ClientPage(MemorySegment memory, uint32_t slot_limit)
+    : memory_(std::move(memory)),
+      page_(shm::SessionPage::Format(memory_.bytes(), kMaxPinSlots)),
+      slot_limit_(std::min(slot_limit, kMaxPinSlots)) {}
+
+size_t ClientPage::TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+  size_t taken = 0;
+  MutexLock lock(&drain_mu_);
+  // Where the last call stopped, so that no lane waits for another for ever.
+  for (uint32_t i = 0; i < shm::kLanes && taken < limit; ++i) {
+    const uint32_t lane = (next_lane_ + i) % shm::kLanes;
+    uint64_t& drained = drained_[lane];
+    const uint64_t touched = page_.lane(lane).touched.load(std::memory_order_acquire);
+    // A position that has moved back, or more than a ring ahead, makes older touches lost ones.
+    if (touched - drained > shm::kRingEntries) drained = touched - shm::kRingEntries;
+    for (; drained != touched && taken < limit; ++drained, ++taken) {
+      apply(page_.touch(lane, drained).load(std::memory_order_relaxed));
+    }
+    page_.lane(lane).drained.store(drained, std::memory_order_release);
+    if (taken == limit) next_lane_ = lane;
+  }
+  return taken;
+}
+
+ClientCounters ClientPage::TakeCounters() {
+  ClientCounters sum;
+  MutexLock lock(&counters_mu_);
+  for (uint32_t i = 0; i < shm::kLanes; ++i) {
+    const shm::LaneHeader& lane = page_.lane(i);
+    ClientCounters& seen = seen_[i];
+    sum.hits += Advance(lane.hits, kMostCalls, &seen.hits);
+    sum.misses += Advance(lane.misses, kMostCalls, &seen.misses);
+    sum.hit_bytes += Advance(lane.hit_bytes, kMostOfAny, &seen.hit_bytes);
+    sum.saved_compute_us += Advance(lane.saved_compute_us, kMostOfAny, &seen.saved_compute_us);
+  }
+  return sum;
+}
+
+}  // namespace infercache::store

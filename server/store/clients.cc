@@ -1,0 +1,89 @@
+// What a namespace has to do with the pages of its clients: recency from their touches, their pins,
+// their counters, and the memory they map.
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "server/store/namespace_impl.h"
+
+namespace infercache::store {
+namespace {
+
+// Of a client that is gone: what it had touched last.
+constexpr size_t kLastTouches = shm::kRingEntries;
+
+// How many pins are weighed under the space's lock at once.
+constexpr size_t kPinsPerLock = 1024;
+
+}  // namespace
+
+void Namespace::Impl::DetachPage(ClientPage& page) {
+  if (!limbo_.Detach(&page)) return;
+  DrainTouches(page, kLastTouches);
+  AddCounters(page.TakeCounters());
+  Reap();
+}
+
+size_t Namespace::Impl::DrainTouches(ClientPage& page, size_t limit) {
+  return page.TakeTouches(limit, [this](uint64_t touch) { ApplyTouch(touch); });
+}
+
+void Namespace::Impl::DrainAllTouches(size_t limit) {
+  const auto pages = limbo_.Pages();
+  const uint32_t first = next_drained_.fetch_add(1, std::memory_order_relaxed);
+  for (size_t i = 0; i < pages.size() && limit > 0; ++i) {
+    limit -= DrainTouches(*pages[(first + i) % pages.size()], limit);
+  }
+}
+
+void Namespace::Impl::ApplyTouch(uint64_t touch) {
+  const uint64_t pin = shm::TouchedPin(touch);
+  const uint32_t number = shm::PinnedRecord(pin);
+  if (number == 0 || number > index().header().record_capacity) return;
+  const RecordState& state = space_->state(number);
+  const uint16_t shard_number = state.shard.load(std::memory_order_relaxed);
+  Shard& shard = *shards_[shard_number];
+  MutexLock lock(&shard.mu);
+  // A record that is visible in this shard stays so while its lock is held.
+  if (state.shard.load(std::memory_order_relaxed) != shard_number ||
+      state.phase.load(std::memory_order_relaxed) != Phase::kVisible) {
+    return;
+  }
+  const uint64_t generation = index().record(number).generation.load(std::memory_order_relaxed);
+  if (shm::MakePin(number, generation) == pin) Touch(shard, number);
+}
+
+Namespace::PinUse Namespace::Impl::PinsOf(const ClientPage& page) const {
+  std::vector<uint64_t> pins;
+  page.ForEachPin([&pins](uint64_t pin) { pins.push_back(pin); });
+  PinUse use{.pins = pins.size()};
+  for (std::span<const uint64_t> rest = pins; !rest.empty();) {
+    const size_t count = std::min(rest.size(), kPinsPerLock);
+    use.bytes += space_->PinnedBytes(rest.first(count));
+    rest = rest.subspan(count);
+  }
+  return use;
+}
+
+absl::StatusOr<UniqueFd> Namespace::Impl::OpenChunk(uint32_t number, bool writable) const {
+  const MemorySegment& chunk = space_->chunk(number);
+  if (!writable) return chunk.OpenReadOnly();
+  UniqueFd fd(fcntl(chunk.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "F_DUPFD_CLOEXEC of an arena chunk");
+  return fd;
+}
+
+void Namespace::Impl::AddCounters(const ClientCounters& counters) {
+  MutexLock lock(&client_counters_mu_);
+  client_counters_.Add(counters);
+}
+
+ClientCounters Namespace::Impl::TakeCounters() {
+  for (const auto& page : limbo_.Pages()) AddCounters(page->TakeCounters());
+  MutexLock lock(&client_counters_mu_);
+  return client_counters_;
+}
+
+}  // namespace infercache::store
