@@ -178,5 +178,39 @@ TEST(MemorySegment, DefaultIsEmpty) {
   EXPECT_EQ(none.fd(), -1);
 }
 
+TEST(MemorySegment, ReadOnlyDescriptorsCannotBeMappedForWriting) {
+  const MemorySegment segment = MustCreate(kPage, Access::kWritableForOthers);
+  const auto fd = segment.OpenReadOnly();
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  EXPECT_EQ(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd->get(), 0), MAP_FAILED);
+  EXPECT_EQ(errno, EACCES);
+  void* base = mmap(nullptr, kPage, PROT_READ, MAP_SHARED, fd->get(), 0);
+  ASSERT_NE(base, MAP_FAILED);
+  EXPECT_NE(mprotect(base, kPage, PROT_READ | PROT_WRITE), 0);
+  munmap(base, kPage);
+}
+
+TEST(MemorySegment, SmallSegmentsHaveSmallPages) {
+  EXPECT_EQ(ChoosePages(PageChoice::kAuto, kPage), PageKind::k4k);
+  EXPECT_EQ(ChoosePages(PageChoice::k4k, uint64_t{1} << 30), PageKind::k4k);
+  EXPECT_EQ(ChoosePages(PageChoice::kHugetlb, kPage), PageKind::kHugetlb);
+}
+
+// Whatever pages the machine has: what kAuto chooses can be made and populated.
+TEST(MemorySegment, WhatIsChosenCanBeMade) {
+  const uint64_t size = 4 * kHugePageBytes;
+  const PageKind kind = ChoosePages(PageChoice::kAuto, size);
+  auto segment = MemorySegment::Create("infercache-test", size, Access::kWritableForOthers, kind);
+  ASSERT_TRUE(segment.ok()) << PageKindName(kind) << ": " << segment.status();
+  EXPECT_TRUE(segment->Populate().ok());
+  EXPECT_EQ(segment->bytes().size(), size);
+}
+
+TEST(MemorySegment, MoreHugePagesThanThereAreIsAnErrorNotASignal) {
+  const auto segment = MemorySegment::Create("infercache-test", uint64_t{1} << 44,
+                                             Access::kWritableForOthers, PageKind::kHugetlb);
+  EXPECT_FALSE(segment.ok());
+}
+
 }  // namespace
 }  // namespace infercache
