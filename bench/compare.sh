@@ -20,7 +20,7 @@ build=${BUILD_DIR:-build/release}
 programs=$build/bench/compare
 daemon=$build/bin/infercached
 # Cases with a program of their own; infercache_compare --list names the others.
-own_cases=(overhead utilisation)
+own_cases=(overhead utilisation frees)
 
 fail() {
   printf 'compare.sh: %s\n' "$*" >&2
@@ -54,7 +54,7 @@ done
 build_missing() {
   local program missing=()
   [ -x "$daemon" ] || missing+=(infercached)
-  for program in compare grpc_peer overhead utilisation; do
+  for program in compare grpc_peer overhead utilisation frees; do
     [ -x "$programs/infercache_$program" ] || missing+=("infercache_$program")
   done
   [ "${#missing[@]}" -gt 0 ] || return 0
@@ -173,6 +173,9 @@ run_case() {
       ;;
     utilisation)
       "$programs/infercache_utilisation" -o "$output" ${quick:+--arena 256M --turnover 3}
+      ;;
+    frees)
+      "$programs/infercache_frees" -o "$output" ${quick:+--seconds 0.2 --sessions 4}
       ;;
     *)
       "$programs/infercache_compare" -o "$output" ${quick:+--quick} \

@@ -54,7 +54,7 @@ install(FILES ${PROJECT_BINARY_DIR}/infercached.service
 
 # --- client ---
 
-set(client_targets infercache_client infercache_common infercache_proto)
+set(client_targets infercache_client infercache_common infercache_messages infercache_proto)
 foreach(target ${client_targets})
   string(REPLACE infercache_ "" export_name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${export_name})

@@ -43,19 +43,15 @@ bool Limbo::TakeUnpinned(uint32_t record, PinnedHere pinned_here) {
 }
 
 PinnedSet Limbo::ScanLocked() const {
-  std::vector<uint32_t> pinned;
-  uint32_t highest = 0;
+  PinnedSet set;
   for (const auto& page : pages_) {
     page->ForEachPin([&](uint64_t pin) {
       const uint32_t record = shm::PinnedRecord(pin);
       if (record == 0 || record > record_capacity_) return;  // the page is the client's to spoil
-      pinned.push_back(record);
-      highest = std::max(highest, record);
+      if (record / 64 >= set.words_.size()) set.words_.resize(record / 64 + 1);
+      set.words_[record / 64] |= uint64_t{1} << (record % 64);
     });
   }
-  PinnedSet set;
-  if (!pinned.empty()) set.words_.resize(highest / 64 + 1);
-  for (const uint32_t record : pinned) set.words_[record / 64] |= uint64_t{1} << (record % 64);
   return set;
 }
 
