@@ -39,6 +39,11 @@ inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels 
 inline constexpr uint64_t kMaxWriteBytes = 512 * 1024;  // of one Write
 inline constexpr size_t kMaxReservationsPerSession = 65'536;
 inline constexpr size_t kMaxLeasesPerSession = 4'096;  // held by Lookup
+inline constexpr size_t kMaxTouchesPerDrain = 1'024;   // of one session
+inline constexpr uint64_t kMaxSendsPerChunk = 4;       // descriptors of a chunk to one session
+inline constexpr size_t kMaxClientNameBytes = 128;
+inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
+inline constexpr size_t kMaxLocalThreads = 64;
 inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8}
                                                     << 20;  // answers a client does not read
 

@@ -34,7 +34,7 @@ struct LocalOptions {
   std::string socket_path;  // not empty
   uint32_t socket_mode = 0660;
   uint32_t threads = 2;
-  uint32_t max_sessions = 4096;  // more are closed at once
+  uint32_t max_sessions = 4096;  // more are refused with RESOURCE_EXHAUSTED
   std::string daemon_version;    // told to clients
 
   // A reservation of a client that hangs is aborted after this time.

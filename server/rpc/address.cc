@@ -1,10 +1,8 @@
 #include "server/rpc/address.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <cerrno>
@@ -70,38 +68,6 @@ absl::StatusOr<SocketAddress> ParseUnix(std::string_view text, std::string_view 
   path.copy(un.sun_path, path.size());
   result.size = offsetof(sockaddr_un, sun_path) + path.size() + 1;
   return result;
-}
-
-// What connecting to the Unix socket at `address` says: 0 or the error's number.
-int TryConnect(const SocketAddress& address) {
-  const UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe.valid()) return errno;
-  return connect(probe.get(), AsSockaddr(address), address.size) == 0 ? 0 : errno;
-}
-
-// Makes way for bind(): removes a socket file without a listener.
-absl::Status RemoveStaleSocketFile(const SocketAddress& address) {
-  const char* path = AsUnix(address.storage).sun_path;
-  struct stat info;
-  if (lstat(path, &info) != 0) return absl::OkStatus();  // nothing there, or bind() will say why
-  if (!S_ISSOCK(info.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address.ToString(),
-                                                      ": the file exists and is no socket"));
-  }
-  const int error = TryConnect(address);
-  if (error == ECONNREFUSED) {
-    unlink(path);
-    return absl::OkStatus();
-  }
-  if (error == ENOENT) return absl::OkStatus();  // gone meanwhile
-  if (error == 0 || error == EAGAIN) {           // EAGAIN: its backlog is full
-    return absl::AlreadyExistsError(
-        absl::StrCat("cannot listen on ", address.ToString(), ": another process listens there"));
-  }
-  // A socket of another kind or of another user: somebody may well be behind it.
-  return absl::FailedPreconditionError(
-      absl::StrCat("cannot listen on ", address.ToString(),
-                   ": the socket there may be in use (connect: ", strerror(error), ")"));
 }
 
 absl::Status ListenError(const SocketAddress& address, std::string_view step, int error) {
@@ -184,38 +150,16 @@ absl::StatusOr<SocketAddress> ParseAddress(std::string_view text) {
   return result;
 }
 
-SocketFile::SocketFile(std::string path) : path_(std::move(path)) {
-  struct stat info;
-  if (lstat(path_.c_str(), &info) == 0) {
-    device_ = info.st_dev;
-    inode_ = info.st_ino;
-  }
-}
-
-SocketFile::SocketFile(SocketFile&& other) noexcept
-    : path_(std::exchange(other.path_, {})), device_(other.device_), inode_(other.inode_) {}
-
-SocketFile& SocketFile::operator=(SocketFile&& other) noexcept {
-  if (this != &other) {
-    Remove();
-    path_ = std::exchange(other.path_, {});
-    device_ = other.device_;
-    inode_ = other.inode_;
-  }
-  return *this;
-}
-
-SocketFile::~SocketFile() { Remove(); }
-
-void SocketFile::Remove() {
-  struct stat info;
-  if (path_.empty() || lstat(path_.c_str(), &info) != 0) return;
-  if (info.st_dev == device_ && info.st_ino == inode_) unlink(path_.c_str());
-}
-
 absl::StatusOr<ListeningSocket> Listen(const SocketAddress& address) {
-  if (address.family() == AF_UNIX) RETURN_IF_ERROR(RemoveStaleSocketFile(address));
   ListeningSocket result;
+  if (address.family() == AF_UNIX) {
+    const std::string path = AsUnix(address.storage).sun_path;
+    ASSIGN_OR_RETURN(UnixListener listener, ListenOnUnixSocket(path, std::nullopt, kBacklog));
+    result.fd = std::move(listener.fd);
+    result.file = std::move(listener.file);
+    result.address = address;
+    return result;
+  }
   result.fd = UniqueFd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!result.fd.valid()) return ListenError(address, "socket", errno);
   // A restarted daemon gets its port although old connections linger in TIME_WAIT. A second
@@ -225,7 +169,6 @@ absl::StatusOr<ListeningSocket> Listen(const SocketAddress& address) {
   if (bind(result.fd.get(), AsSockaddr(address), address.size) != 0) {
     return ListenError(address, "bind", errno);
   }
-  if (address.family() == AF_UNIX) result.file = SocketFile(AsUnix(address.storage).sun_path);
   if (listen(result.fd.get(), kBacklog) != 0) return ListenError(address, "listen", errno);
 
   result.address.size = sizeof(result.address.storage);

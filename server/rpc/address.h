@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/unique_fd.h"
+#include "common/unix_socket.h"
 
 namespace infercache::rpc {
 
@@ -28,24 +29,6 @@ struct SocketAddress {
 // "host:port", "[v6]:port" or "unix:/path". A host name is resolved, its first address counts.
 // INVALID_ARGUMENT names the text and what is wrong with it.
 absl::StatusOr<SocketAddress> ParseAddress(std::string_view text);
-
-// A socket file that this process made; removes it on destruction unless another one took its
-// place.
-class SocketFile {
- public:
-  SocketFile() = default;
-  explicit SocketFile(std::string path);
-  SocketFile(SocketFile&& other) noexcept;
-  SocketFile& operator=(SocketFile&& other) noexcept;
-  ~SocketFile();
-
- private:
-  void Remove();
-
-  std::string path_;
-  uint64_t device_ = 0;
-  uint64_t inode_ = 0;
-};
 
 struct ListeningSocket {
   UniqueFd fd;            // non-blocking, close-on-exec

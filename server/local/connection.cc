@@ -1,0 +1,362 @@
+#include "server/local/connection.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <asio/bind_executor.hpp>
+#include <asio/post.hpp>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/local/convert.h"
+#include "server/local/hello.h"
+
+namespace infercache::local {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::string_view kHttp2Preface = "PRI ";
+// Read in one turn; then other connections have theirs.
+constexpr size_t kReadBudget = 256 * 1024;
+// A client with more unread answers than this gets no further ones until it has read some.
+constexpr size_t kBackPressureBytes = 256 * 1024;
+static_assert(kBackPressureBytes + 2 * kMaxFrameBytes < kMaxUnsentBytesPerSession);
+
+absl::Status CheckItemCount(size_t count) {
+  if (count <= kMaxItemsPerFrame) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a request of ", count, " items; the limit is ", kMaxItemsPerFrame));
+}
+
+absl::Status CheckItemCounts(const v1::LocalRequest& request) {
+  switch (request.body_case()) {
+    case v1::LocalRequest::kReserve:
+      return CheckItemCount(request.reserve().items_size());
+    case v1::LocalRequest::kCommit:
+      return CheckItemCount(request.commit().reservations_size());
+    case v1::LocalRequest::kAbort:
+      return CheckItemCount(request.abort().reservations_size());
+    case v1::LocalRequest::kPutInline:
+      return CheckItemCount(request.put_inline().items_size());
+    case v1::LocalRequest::kLookup:
+      return CheckItemCount(request.lookup().keys_size());
+    case v1::LocalRequest::kRelease:
+      return CheckItemCount(request.release().leases_size());
+    case v1::LocalRequest::kRemove:
+      return CheckItemCount(request.remove().keys_size());
+    default:
+      return absl::OkStatus();
+  }
+}
+
+bool HasRoom(int socket) {
+  pollfd item = {.fd = socket, .events = POLLOUT, .revents = 0};
+  return poll(&item, 1, 0) > 0 && (item.revents & (POLLERR | POLLHUP)) == 0;
+}
+
+}  // namespace
+
+Connection::Connection(Host& host, asio::io_context& context, uint64_t id, UniqueFd socket)
+    : host_(host),
+      id_(id),
+      strand_(asio::make_strand(context)),
+      accepted_(steady_clock::now()),
+      socket_(strand_),
+      process_(strand_),
+      drain_timer_(strand_) {
+  asio::error_code error;
+  socket_.assign(socket.get(), error);
+  if (!error) (void)socket.Release();
+}
+
+void Connection::Start() {
+  asio::post(strand_, [self = shared_from_this()] {
+    if (!self->socket_.is_open()) return self->End(EndReason::kClosed, "out of resources");
+    self->AwaitReadable();
+  });
+}
+
+void Connection::Tick() {
+  if (tick_pending_.exchange(true, std::memory_order_relaxed)) return;
+  asio::post(strand_, [self = shared_from_this()] {
+    self->tick_pending_.store(false, std::memory_order_relaxed);
+    self->OnTick();
+  });
+}
+
+void Connection::SayGoodbye(std::string reason) {
+  asio::post(strand_, [self = shared_from_this(), reason = std::move(reason)] {
+    if (self->state_ != State::kOpen) return;
+    self->SendGoodbye(reason);
+    self->Continue();
+  });
+}
+
+void Connection::Close(EndReason reason) {
+  asio::post(strand_, [self = shared_from_this(), reason] { self->End(reason, ""); });
+}
+
+// --- The socket ---
+
+void Connection::AwaitReadable() {
+  if (std::exchange(awaiting_readable_, true)) return;
+  socket_.async_wait(asio::posix::stream_descriptor::wait_read,
+                     [self = shared_from_this()](const asio::error_code& error) {
+                       self->awaiting_readable_ = false;
+                       if (!error) self->OnReadable();
+                     });
+}
+
+void Connection::AwaitWritable() {
+  if (std::exchange(awaiting_writable_, true)) return;
+  socket_.async_wait(asio::posix::stream_descriptor::wait_write,
+                     [self = shared_from_this()](const asio::error_code& error) {
+                       self->awaiting_writable_ = false;
+                       if (!error) self->OnWritable();
+                     });
+}
+
+void Connection::OnReadable() {
+  if (state_ == State::kPeeking) return Peek();
+  if (state_ != State::kHello && state_ != State::kOpen) return;
+  const auto read =
+      reader_.Read(socket_.native_handle(), kReadBudget,
+                   [this](std::string_view body, std::vector<UniqueFd>) { return OnFrame(body); });
+  if (!read.ok()) {
+    const absl::string_view message = read.status().message();
+    return End(absl::IsUnavailable(read.status()) ? EndReason::kClosed : EndReason::kProtocol,
+               {message.data(), message.size()});
+  }
+  Continue();
+}
+
+void Connection::OnWritable() {
+  if (state_ == State::kEnded) return;
+  Continue();
+}
+
+void Connection::Peek() {
+  char first[kHttp2Preface.size()];
+  const ssize_t received =
+      recv(socket_.native_handle(), first, sizeof first, MSG_PEEK | MSG_DONTWAIT);
+  if (received == 0) return End(EndReason::kClosed, "nothing was sent");
+  if (received < 0) {
+    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+      return End(EndReason::kClosed, strerror(errno));
+    }
+    return AwaitReadable();
+  }
+  const auto seen = static_cast<size_t>(received);
+  if (kHttp2Preface.substr(0, seen) != std::string_view(first, seen)) {
+    state_ = State::kHello;
+    return OnReadable();
+  }
+  if (seen == sizeof first) return HandOver();
+  // The socket stays readable, so that waiting for it would spin.
+  peek_at_tick_ = true;
+}
+
+void Connection::HandOver() {
+  UniqueFd socket(socket_.release());
+  state_ = State::kEnded;
+  if (host_.options.adopt_http2) {
+    host_.options.adopt_http2(std::move(socket));
+  } else {
+    host_.Log(LocalOptions::Severity::kDebug,
+              "a connection speaks HTTP/2, which is not served here");
+  }
+  host_.forget(id_);
+}
+
+bool Connection::Congested() {
+  const auto full = [this] {
+    return writer_.unsent_bytes() > kBackPressureBytes || descriptors_unsent_;
+  };
+  if (!full()) return false;
+  // What goes wrong here goes wrong again in Continue().
+  if (const auto flushed = writer_.Flush(socket_.native_handle()); flushed.ok() && *flushed) {
+    descriptors_unsent_ = false;
+  }
+  return full();
+}
+
+void Connection::Continue() {
+  for (int round = 0; state_ != State::kEnded; ++round) {
+    const auto flushed = writer_.Flush(socket_.native_handle());
+    if (!flushed.ok()) return End(EndReason::kClosed, "it reads no more");
+    if (*flushed) descriptors_unsent_ = false;
+    if (state_ == State::kRefused) {
+      if (*flushed) return End(EndReason::kClosed, "");
+      return AwaitWritable();
+    }
+    if (!backlog_.empty() && !Congested()) {
+      if (const absl::Status status = HandleBacklog(); !status.ok()) {
+        return End(EndReason::kProtocol, std::string(status.message()));
+      }
+      continue;
+    }
+    if (!*flushed && HasRoom(socket_.native_handle())) {
+      // Either it was read just now, or too many descriptors of ours are under way.
+      if (round == 0) continue;
+      flush_at_tick_ = true;
+    } else if (!*flushed) {
+      AwaitWritable();
+    }
+    if (backlog_.empty() && !Congested()) AwaitReadable();
+    return;
+  }
+}
+
+// --- Frames ---
+
+absl::Status Connection::OnFrame(std::string_view body) {
+  Count(host_.counters.requests);
+  if (state_ == State::kRefused) return absl::OkStatus();
+  if (backlog_.empty() && !Congested()) return HandleFrame(body);
+  backlog_.emplace_back(body);
+  return absl::OkStatus();
+}
+
+absl::Status Connection::HandleBacklog() {
+  while (!backlog_.empty() && !Congested()) {
+    const std::string body = std::move(backlog_.front());
+    backlog_.pop_front();
+    RETURN_IF_ERROR(HandleFrame(body));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Connection::HandleFrame(std::string_view body) {
+  if (state_ == State::kOpen && FindInlinePuts(body, &inline_puts_)) {
+    return HandleInlinePuts();
+  }
+  Request request;
+  if (!request.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+    return absl::InvalidArgumentError("a frame that is no request");
+  }
+  return state_ == State::kHello ? HandleHello(request) : HandleRequest(request);
+}
+
+absl::Status Connection::HandleInlinePuts() {
+  if (inline_puts_.id == 0) return absl::InvalidArgumentError("a request that needs an id");
+  RETURN_IF_ERROR(CheckItemCount(inline_puts_.items.size()));
+  Response response;
+  const absl::Status status =
+      session_->PutInline(inline_puts_.items, response.mutable_put_results());
+  Answer(inline_puts_.id, status, &response);
+  return absl::OkStatus();
+}
+
+absl::Status Connection::HandleRequest(const Request& request) {
+  switch (request.body_case()) {
+    case Request::BODY_NOT_SET:
+      return absl::InvalidArgumentError("a request of an unknown kind");
+    case Request::kHello:
+      return absl::InvalidArgumentError("a second Hello");
+    case Request::kWrite:
+    case Request::kRelease:
+      break;
+    case Request::kDrain:
+      AskForDrain();
+      break;
+    default:
+      if (request.id() == 0) return absl::InvalidArgumentError("a request that needs an id");
+      break;
+  }
+  RETURN_IF_ERROR(CheckItemCounts(request));
+  Response response;
+  std::vector<UniqueFd> descriptors;
+  const absl::Status status = session_->Handle(request, &response, &descriptors);
+  Answer(request.id(), status, &response, std::move(descriptors));
+  return absl::OkStatus();
+}
+
+absl::Status Connection::HandleHello(const Request& request) {
+  if (!request.has_hello() || request.id() == 0) {
+    return absl::InvalidArgumentError("the first request is not a Hello with an id");
+  }
+  auto peer = IdentifyPeer(socket_.native_handle());
+  Response response;
+  std::vector<UniqueFd> descriptors;
+  absl::Status status = peer.status();
+  if (peer.ok()) {
+    peer_ = *std::move(peer);
+    status = OpenIfThereIsRoom(request.hello(), response.mutable_welcome(), &descriptors);
+  }
+  if (!status.ok()) {
+    state_ = State::kRefused;
+    Count(host_.counters.sessions_refused);
+    host_.Log(LocalOptions::Severity::kInfo,
+              absl::StrCat("session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid,
+                           " refused: ", status.message()));
+    Answer(request.id(), status, &response);
+    return absl::OkStatus();
+  }
+  state_ = State::kOpen;
+  client_ = request.hello().client();
+  Count(host_.counters.sessions_opened);
+  WatchProcess();
+  Answer(request.id(), status, &response, std::move(descriptors));
+  return absl::OkStatus();
+}
+
+absl::Status Connection::OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* welcome,
+                                           std::vector<UniqueFd>* descriptors) {
+  absl::Status status;
+  if (host_.counters.sessions.fetch_add(1, std::memory_order_relaxed) >=
+      host_.options.max_sessions) {
+    status = absl::ResourceExhaustedError(absl::StrCat("there are ", host_.options.max_sessions,
+                                                       " sessions already, which is the limit"));
+  } else {
+    auto session = OpenSession(host_, hello, peer_, id_, welcome, descriptors);
+    status = session.status();
+    if (session.ok()) session_ = *std::move(session);
+  }
+  if (!status.ok()) host_.counters.sessions.fetch_sub(1, std::memory_order_relaxed);
+  return status;
+}
+
+void Connection::AskForDrain() {
+  const auto now = steady_clock::now();
+  if (now >= session_->next_drain()) return session_->DrainTouches(now);
+  if (std::exchange(awaiting_drain_, true)) return;
+  drain_timer_.expires_at(session_->next_drain());
+  drain_timer_.async_wait([self = shared_from_this()](const asio::error_code& error) {
+    self->awaiting_drain_ = false;
+    if (!error && self->session_ != nullptr) self->session_->DrainTouches(steady_clock::now());
+  });
+}
+
+void Connection::Answer(uint64_t id, const absl::Status& status, Response* response,
+                        std::vector<UniqueFd> descriptors) {
+  if (id == 0) return;
+  Count(host_.counters.round_trips);
+  response->set_id(id);
+  if (!status.ok()) {
+    response->clear_body();
+    descriptors.clear();
+    SetFailure(status, response);
+  }
+  Send(*response, std::move(descriptors));
+}
+
+void Connection::Send(const Response& response, std::vector<UniqueFd> descriptors) {
+  encoded_.clear();
+  response.AppendToString(&encoded_);
+  descriptors_unsent_ |= !descriptors.empty();
+  writer_.Add(encoded_, std::move(descriptors));
+}
+
+void Connection::SendGoodbye(const std::string& reason) {
+  if (std::exchange(said_goodbye_, true)) return;
+  Response event;
+  event.mutable_goodbye()->set_reason(reason);
+  Send(event, {});
+}
+
+}  // namespace infercache::local

@@ -1,0 +1,110 @@
+// Why a connection ends, and what is given back when.
+
+#include <sys/socket.h>
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "server/local/connection.h"
+#include "server/local/convert.h"
+
+namespace infercache::local {
+
+using std::chrono::steady_clock;
+
+void Connection::WatchProcess() {
+  asio::error_code error;
+  if (peer_.process.valid()) process_.assign(peer_.process.get(), error);
+  if (!peer_.process.valid() || error) {
+    Count(host_.counters.sessions_without_pidfd);
+    return;
+  }
+  (void)peer_.process.Release();
+  process_.async_wait(asio::posix::stream_descriptor::wait_read,
+                      [self = shared_from_this()](const asio::error_code& failure) {
+                        if (!failure) self->End(EndReason::kProcessGone, "");
+                      });
+}
+
+void Connection::OnTick() {
+  const auto now = steady_clock::now();
+  if (std::exchange(peek_at_tick_, false)) Peek();
+  if (state_ == State::kPeeking || state_ == State::kHello || state_ == State::kRefused) {
+    if (now - accepted_ > absl::ToChronoMilliseconds(host_.options.handshake_timeout)) {
+      End(EndReason::kSlow, "it did not open a session in time");
+    }
+    return;
+  }
+  if (state_ != State::kOpen) return;
+  session_->ExpireReservations(now);
+  session_->DrainTouches(now);
+  if (const std::string excess = session_->OverBudget(); !excess.empty()) {
+    return End(EndReason::kRevoked, excess);
+  }
+  if (session_->ns().closed()) SendGoodbye("the namespace is deleted");
+  if (!writer_.empty() || std::exchange(flush_at_tick_, false)) Continue();
+}
+
+void Connection::End(EndReason reason, std::string_view detail) {
+  if (state_ == State::kEnded) return;
+  const bool was_open = state_ == State::kOpen;
+  if (was_open) {
+    // The client's process lives on and may hold pins that stop counting now.
+    if (reason != EndReason::kClosed && reason != EndReason::kProcessGone) session_->Revoke();
+    Count(host_.counters.sessions_ended[static_cast<size_t>(reason)]);
+    host_.counters.sessions.fetch_sub(1, std::memory_order_relaxed);
+    if (!process_.is_open()) {
+      host_.counters.sessions_without_pidfd.fetch_sub(1, std::memory_order_relaxed);
+    }
+    LogEnd(reason, detail);
+  }
+  state_ = State::kEnded;
+  backlog_.clear();
+  writer_ = FrameWriter();
+  if (was_open) GiveBack(reason);
+  asio::error_code ignored;
+  drain_timer_.cancel();
+  socket_.close(ignored);
+  process_.close(ignored);
+  host_.forget(id_);
+}
+
+void Connection::GiveBack(EndReason reason) {
+  std::vector<Quarantined> still_written;
+  auto kind = Quarantine::WitnessKind::kProcess;
+  UniqueFd witness;
+  if (reason == EndReason::kProcessGone || reason == EndReason::kShutdown) {
+    // Nobody writes any more, or nobody reuses the bytes any more.
+  } else if (process_.is_open()) {
+    witness = UniqueFd(process_.release());
+    if (!IsGone(witness)) still_written = session_->TakeReservations();
+  } else if (reason != EndReason::kClosed) {
+    // Its own end of the connection is all that can tell. Ours is shut for sending, so that the
+    // client sees an end of it.
+    kind = Quarantine::WitnessKind::kConnection;
+    witness = UniqueFd(socket_.release());
+    shutdown(witness.get(), SHUT_WR);
+    still_written = session_->TakeReservations();
+  }
+  session_.reset();
+  if (!still_written.empty()) {
+    host_.quarantine.Hold(kind, std::move(witness), std::move(still_written));
+  }
+}
+
+void Connection::LogEnd(EndReason reason, std::string_view detail) const {
+  const bool ordinary = reason == EndReason::kClosed || reason == EndReason::kShutdown;
+  const auto severity = reason == EndReason::kRevoked ? LocalOptions::Severity::kWarning
+                        : ordinary                    ? LocalOptions::Severity::kDebug
+                                                      : LocalOptions::Severity::kInfo;
+  host_.Log(severity,
+            absl::StrCat("session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid, " (\"",
+                         absl::CHexEscape(client_), "\") in namespace ", session_->ns().spec().name,
+                         " ended: ", AbslView(EndReasonName(reason)), detail.empty() ? "" : ": ",
+                         AbslView(detail)));
+}
+
+}  // namespace infercache::local

@@ -1,0 +1,231 @@
+#include "server/local/local_server.h"
+
+#include <algorithm>
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "common/unix_socket.h"
+#include "server/local/accept.h"
+#include "server/local/connection.h"
+#include "server/local/host.h"
+
+namespace infercache::local {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kTick{100};
+constexpr int kBacklog = 1024;
+
+absl::Status OutOfRange(const char* option, const std::string& range) {
+  return absl::InvalidArgumentError(absl::StrCat(option, " must be ", range));
+}
+
+absl::Status Check(const LocalOptions& options) {
+  if (options.socket_mode > 0777) return OutOfRange("socket_mode", "at most 0777");
+  if (options.threads < 1 || options.threads > kMaxLocalThreads) {
+    return OutOfRange("threads", absl::StrCat("1 to ", kMaxLocalThreads));
+  }
+  if (options.max_sessions < 1) return OutOfRange("max_sessions", "at least 1");
+  if (options.pin_slots < 1 || options.pin_slots > kMaxPinSlots) {
+    return OutOfRange("pin_slots", absl::StrCat("1 to ", kMaxPinSlots));
+  }
+  if (options.pin_budget_divisor < 1) return OutOfRange("pin_budget_divisor", "at least 1");
+  constexpr absl::Duration kLongest = absl::Hours(24);
+  for (const auto& [name, value] : {std::pair{"reservation_timeout", options.reservation_timeout},
+                                    std::pair{"handshake_timeout", options.handshake_timeout}}) {
+    if (value < absl::Milliseconds(1) || value > kLongest) {
+      return OutOfRange(name, "between 1 ms and a day");
+    }
+  }
+  return absl::OkStatus();
+}
+
+steady_clock::time_point ToSteady(absl::Time deadline) {
+  // Far enough for anybody, and no overflow.
+  const absl::Duration left =
+      std::clamp(deadline - absl::Now(), absl::ZeroDuration(), absl::Hours(24));
+  return steady_clock::now() + absl::ToChronoMilliseconds(left);
+}
+
+}  // namespace
+
+class LocalServer::Impl {
+ public:
+  Impl(const LocalOptions& options, store::Store& store, UnixListener listener)
+      : socket_file_(std::move(listener.file)),
+        context_(static_cast<int>(options.threads)),
+        work_(context_.get_executor()),
+        host_(options, store, context_),
+        acceptor_(
+            context_, std::move(listener.fd), [this](UniqueFd socket) { Adopt(std::move(socket)); },
+            [this](int error) { OnAcceptTrouble(error); }),
+        tick_(context_) {
+    host_.forget = [this](uint64_t connection) { Forget(connection); };
+    acceptor_.Start();
+    AwaitTick();
+    for (uint32_t i = 0; i < options.threads; ++i) {
+      threads_.emplace_back([this] { context_.run(); });
+    }
+  }
+
+  ~Impl() { Shutdown(absl::InfinitePast()); }
+
+  const LocalOptions& options() const { return host_.options; }
+
+  void BeginDrain() ABSL_LOCKS_EXCLUDED(mu_) {
+    host_.draining.store(true, std::memory_order_relaxed);
+    // A session that opens at this moment either sees the flag or is told by this.
+    for (const auto& connection : Connections()) connection->SayGoodbye("the daemon is draining");
+  }
+
+  void Shutdown(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_, shutdown_mu_) {
+    MutexLock lock(&shutdown_mu_);
+    if (threads_.empty()) return;
+    BeginDrain();
+    Outstanding listening;
+    listening.Add(1);
+    acceptor_.Stop([&listening] { listening.Remove(1); });
+    listening.WaitUntilNone(steady_clock::time_point::max());
+    socket_file_ = SocketFile();
+    host_.reservations.WaitUntilNone(ToSteady(deadline));
+
+    for (const auto& connection : Connections()) connection->Close(EndReason::kShutdown);
+    connections_open_.WaitUntilNone(steady_clock::time_point::max());
+    host_.quarantine.Clear();
+    stopping_.store(true, std::memory_order_release);
+    // Every handler that is left comes back cancelled: nothing of a connection outlives this.
+    asio::post(context_, [this] { work_.reset(); });
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+  LocalStats stats() const {
+    const Counters& counters = host_.counters;
+    const auto get = [](const std::atomic<uint64_t>& counter) {
+      return counter.load(std::memory_order_relaxed);
+    };
+    LocalStats stats;
+    stats.sessions = get(counters.sessions);
+    stats.sessions_opened = get(counters.sessions_opened);
+    for (size_t i = 0; i < kEndReasons; ++i) {
+      stats.sessions_ended[i] = get(counters.sessions_ended[i]);
+    }
+    stats.sessions_refused = get(counters.sessions_refused);
+    stats.sessions_without_pidfd = get(counters.sessions_without_pidfd);
+    stats.requests = get(counters.requests);
+    stats.round_trips = get(counters.round_trips);
+    stats.reservations_expired = get(counters.reservations_expired);
+    stats.quarantined_reservations = host_.books.count();
+    stats.quarantined = host_.books.Aged();
+    stats.touches_drained = get(counters.touches_drained);
+    return stats;
+  }
+
+  store::AgedBytes QuarantinedIn(std::string_view namespace_name) const {
+    return host_.books.AgedIn(namespace_name);
+  }
+
+ private:
+  using Table = std::unordered_map<uint64_t, std::shared_ptr<Connection>>;
+
+  std::vector<std::shared_ptr<Connection>> Connections() const ABSL_LOCKS_EXCLUDED(mu_) {
+    std::vector<std::shared_ptr<Connection>> all;
+    MutexLock lock(&mu_);
+    all.reserve(connections_.size());
+    for (const auto& [id, connection] : connections_) all.push_back(connection);
+    return all;
+  }
+
+  void Adopt(UniqueFd socket) ABSL_LOCKS_EXCLUDED(mu_) {
+    const uint64_t most = uint64_t{host_.options.max_sessions} + kMaxConnectionsBeyondSessions;
+    std::shared_ptr<Connection> connection;
+    {
+      MutexLock lock(&mu_);
+      if (connections_.size() < most) {
+        connection = std::make_shared<Connection>(host_, context_, ++last_id_, std::move(socket));
+        connections_.emplace(last_id_, connection);
+        connections_open_.Add(1);
+      }
+    }
+    if (connection != nullptr) return connection->Start();
+    Count(host_.counters.sessions_refused);
+    host_.Log(LocalOptions::Severity::kWarning, absl::StrCat("a connection was closed: there are ",
+                                                             most, " already, which is the limit"));
+  }
+
+  void Forget(uint64_t id) ABSL_LOCKS_EXCLUDED(mu_) {
+    Table::node_type forgotten;
+    {
+      MutexLock lock(&mu_);
+      forgotten = connections_.extract(id);
+    }
+    if (!forgotten.empty()) connections_open_.Remove(1);
+  }
+
+  void OnAcceptTrouble(int error) {
+    host_.Log(LocalOptions::Severity::kWarning,
+              absl::StrCat("cannot accept connections: ", strerror(error)));
+  }
+
+  void AwaitTick() {
+    tick_.expires_after(kTick);
+    tick_.async_wait([this](const asio::error_code&) {
+      if (stopping_.load(std::memory_order_acquire)) return;
+      acceptor_.Resume();
+      for (const auto& connection : Connections()) connection->Tick();
+      AwaitTick();
+    });
+  }
+
+  SocketFile socket_file_;
+  asio::io_context context_;
+  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  Host host_;
+  Acceptor acceptor_;
+  asio::steady_timer tick_;
+  std::atomic<bool> stopping_{false};
+  Outstanding connections_open_;
+
+  mutable Mutex mu_;
+  Table connections_ ABSL_GUARDED_BY(mu_);
+  uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
+
+  Mutex shutdown_mu_;  // held for the whole of Shutdown
+  std::vector<std::thread> threads_;
+};
+
+absl::StatusOr<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalOptions& options,
+                                                                store::Store& store) {
+  RETURN_IF_ERROR(Check(options));
+  ASSIGN_OR_RETURN(UnixListener listener,
+                   ListenOnUnixSocket(options.socket_path, options.socket_mode, kBacklog));
+  return std::unique_ptr<LocalServer>(
+      new LocalServer(std::make_unique<Impl>(options, store, std::move(listener))));
+}
+
+LocalServer::LocalServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+LocalServer::~LocalServer() = default;
+
+const std::string& LocalServer::socket_path() const { return impl_->options().socket_path; }
+void LocalServer::BeginDrain() { impl_->BeginDrain(); }
+void LocalServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
+LocalStats LocalServer::stats() const { return impl_->stats(); }
+store::AgedBytes LocalServer::QuarantinedIn(std::string_view namespace_name) const {
+  return impl_->QuarantinedIn(namespace_name);
+}
+
+}  // namespace infercache::local

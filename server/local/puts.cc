@@ -1,0 +1,253 @@
+#include "server/local/puts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/local/convert.h"
+
+namespace infercache::local {
+namespace {
+
+using std::chrono::steady_clock;
+
+void SetResult(const absl::StatusOr<store::CommitOutcome>& outcome, v1::LocalPutResult* result) {
+  if (!outcome.ok()) {
+    result->set_outcome(v1::LOCAL_PUT_REFUSED);
+    SetFailure(outcome.status(), result);
+  } else {
+    result->set_outcome(*outcome == store::CommitOutcome::kStored ? v1::LOCAL_PUT_STORED
+                                                                  : v1::LOCAL_PUT_EXISTS);
+  }
+}
+
+// Calls f(i) for all of a batch in the order in which they are to become visible: last to first, so
+// that the head of a chain is its most recently used block; but a key's second appearance comes
+// after its first, because a batch means what its items one by one would mean.
+template <class KeyHash, class F>
+void InStoringOrder(size_t count, KeyHash key_hash, F f) {
+  if (count == 1) return f(0);
+  std::unordered_set<uint64_t> seen;
+  std::vector<size_t> order, repeated;
+  for (size_t i = 0; i < count; ++i) {
+    (seen.insert(key_hash(i).lo).second ? order : repeated).push_back(i);
+  }
+  for (size_t i = order.size(); i > 0; --i) f(order[i - 1]);
+  for (const size_t i : repeated) f(i);
+}
+
+}  // namespace
+
+Puts::Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
+           PutAccess access)
+    : host_(host), namespace_(std::move(ns)), fingerprint_(fingerprint), access_(access) {}
+
+Puts::~Puts() {
+  const uint64_t count = open_.size();
+  open_.clear();
+  host_.reservations.Remove(count);
+}
+
+absl::Status Puts::CheckMayPut() const {
+  if (access_ != v1::Welcome::PUT_ACCESS_NONE) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat("this session may not write to namespace ", namespace_->spec().name));
+}
+
+absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::ReserveItem& item) {
+  ASSIGN_OR_RETURN(const ObjectInfo info, ToObjectInfo(item.info()));
+  ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, ToParts(item.parts()));
+  return namespace_->Reserve({.id = {item.key(), fingerprint_},
+                              .size_bytes = item.size_bytes(),
+                              .parts = parts,
+                              .info = &info,
+                              .overwrite = item.overwrite()});
+}
+
+void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
+  if (open_.size() + expired_.size() >= kMaxReservationsPerSession) {
+    return SetFailure(
+        absl::ResourceExhaustedError(absl::StrCat("the session holds ", kMaxReservationsPerSession,
+                                                  " reservations, which is the limit")),
+        out);
+  }
+  auto lease = ReserveBytes(item);
+  if (!lease.ok()) return SetFailure(lease.status(), out);
+  if (!lease->has_value()) return out->set_exists(true);
+  const store::Place place = (*lease)->place();
+  out->set_reservation(next_id_);
+  out->set_chunk(place.chunk);
+  out->set_offset(place.offset);
+  open_.emplace_hint(
+      open_.end(), next_id_++,
+      Reservation{.lease = *std::move(*lease),
+                  .key_hash = HashBytes(item.key()),
+                  .deadline = steady_clock::now() +
+                              absl::ToChronoMilliseconds(host_.options.reservation_timeout)});
+  host_.reservations.Add(1);
+}
+
+absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response) {
+  RETURN_IF_ERROR(CheckMayPut());
+  RETURN_IF_ERROR(host_.CheckTakesWork());
+  for (const v1::ReserveItem& item : request.items()) ReserveItem(item, response->add_items());
+  // Room is given to a chain's head first, but of what is there already the head is to be the most
+  // recently used.
+  for (int i = request.items_size() - 2; i >= 0; --i) {
+    if (!response->items(i).exists()) continue;
+    (void)namespace_->Probe({request.items(i).key(), fingerprint_}, /*touch=*/true);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Puts::CheckWritten(const Reservation& reservation) const {
+  RETURN_IF_ERROR(reservation.wrong);
+  const uint64_t size = reservation.lease.bytes().size();
+  if (access_ == v1::Welcome::PUT_ACCESS_IN_PLACE || reservation.written >= size) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("only ", reservation.written, " of ", size, " bytes were sent"));
+}
+
+absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
+  const auto it = open_.find(id);
+  if (it == open_.end()) {
+    // The client says that it has stopped, so that the bytes are free from here on.
+    if (expired_.erase(id) == 0) {
+      return absl::NotFoundError(absl::StrCat("the session has no reservation ", id));
+    }
+    return absl::DeadlineExceededError(
+        absl::StrCat("reservation ", id, " took longer than ",
+                     absl::FormatDuration(host_.options.reservation_timeout)));
+  }
+  Reservation reservation = std::move(it->second);
+  open_.erase(it);
+  absl::StatusOr<store::CommitOutcome> outcome = CheckWritten(reservation);
+  if (outcome.status().ok()) outcome = namespace_->Commit(std::move(reservation.lease));
+  return outcome;
+}
+
+absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
+  RETURN_IF_ERROR(CheckMayPut());
+  const uint64_t before = open_.size();
+  for (int i = 0; i < request.reservations_size(); ++i) response->add_results();
+  InStoringOrder(
+      request.reservations_size(),
+      [&](size_t i) {
+        const auto it = open_.find(request.reservations(static_cast<int>(i)));
+        return it == open_.end() ? Hash128{i, 0} : it->second.key_hash;
+      },
+      [&](size_t i) {
+        const int index = static_cast<int>(i);
+        SetResult(CommitOne(request.reservations(index)), response->mutable_results(index));
+      });
+  host_.reservations.Remove(before - open_.size());
+  return absl::OkStatus();
+}
+
+absl::Status Puts::Abort(const v1::Abort& request) {
+  const uint64_t before = open_.size();
+  for (const uint64_t id : request.reservations()) {
+    if (open_.erase(id) == 0) expired_.erase(id);
+  }
+  host_.reservations.Remove(before - open_.size());
+  return absl::OkStatus();
+}
+
+void Puts::Write(const v1::Write& request) {
+  const auto it = open_.find(request.reservation());
+  if (it == open_.end()) return;  // Commit says so
+  Reservation& reservation = it->second;
+  const std::span<std::byte> bytes = reservation.lease.bytes();
+  const std::string& data = request.data();
+  if (data.size() > kMaxWriteBytes) {
+    reservation.wrong = absl::InvalidArgumentError(
+        absl::StrCat("a Write carried ", data.size(), " bytes; the limit is ", kMaxWriteBytes));
+  } else if (request.offset() > bytes.size() || data.size() > bytes.size() - request.offset()) {
+    reservation.wrong = absl::InvalidArgumentError(
+        absl::StrCat("a Write of ", data.size(), " bytes at ", request.offset(),
+                     " lies outside of the object's ", bytes.size()));
+  } else if (!data.empty()) {
+    std::memcpy(bytes.data() + request.offset(), data.data(), data.size());
+    reservation.written += data.size();
+  }
+}
+
+absl::StatusOr<store::CommitOutcome> Puts::PutOne(const v1::ReserveItem& object,
+                                                  std::string_view value) {
+  if (value.size() > kMaxInlineBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "value: ", value.size(), " bytes; the limit of an inline put is ", kMaxInlineBytes));
+  }
+  if (value.size() != object.size_bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("value: ", value.size(), " bytes, but size_bytes says ", object.size_bytes()));
+  }
+  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, ReserveBytes(object));
+  if (!lease) return store::CommitOutcome::kExists;
+  if (!value.empty()) std::memcpy(lease->bytes().data(), value.data(), value.size());
+  return namespace_->Commit(*std::move(lease));
+}
+
+absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
+  RETURN_IF_ERROR(CheckMayPut());
+  RETURN_IF_ERROR(host_.CheckTakesWork());
+  for (size_t i = 0; i < items.size(); ++i) response->add_results();
+  const auto parse = [&](size_t i) {
+    const std::string_view object = items[i].object;
+    return scratch_.ParseFromArray(object.data(), static_cast<int>(object.size()));
+  };
+  InStoringOrder(
+      items.size(),
+      // What cannot be parsed gets a hash as good as any.
+      [&](size_t i) {
+        return parse(i) ? HashBytes(scratch_.key()) : Hash128{i, 0};
+      },
+      [&](size_t i) {
+        SetResult(parse(i) ? PutOne(scratch_, items[i].value)
+                           : absl::InvalidArgumentError("object: not a message"),
+                  response->mutable_results(static_cast<int>(i)));
+      });
+  return absl::OkStatus();
+}
+
+absl::Status Puts::PutInline(const v1::PutInline& request, v1::PutResults* response) {
+  std::vector<std::string> objects;
+  std::vector<InlinePutView> items;
+  objects.reserve(request.items_size());
+  for (const v1::PutInlineItem& item : request.items()) {
+    items.push_back({objects.emplace_back(item.object().SerializeAsString()), item.value()});
+  }
+  return PutInline(items, response);
+}
+
+uint64_t Puts::Expire(steady_clock::time_point now) {
+  uint64_t count = 0;
+  while (!open_.empty() && open_.begin()->second.deadline <= now) {
+    auto node = open_.extract(open_.begin());
+    expired_.emplace(node.key(), Quarantined(host_.books, namespace_->spec().name,
+                                             std::move(node.mapped().lease)));
+    ++count;
+  }
+  host_.reservations.Remove(count);
+  return count;
+}
+
+std::vector<Quarantined> Puts::TakeAll() {
+  Expire(steady_clock::time_point::max());
+  std::vector<Quarantined> all;
+  all.reserve(expired_.size());
+  for (auto& [id, quarantined] : expired_) all.push_back(std::move(quarantined));
+  expired_.clear();
+  return all;
+}
+
+}  // namespace infercache::local

@@ -1,0 +1,86 @@
+// What one session writes: its reservations, from Reserve to Commit, Abort or quarantine.
+//
+// Not thread-safe. Owns the reservations and keeps their namespace alive; destruction frees what is
+// left, so a session whose process may still write takes them out first.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/hash.h"
+#include "infercache/v1/local.pb.h"
+#include "server/local/host.h"
+#include "server/local/inline_put.h"
+#include "server/local/quarantine.h"
+#include "server/store/namespace.h"
+
+namespace infercache::local {
+
+using PutAccess = v1::Welcome::PutAccess;
+
+class Puts {
+ public:
+  Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
+       PutAccess access);
+  ~Puts();
+  Puts(const Puts&) = delete;
+  Puts& operator=(const Puts&) = delete;
+
+  // The verbs of local.proto. Errors of a whole batch: PERMISSION_DENIED (the session may not put),
+  // UNAVAILABLE (the daemon drains; Reserve and PutInline). REQUIRES: at most kMaxItemsPerFrame
+  // items.
+  absl::Status Reserve(const v1::Reserve& request, v1::Reserved* response);
+  absl::Status Commit(const v1::Commit& request, v1::PutResults* response);
+  absl::Status Abort(const v1::Abort& request);
+  void Write(const v1::Write& request);
+  absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response);
+  // The same for a request that was parsed as a whole.
+  absl::Status PutInline(const v1::PutInline& request, v1::PutResults* response);
+
+  PutAccess access() const { return access_; }
+
+  // Quarantines what was reserved before `now` - the timeout. A Commit of it will be answered with
+  // DEADLINE_EXCEEDED. Returns how many.
+  uint64_t Expire(std::chrono::steady_clock::time_point now);
+  // All that is left, in quarantine.
+  std::vector<Quarantined> TakeAll();
+
+ private:
+  struct Reservation {
+    store::WriteLease lease;
+    Hash128 key_hash;  // tells two reservations of one key apart from others in a batch
+    std::chrono::steady_clock::time_point deadline;
+    uint64_t written = 0;                   // bytes that came by Write
+    absl::Status wrong = absl::OkStatus();  // with a Write
+  };
+
+  absl::Status CheckMayPut() const;
+  void ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out);
+  absl::StatusOr<std::optional<store::WriteLease>> ReserveBytes(const v1::ReserveItem& item);
+  absl::StatusOr<store::CommitOutcome> CommitOne(uint64_t id);
+  absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object,
+                                              std::string_view value);
+  absl::Status CheckWritten(const Reservation& reservation) const;
+
+  Host& host_;
+  const std::shared_ptr<store::Namespace> namespace_;
+  const Hash128 fingerprint_;
+  const PutAccess access_;
+
+  uint64_t next_id_ = 1;
+  // Ids only grow and the timeout is one for all: the order of ids is that of deadlines.
+  std::map<uint64_t, Reservation> open_;
+  std::map<uint64_t, Quarantined> expired_;
+  v1::ReserveItem scratch_;  // keeps its memory from one PutInline to the next
+};
+
+}  // namespace infercache::local

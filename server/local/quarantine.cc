@@ -1,0 +1,125 @@
+#include "server/local/quarantine.h"
+
+#include <sys/socket.h>
+
+#include <asio/post.hpp>
+#include <cerrno>
+
+namespace infercache::local {
+namespace {
+
+using std::chrono::steady_clock;
+
+// True: the peer has closed it, or the connection is broken.
+bool DrainedToItsEnd(int socket) {
+  char waste[4096];
+  for (;;) {
+    const ssize_t received = recv(socket, waste, sizeof waste, MSG_DONTWAIT);
+    if (received == 0) return true;
+    if (received < 0) return errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
+  }
+}
+
+}  // namespace
+
+QuarantineBooks::Entries::iterator QuarantineBooks::Add(std::string_view namespace_name,
+                                                        uint64_t bytes) {
+  Entries entry;
+  entry.push_back({std::string(namespace_name), bytes, steady_clock::now()});
+  MutexLock lock(&mu_);
+  entries_.splice(entries_.begin(), entry);
+  return entries_.begin();
+}
+
+void QuarantineBooks::Remove(Entries::iterator entry) {
+  Entries removed;
+  MutexLock lock(&mu_);
+  removed.splice(removed.begin(), entries_, entry);
+}
+
+uint64_t QuarantineBooks::count() const {
+  MutexLock lock(&mu_);
+  return entries_.size();
+}
+
+template <class Predicate>
+store::AgedBytes QuarantineBooks::Sum(Predicate counts) const {
+  const auto now = steady_clock::now();
+  store::AgedBytes sum;
+  MutexLock lock(&mu_);
+  for (const Entry& entry : entries_) {
+    if (!counts(entry)) continue;
+    const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - entry.since);
+    sum.Add(entry.bytes, age.count() < 0 ? 0 : static_cast<uint64_t>(age.count()));
+  }
+  return sum;
+}
+
+store::AgedBytes QuarantineBooks::Aged() const {
+  return Sum([](const Entry&) { return true; });
+}
+
+store::AgedBytes QuarantineBooks::AgedIn(std::string_view namespace_name) const {
+  return Sum([&](const Entry& entry) { return entry.namespace_name == namespace_name; });
+}
+
+Quarantined::Quarantined(QuarantineBooks& books, std::string_view namespace_name,
+                         store::WriteLease lease)
+    : books_(&books),
+      entry_(books.Add(namespace_name, lease.bytes().size())),
+      lease_(std::move(lease)) {
+  lease_.Quarantine();
+}
+
+Quarantined::Quarantined(Quarantined&& other) noexcept
+    : books_(std::exchange(other.books_, nullptr)),
+      entry_(other.entry_),
+      lease_(std::move(other.lease_)) {}
+
+Quarantined::~Quarantined() {
+  if (books_ != nullptr) books_->Remove(entry_);
+}
+
+Quarantine::Quarantine(asio::io_context& context) : strand_(asio::make_strand(context)) {}
+
+void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held) {
+  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held));
+  asio::error_code error;
+  watch->witness.assign(witness.get(), error);
+  // Without a way to wait nothing can show that the bytes are free: they stay until Clear.
+  const bool waits = !error;
+  if (waits) (void)witness.Release();
+  asio::post(strand_, [this, watch, waits] {
+    watches_.insert(watch);
+    if (waits) Await(watch);
+  });
+}
+
+void Quarantine::Await(const std::shared_ptr<Watch>& watch) {
+  watch->witness.async_wait(asio::posix::stream_descriptor::wait_read,
+                            [this, watch](const asio::error_code& error) {
+                              if (!error) OnReadable(watch);
+                            });
+}
+
+void Quarantine::OnReadable(const std::shared_ptr<Watch>& watch) {
+  if (!watches_.contains(watch)) return;  // cleared after it had become readable
+  if (watch->kind == WitnessKind::kConnection && !DrainedToItsEnd(watch->witness.native_handle())) {
+    Await(watch);
+    return;
+  }
+  watches_.erase(watch);
+}
+
+void Quarantine::Clear() {
+  asio::post(strand_, [this] {
+    for (const auto& watch : watches_) {
+      asio::error_code ignored;
+      watch->witness.close(ignored);
+      watch->held.clear();
+    }
+    watches_.clear();
+  });
+}
+
+}  // namespace infercache::local

@@ -1,0 +1,101 @@
+// Bytes that a client may still write although nobody waits for them any more: its reservation took
+// too long, or its session is over while its process is not. They are reused only once the process
+// is gone or has said that it stopped.
+
+#pragma once
+
+#include <asio/io_context.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/strand.hpp>
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "common/mutex.h"
+#include "common/unique_fd.h"
+#include "server/store/aged_bytes.h"
+#include "server/store/lease.h"
+
+namespace infercache::local {
+
+// Counts what is in quarantine, wherever it waits. Thread-safe; outlives all that is counted.
+class QuarantineBooks {
+ public:
+  struct Entry {
+    std::string namespace_name;
+    uint64_t bytes = 0;
+    std::chrono::steady_clock::time_point since;
+  };
+  using Entries = std::list<Entry>;
+
+  Entries::iterator Add(std::string_view namespace_name, uint64_t bytes) ABSL_LOCKS_EXCLUDED(mu_);
+  void Remove(Entries::iterator entry) ABSL_LOCKS_EXCLUDED(mu_);
+
+  uint64_t count() const ABSL_LOCKS_EXCLUDED(mu_);
+  store::AgedBytes Aged() const ABSL_LOCKS_EXCLUDED(mu_);
+  store::AgedBytes AgedIn(std::string_view namespace_name) const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  template <class Predicate>
+  store::AgedBytes Sum(Predicate counts) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  mutable Mutex mu_;
+  Entries entries_ ABSL_GUARDED_BY(mu_);
+};
+
+// One reservation in quarantine; its destruction frees the bytes. Move-only, not thread-safe.
+class Quarantined {
+ public:
+  Quarantined(QuarantineBooks& books, std::string_view namespace_name, store::WriteLease lease);
+  Quarantined(Quarantined&& other) noexcept;
+  Quarantined& operator=(Quarantined&& other) = delete;
+  ~Quarantined();
+
+ private:
+  QuarantineBooks* books_;  // null = moved from
+  QuarantineBooks::Entries::iterator entry_;
+  store::WriteLease lease_;
+};
+
+// Holds reservations of sessions that are over until their processes are. Thread-safe; whoever owns
+// it lets `context` run out of work between Clear and destruction.
+class Quarantine {
+ public:
+  explicit Quarantine(asio::io_context& context);
+  Quarantine(const Quarantine&) = delete;
+  Quarantine& operator=(const Quarantine&) = delete;
+
+  // What shows that nobody writes any more: a pidfd that becomes readable, or, where there is none,
+  // the peer's end of a connection, which is read (and what comes thrown away) until it closes.
+  enum class WitnessKind { kProcess, kConnection };
+  void Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held);
+  // Frees all. For the end of the daemon.
+  void Clear();
+
+ private:
+  struct Watch {
+    Watch(const asio::strand<asio::io_context::executor_type>& strand, WitnessKind k,
+          std::vector<Quarantined> h)
+        : kind(k), witness(strand), held(std::move(h)) {}
+
+    const WitnessKind kind;
+    asio::posix::stream_descriptor witness;
+    std::vector<Quarantined> held;
+  };
+
+  // On the strand.
+  void Await(const std::shared_ptr<Watch>& watch);
+  void OnReadable(const std::shared_ptr<Watch>& watch);
+
+  asio::strand<asio::io_context::executor_type> strand_;
+  std::set<std::shared_ptr<Watch>> watches_;  // on the strand
+};
+
+}  // namespace infercache::local

@@ -1,0 +1,55 @@
+#include "server/local/session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+
+namespace infercache::local {
+namespace {
+
+constexpr std::chrono::milliseconds kBetweenDrains{10};
+
+}  // namespace
+
+Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
+                 std::shared_ptr<store::ClientPage> page, PutAccess access)
+    : host_(host),
+      namespace_(std::move(ns)),
+      fingerprint_(std::move(fingerprint)),
+      page_(std::move(page)),
+      puts_(host, namespace_, fingerprint_.hash(), access) {
+  namespace_->AttachPage(page_);
+}
+
+Session::~Session() { namespace_->DetachPage(page_); }
+
+void Session::ExpireReservations(std::chrono::steady_clock::time_point now) {
+  Count(host_.counters.reservations_expired, puts_.Expire(now));
+}
+
+void Session::DrainTouches(std::chrono::steady_clock::time_point now) {
+  if (now < next_drain()) return;
+  last_drain_ = now;
+  Count(host_.counters.touches_drained, namespace_->DrainTouches(*page_, kMaxTouchesPerDrain));
+}
+
+std::chrono::steady_clock::time_point Session::next_drain() const {
+  return last_drain_ + kBetweenDrains;
+}
+
+uint64_t Session::pin_budget_bytes() const {
+  return namespace_->spec().quota_bytes / host_.options.pin_budget_divisor;
+}
+
+std::string Session::OverBudget() {
+  const store::Namespace::PinUse use = namespace_->PinsOf(*page_);
+  const uint64_t held = use.bytes + leased_bytes_;
+  // One object at a time is always allowed: else one larger than the budget could not be read.
+  const bool over = held > 2 * pin_budget_bytes() && use.pins + leases_.size() > 1;
+  if (!std::exchange(was_over_budget_, over) || !over) return {};
+  return absl::StrCat("it holds ", held, " bytes; its budget is ", pin_budget_bytes());
+}
+
+}  // namespace infercache::local

@@ -1,0 +1,92 @@
+// An open session: what its client holds, and what each of its requests does. Knows no socket.
+//
+// Not thread-safe: its connection's strand. Destruction gives everything back: the page is
+// detached, leases and reservations are freed.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/fingerprint.h"
+#include "common/unique_fd.h"
+#include "infercache/v1/local.pb.h"
+#include "server/local/host.h"
+#include "server/local/puts.h"
+#include "server/store/client_page.h"
+#include "server/store/namespace.h"
+
+namespace infercache::local {
+
+class Session {
+ public:
+  // Attaches `page` to `ns`.
+  Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
+          std::shared_ptr<store::ClientPage> page, PutAccess access);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Does what `request` asks and sets the body of `response`, with the descriptors to send beside
+  // it. The result is the answer's status. REQUIRES: a body, no Hello, and counts
+  // within the limits. A Drain is left to the caller, who can wait for next_drain().
+  absl::Status Handle(const v1::LocalRequest& request, v1::LocalResponse* response,
+                      std::vector<UniqueFd>* descriptors);
+  absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
+    return puts_.PutInline(items, response);
+  }
+
+  const store::Namespace& ns() const { return *namespace_; }
+
+  // --- Upkeep, ten times a second ---
+
+  void ExpireReservations(std::chrono::steady_clock::time_point now);
+  // Applies at most kMaxTouchesPerDrain touches, unless it is too early to do that again.
+  void DrainTouches(std::chrono::steady_clock::time_point now);
+  std::chrono::steady_clock::time_point next_drain() const;
+  // What the session may hold pinned or leased. A single object may be larger.
+  uint64_t pin_budget_bytes() const;
+  // Empty, or how the session holds more than twice its budget, at this call and the last.
+  std::string OverBudget();
+
+  // --- Its end ---
+
+  // Tells the client that its pins have stopped counting.
+  void Revoke() { page_->Revoke(); }
+  // The reservations, in quarantine: the process may still write.
+  std::vector<Quarantined> TakeReservations() { return puts_.TakeAll(); }
+
+ private:
+  absl::Status MapChunks(const v1::MapChunks& request, v1::Chunks* response,
+                         std::vector<UniqueFd>* descriptors);
+  absl::Status Lookup(const v1::Lookup& request, v1::Found* response);
+  absl::Status Lease(std::string_view key, std::vector<uint64_t>* taken, v1::FoundItem* item);
+  absl::Status Release(const v1::Release& request);
+  absl::Status Remove(const v1::Remove& request, v1::Removed* response);
+  absl::Status ListKeys(const v1::ListKeys& request, v1::KeyPage* response);
+  absl::Status GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* response);
+  void Drop(uint64_t lease);
+  store::ObjectId Id(std::string_view key) const { return {key, fingerprint_.hash()}; }
+
+  Host& host_;
+  const std::shared_ptr<store::Namespace> namespace_;
+  const Fingerprint fingerprint_;
+  const std::shared_ptr<store::ClientPage> page_;
+
+  Puts puts_;
+  std::map<uint64_t, store::ReadLease> leases_;
+  uint64_t next_lease_ = 1;
+  uint64_t leased_bytes_ = 0;
+  uint64_t chunks_sent_ = 0;
+  bool was_over_budget_ = false;
+  std::chrono::steady_clock::time_point last_drain_;
+};
+
+}  // namespace infercache::local

@@ -1,0 +1,209 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/local/convert.h"
+#include "server/local/session.h"
+
+namespace infercache::local {
+namespace {
+
+using Keys = google::protobuf::RepeatedPtrField<std::string>;
+
+// What an answer's items may take, leaving room for what is around them.
+constexpr size_t kMaxAnswerBytes = kMaxFrameBytes - 4096;
+constexpr size_t kDefaultPageSize = 1000;
+
+absl::Status CheckKeys(const Keys& keys) {
+  for (int i = 0; i < keys.size(); ++i) {
+    if (!keys[i].empty() && keys[i].size() <= kMaxKeyBytes) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("keys[", i, "]: ", keys[i].size(), " bytes; a key has 1 to ", kMaxKeyBytes));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Session::Handle(const v1::LocalRequest& request, v1::LocalResponse* response,
+                             std::vector<UniqueFd>* descriptors) {
+  switch (request.body_case()) {
+    case v1::LocalRequest::kMapChunks:
+      return MapChunks(request.map_chunks(), response->mutable_chunks(), descriptors);
+    case v1::LocalRequest::kReserve:
+      return puts_.Reserve(request.reserve(), response->mutable_reserved());
+    case v1::LocalRequest::kCommit:
+      return puts_.Commit(request.commit(), response->mutable_put_results());
+    case v1::LocalRequest::kAbort:
+      response->mutable_empty();
+      return puts_.Abort(request.abort());
+    case v1::LocalRequest::kPutInline:
+      return puts_.PutInline(request.put_inline(), response->mutable_put_results());
+    case v1::LocalRequest::kWrite:
+      response->mutable_empty();
+      puts_.Write(request.write());
+      return absl::OkStatus();
+    case v1::LocalRequest::kLookup:
+      return Lookup(request.lookup(), response->mutable_found());
+    case v1::LocalRequest::kRelease:
+      response->mutable_empty();
+      return Release(request.release());
+    case v1::LocalRequest::kRemove:
+      return Remove(request.remove(), response->mutable_removed());
+    case v1::LocalRequest::kListKeys:
+      return ListKeys(request.list_keys(), response->mutable_key_page());
+    case v1::LocalRequest::kGrowSlots:
+      return GrowSlots(request.grow_slots(), response->mutable_slots_granted());
+    case v1::LocalRequest::kDrain:
+    case v1::LocalRequest::kPing:
+      response->mutable_empty();
+      return absl::OkStatus();
+    case v1::LocalRequest::kHello:
+    case v1::LocalRequest::BODY_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("not a request");
+}
+
+absl::Status Session::MapChunks(const v1::MapChunks& request, v1::Chunks* response,
+                                std::vector<UniqueFd>* descriptors) {
+  const uint64_t chunks = namespace_->arena_chunks().size();
+  response->set_first(request.first());
+  if (request.first() >= chunks) return absl::OkStatus();
+  const uint64_t count = std::min<uint64_t>(chunks - request.first(), kMaxFrameDescriptors);
+  if (chunks_sent_ + count > chunks * kMaxSendsPerChunk) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the session was sent ", chunks_sent_, " descriptors for ", chunks,
+                     " chunks; the limit is ", kMaxSendsPerChunk, " for each"));
+  }
+  const bool writable = puts_.access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
+  for (uint64_t i = 0; i < count; ++i) {
+    const auto chunk = static_cast<uint32_t>(request.first() + i);
+    ASSIGN_OR_RETURN(UniqueFd fd, namespace_->OpenChunk(chunk, writable));
+    descriptors->push_back(std::move(fd));
+  }
+  chunks_sent_ += count;
+  response->set_count(static_cast<uint32_t>(count));
+  return absl::OkStatus();
+}
+
+absl::Status Session::Lease(std::string_view key, std::vector<uint64_t>* taken,
+                            v1::FoundItem* item) {
+  std::optional<store::ReadLease> lease = namespace_->Lookup(Id(key));
+  if (!lease) return absl::OkStatus();
+  const uint64_t size = lease->bytes().size();
+  if (leases_.size() >= kMaxLeasesPerSession) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the session holds ", kMaxLeasesPerSession, " leases, which is the limit"));
+  }
+  if (!leases_.empty() && leased_bytes_ + size > pin_budget_bytes()) {
+    return absl::ResourceExhaustedError(absl::StrCat("the session holds leases of ", leased_bytes_,
+                                                     " bytes and asks for ", size,
+                                                     " more; its budget is ", pin_budget_bytes()));
+  }
+  const store::Place place = lease->place();
+  item->set_lease(next_lease_);
+  item->set_chunk(place.chunk);
+  item->set_offset(place.offset);
+  Describe(lease->info(), size, lease->parts(), item->mutable_object());
+  leased_bytes_ += size;
+  taken->push_back(next_lease_);
+  leases_.emplace_hint(leases_.end(), next_lease_++, *std::move(lease));
+  return absl::OkStatus();
+}
+
+absl::Status Session::Lookup(const v1::Lookup& request, v1::Found* response) {
+  RETURN_IF_ERROR(CheckKeys(request.keys()));
+  std::vector<uint64_t> taken;
+  size_t answer_bytes = 0;
+  absl::Status status;
+  for (const std::string& key : request.keys()) {
+    v1::FoundItem& item = *response->add_items();
+    status = Lease(key, &taken, &item);
+    answer_bytes += item.ByteSizeLong() + 8;
+    if (status.ok() && answer_bytes > kMaxAnswerBytes) {
+      status = absl::ResourceExhaustedError(
+          "the answer does not fit a frame: ask for fewer keys at once");
+    }
+    if (!status.ok()) break;
+  }
+  // The client does not learn of leases in an answer that failed.
+  if (!status.ok()) {
+    for (const uint64_t lease : taken) Drop(lease);
+  }
+  return status;
+}
+
+void Session::Drop(uint64_t lease) {
+  const auto it = leases_.find(lease);
+  if (it == leases_.end()) return;
+  leased_bytes_ -= it->second.bytes().size();
+  leases_.erase(it);
+}
+
+absl::Status Session::Release(const v1::Release& request) {
+  for (const uint64_t lease : request.leases()) Drop(lease);
+  return absl::OkStatus();
+}
+
+absl::Status Session::Remove(const v1::Remove& request, v1::Removed* response) {
+  if (puts_.access() == v1::Welcome::PUT_ACCESS_NONE) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("this session may not write to namespace ", namespace_->spec().name));
+  }
+  RETURN_IF_ERROR(CheckKeys(request.keys()));
+  std::string removed((request.keys_size() + 7) / 8, '\0');
+  for (int i = 0; i < request.keys_size(); ++i) {
+    if (namespace_->Erase(Id(request.keys(i)))) {
+      removed[i / 8] = static_cast<char>(removed[i / 8] | 1 << i % 8);
+    }
+  }
+  response->set_removed(std::move(removed));
+  return absl::OkStatus();
+}
+
+absl::Status Session::ListKeys(const v1::ListKeys& request, v1::KeyPage* response) {
+  const size_t page_size = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
+  if (page_size > kMaxListPageSize) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page_size: ", page_size, "; the limit is ", kMaxListPageSize));
+  }
+  if (request.key_prefix().size() > kMaxKeyBytes || request.page_token().size() > kMaxKeyBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("key_prefix or page_token: the limit is ", kMaxKeyBytes, " bytes"));
+  }
+  const store::ListPage page =
+      namespace_->List(fingerprint_.hash(), request.key_prefix(), request.page_token(), page_size);
+  bool more = page.more;
+  size_t answer_bytes = 0;
+  for (const store::ListEntry& entry : page.entries) {
+    v1::ListedKey& item = *response->add_objects();
+    item.set_key(entry.key);
+    Describe(entry.info, entry.size_bytes, entry.parts, item.mutable_object());
+    answer_bytes += item.ByteSizeLong() + 8;
+    if (answer_bytes > kMaxAnswerBytes) {
+      response->mutable_objects()->RemoveLast();
+      more = true;
+      break;
+    }
+  }
+  if (more && response->objects_size() > 0) {
+    response->set_next_page_token(response->objects().rbegin()->key());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Session::GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* response) {
+  if (request.slots() > page_->slot_capacity()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slots: ", request.slots(), "; the limit is ", page_->slot_capacity()));
+  }
+  page_->RaiseSlotLimit(std::max(request.slots(), page_->slot_limit()));
+  response->set_slot_limit(page_->slot_limit());
+  return absl::OkStatus();
+}
+
+}  // namespace infercache::local
