@@ -120,7 +120,7 @@ class LocalServer::Impl {
   LocalStats stats() const {
     const Counters& counters = host_.counters;
     const auto get = [](const std::atomic<uint64_t>& counter) {
-      return counter.load(std::memory_order_relaxed);
+      return counter.load(std::memory_order_acquire);
     };
     LocalStats stats;
     stats.sessions = get(counters.sessions);

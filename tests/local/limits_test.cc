@@ -150,6 +150,25 @@ TEST_F(LocalLimits, ReservationsOfASession) {
   EXPECT_NE(worker.Reserve("one more", 1).reservation(), 0u);
 }
 
+TEST_F(LocalLimits, ReservedBytesOfASession) {
+  Serve();
+  Worker worker = Open();
+  const v1::ReservedItem first = worker.Reserve("a", 4 * kMiB);
+  EXPECT_NE(worker.Reserve("b", 4 * kMiB).reservation(), 0u);
+  const v1::ReservedItem refused = worker.Reserve("c", 1);
+  EXPECT_EQ(refused.code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(refused.message(), HasSubstr("half of the namespace"));
+  EXPECT_EQ(worker.PutInline("inline", "v").outcome(), v1::LOCAL_PUT_STORED);
+  worker.Abort({first.reservation()});
+  EXPECT_NE(worker.Reserve("c", 1).reservation(), 0u);
+}
+
+TEST_F(LocalLimits, ASingleReservationMayBeLargerThanTheShare) {
+  Serve();
+  Worker worker = Open();
+  EXPECT_NE(worker.Reserve("large", 15 * kMiB).reservation(), 0u);
+}
+
 TEST_F(LocalLimits, LeasesOfASession) {
   ns_.MustPut("key", "v");
   Serve();

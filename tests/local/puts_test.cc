@@ -33,14 +33,14 @@ TEST_F(LocalPuts, ABatchAnswersEachItemInItsPlace) {
   Serve();
   Worker worker = Open();
   const auto items = worker.ReserveAll(
-      {MakeItem("new", 4), MakeItem("there", 3), MakeItem("", 1), MakeItem("big", 64 * kMiB)});
+      {MakeItem("big", 64 * kMiB), MakeItem("there", 3), MakeItem("", 1), MakeItem("new", 4)});
   ASSERT_EQ(items.size(), 4u);
-  EXPECT_NE(items[0].reservation(), 0u);
+  EXPECT_EQ(items[0].code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(items[0].message(), HasSubstr("chunks"));
   EXPECT_TRUE(items[1].exists());
   EXPECT_EQ(items[2].code(), static_cast<uint32_t>(absl::StatusCode::kInvalidArgument));
-  EXPECT_EQ(items[3].code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
-  EXPECT_THAT(items[3].message(), HasSubstr("chunks"));
-  EXPECT_EQ(items[1].reservation() + items[2].reservation() + items[3].reservation(), 0u);
+  EXPECT_EQ(items[0].reservation() + items[1].reservation() + items[2].reservation(), 0u);
+  EXPECT_NE(items[3].reservation(), 0u);
 }
 
 TEST_F(LocalPuts, AnOverwriteReplacesTheWholeObject) {
