@@ -142,9 +142,8 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
   Reservation reservation = std::move(it->second);
   open_.erase(it);
   held_bytes_ -= reservation.lease.bytes().size();
-  absl::StatusOr<store::CommitOutcome> outcome = CheckWritten(reservation);
-  if (outcome.status().ok()) outcome = namespace_->Commit(std::move(reservation.lease));
-  return outcome;
+  RETURN_IF_ERROR(CheckWritten(reservation));
+  return namespace_->Commit(std::move(reservation.lease));
 }
 
 absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
