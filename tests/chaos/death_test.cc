@@ -9,8 +9,12 @@
 #include "tests/chaos/steps.h"
 #include "tests/chaos/worker_process.h"
 #include "tests/local/local_fixture.h"
+#include "tests/store/build_kind.h"
 
 namespace infercache::chaos {
+
+void PrintTo(const Step& step, std::ostream* out) { *out << step.name; }
+
 namespace {
 
 using local::EndReason;
@@ -79,12 +83,8 @@ class AtEachStep : public LocalFixture, public ::testing::WithParamInterface<Ste
     EXPECT_TRUE(other_->Get("visible", NowMs()).has_value());
   }
 
-  static bool SlowBuild() {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    return true;
-#else
-    return false;
-#endif
+  static constexpr bool SlowBuild() {
+    return infercache::testing::kThreadSanitizer || infercache::testing::kAddressSanitizer;
   }
   uint64_t NowMs() const { return clock_.NowMs(); }
 

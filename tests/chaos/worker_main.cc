@@ -43,7 +43,11 @@ class Worker {
     client_ = std::make_unique<RawClient>(*std::move(client));
     if (step_ == "connected") return;
     if (step_ == "half_hello") return SendHalf(RawClient::MakeHello({}));
-    if (step_ == "hello_sent") return Check(client_->Send(RawClient::MakeHello({})));
+    if (step_ == "hello_sent") {
+      v1::LocalRequest hello = RawClient::MakeHello({});
+      hello.set_id(1);
+      return Check(client_->Send(hello));
+    }
     Check(client_->Open());
     if (step_ == "open") return;
     Check(client_->MapChunks());

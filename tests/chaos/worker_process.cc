@@ -1,5 +1,6 @@
 #include "tests/chaos/worker_process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
