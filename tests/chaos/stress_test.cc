@@ -84,11 +84,11 @@ class Stress : public ::testing::Test {
     do {
       stats = Stats();
     } while (steady_clock::now() < deadline &&
-             (stats.reservations() != 0 || stats.pins() != 0 || stats.client_pins() != 0 ||
+             (stats.reservations() != 0 || stats.pins() != 0 || stats.local_pins() != 0 ||
               stats.limbo_bytes() != 0 || stats.quarantined_bytes() != 0));
     EXPECT_EQ(stats.reservations(), 0u);
     EXPECT_EQ(stats.pins(), 0u);
-    EXPECT_EQ(stats.client_pins(), 0u);
+    EXPECT_EQ(stats.local_pins(), 0u);
     EXPECT_EQ(stats.limbo_bytes(), 0u);
     EXPECT_EQ(stats.quarantined_bytes(), 0u);
     EXPECT_EQ(stats.used_bytes(), stats.visible_bytes());
@@ -147,8 +147,8 @@ TEST_F(Stress, TheDaemonIsKilledAndComesBack) {
     StartDaemon(path);
     // The workers find the new one by themselves.
     const auto deadline = steady_clock::now() + std::chrono::seconds(30);
-    while (Stats().sessions() < workers.size() || Stats().stored() == 0) {
-      ASSERT_LT(steady_clock::now(), deadline) << Stats().sessions() << " sessions";
+    while (Stats().local_sessions() < workers.size() || Stats().stored() == 0) {
+      ASSERT_LT(steady_clock::now(), deadline) << Stats().local_sessions() << " sessions";
     }
   }
   for (const auto& worker : workers) ExpectEndsWell(*worker);
