@@ -4,10 +4,6 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)
 find_package(Protobuf REQUIRED)
-# Header-only, from libasio-dev. Whether Asio uses std::aligned_alloc depends on what was included before
-# it: two translation units that disagree free each other's memory the wrong way (found by the fuzzer).
-add_library(infercache_asio INTERFACE)
-target_compile_definitions(infercache_asio INTERFACE ASIO_STANDALONE ASIO_DISABLE_STD_ALIGNED_ALLOC)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
 
 # Header-only (libasio-dev). How it allocates is decided by its configuration header from what happens
