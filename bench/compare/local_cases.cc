@@ -29,7 +29,7 @@ constexpr size_t kHitsPerLook = 1000;
 // Values of 1 MiB that are used in turn; together they stay in no CPU's cache.
 constexpr size_t kLargeKeys = 64;
 
-std::vector<std::string> Keys(std::string_view prefix, size_t count) {
+std::vector<std::string> Keys(const std::string& prefix, size_t count) {
   std::vector<std::string> keys;
   for (size_t i = 0; i < count; ++i) keys.push_back(absl::StrCat(prefix, BlockKey(i)));
   return keys;
