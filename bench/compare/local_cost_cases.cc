@@ -229,10 +229,10 @@ void DaemonWhileClientsHit(const Context& context) {
   Row row;
   row.name = "local_daemon_cpu";
   row.ours = 100 * (CpuSeconds(pid) - before) / took.count();
-  row.unit = "%";
+  row.unit = "% of a core";
   row.target = "<= 5";
   if (!context.plan.quick) row.ok = row.ours <= 5;
-  row.note = absl::StrCat("of one core, while ", kClients, " clients take ",
+  row.note = absl::StrCat("while ", kClients, " clients take ",
                           static_cast<uint64_t>(static_cast<double>(hits) / took.count() / 1000),
                           " k hits a second of 4 KiB, copied out");
   context.rows.Print(row);

@@ -3,7 +3,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <asio/bind_executor.hpp>
 #include <asio/post.hpp>
 #include <cerrno>
 #include <cstring>
@@ -64,18 +63,18 @@ bool HasRoom(int socket) {
 Connection::Connection(Host& host, asio::io_context& context, uint64_t id, UniqueFd socket)
     : host_(host),
       id_(id),
-      strand_(asio::make_strand(context)),
+      context_(context),
       accepted_(steady_clock::now()),
-      socket_(strand_),
-      process_(strand_),
-      drain_timer_(strand_) {
+      socket_(context_),
+      process_(context_),
+      drain_timer_(context_) {
   asio::error_code error;
   socket_.assign(socket.get(), error);
   if (!error) (void)socket.Release();
 }
 
 void Connection::Start() {
-  asio::post(strand_, [self = shared_from_this()] {
+  asio::post(context_, [self = shared_from_this()] {
     if (!self->socket_.is_open()) return self->End(EndReason::kClosed, "out of resources");
     self->AwaitReadable();
   });
@@ -83,14 +82,14 @@ void Connection::Start() {
 
 void Connection::Tick() {
   if (tick_pending_.exchange(true, std::memory_order_relaxed)) return;
-  asio::post(strand_, [self = shared_from_this()] {
+  asio::post(context_, [self = shared_from_this()] {
     self->tick_pending_.store(false, std::memory_order_relaxed);
     self->OnTick();
   });
 }
 
 void Connection::SayGoodbye(std::string reason) {
-  asio::post(strand_, [self = shared_from_this(), reason = std::move(reason)] {
+  asio::post(context_, [self = shared_from_this(), reason = std::move(reason)] {
     if (self->state_ != State::kOpen) return;
     self->SendGoodbye(reason);
     self->Continue();
@@ -98,7 +97,7 @@ void Connection::SayGoodbye(std::string reason) {
 }
 
 void Connection::Close(EndReason reason) {
-  asio::post(strand_, [self = shared_from_this(), reason] { self->End(reason, ""); });
+  asio::post(context_, [self = shared_from_this(), reason] { self->End(reason, ""); });
 }
 
 // --- The socket ---

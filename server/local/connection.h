@@ -2,8 +2,8 @@
 // and, once its Hello is accepted, its session.
 //
 // Thread-safety: the public methods may be called from any thread and only post; everything else
-// runs on the connection's strand. Ownership: shared by the server's table, until the connection
-// is over, and by handlers in flight. The host outlives it.
+// runs on the connection's Asio context, which has one thread. Ownership: shared by the server's
+// table, until the connection is over, and by handlers in flight. The host outlives it.
 //
 //   kPeeking -> kHello -> kOpen ------> kEnded
 //      |           '----> kRefused --------^
@@ -14,7 +14,6 @@
 #include <asio/io_context.hpp>
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
-#include <asio/strand.hpp>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -37,7 +36,8 @@ namespace infercache::local {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  // `socket` is connected and non-blocking. `id` names the connection, and later its session.
+  // `socket` is connected and non-blocking. One thread runs `context`. `id` names the connection,
+  // and later its session.
   Connection(Host& host, asio::io_context& context, uint64_t id, UniqueFd socket);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -90,13 +90,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Constant after construction.
   Host& host_;
   const uint64_t id_;
-  const asio::strand<asio::io_context::executor_type> strand_;
+  asio::io_context& context_;
   const std::chrono::steady_clock::time_point accepted_;
 
   // Synchronizes itself.
   std::atomic<bool> tick_pending_{false};
 
-  // On the strand.
+  // On the context's thread.
   State state_ = State::kPeeking;
   asio::posix::stream_descriptor socket_;
   asio::posix::stream_descriptor process_;  // open if there is a pidfd

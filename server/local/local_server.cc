@@ -5,7 +5,6 @@
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
-#include <asio/strand.hpp>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -62,25 +61,47 @@ steady_clock::time_point ToSteady(absl::Time deadline) {
   return steady_clock::now() + absl::ToChronoMilliseconds(left);
 }
 
+// One thread that runs one context. Several threads on one context would wake each other for every
+// request: with two of them a round trip takes half as long again.
+class Loop {
+ public:
+  Loop() : work_(context_.get_executor()), thread_([this] { context_.run(); }) {}
+
+  asio::io_context& context() { return context_; }
+  // Waits until everything that was begun has come back.
+  void Join() {
+    asio::post(context_, [this] { work_.reset(); });
+    thread_.join();
+  }
+
+ private:
+  asio::io_context context_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  std::thread thread_;
+};
+
+std::vector<std::unique_ptr<Loop>> MakeLoops(uint32_t count) {
+  std::vector<std::unique_ptr<Loop>> loops;
+  for (uint32_t i = 0; i < count; ++i) loops.push_back(std::make_unique<Loop>());
+  return loops;
+}
+
 }  // namespace
 
 class LocalServer::Impl {
  public:
   Impl(const LocalOptions& options, store::Store& store, UnixListener listener)
       : socket_file_(std::move(listener.file)),
-        context_(static_cast<int>(options.threads)),
-        work_(context_.get_executor()),
-        host_(options, store, context_),
+        loops_(MakeLoops(options.threads)),
+        host_(options, store, loops_.front()->context()),
         acceptor_(
-            context_, std::move(listener.fd), [this](UniqueFd socket) { Adopt(std::move(socket)); },
+            loops_.front()->context(), std::move(listener.fd),
+            [this](UniqueFd socket) { Adopt(std::move(socket)); },
             [this](int error) { OnAcceptTrouble(error); }),
-        tick_(asio::make_strand(context_)) {
+        tick_(loops_.front()->context()) {
     host_.forget = [this](uint64_t connection) { Forget(connection); };
     acceptor_.Start();
-    AwaitTick();
-    for (uint32_t i = 0; i < options.threads; ++i) {
-      threads_.emplace_back([this] { context_.run(); });
-    }
+    asio::post(tick_.get_executor(), [this] { AwaitTick(); });
   }
 
   ~Impl() { Shutdown(absl::InfinitePast()); }
@@ -95,7 +116,7 @@ class LocalServer::Impl {
 
   void Shutdown(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_, shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
-    if (threads_.empty()) return;
+    if (std::exchange(is_down_, true)) return;
     BeginDrain();
     Outstanding listening;
     listening.Add(1);
@@ -109,12 +130,8 @@ class LocalServer::Impl {
     host_.quarantine.Clear();
     stopping_.store(true, std::memory_order_release);
     // Every handler that is left comes back cancelled: nothing of a connection outlives this.
-    asio::post(tick_.get_executor(), [this] {
-      tick_.cancel();
-      work_.reset();
-    });
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+    asio::post(tick_.get_executor(), [this] { tick_.cancel(); });
+    for (const auto& loop : loops_) loop->Join();
   }
 
   LocalStats stats() const {
@@ -160,7 +177,8 @@ class LocalServer::Impl {
     {
       MutexLock lock(&mu_);
       if (connections_.size() < most) {
-        connection = std::make_shared<Connection>(host_, context_, ++last_id_, std::move(socket));
+        asio::io_context& context = loops_[++last_id_ % loops_.size()]->context();
+        connection = std::make_shared<Connection>(host_, context, last_id_, std::move(socket));
         connections_.emplace(last_id_, connection);
         connections_open_.Add(1);
       }
@@ -196,11 +214,11 @@ class LocalServer::Impl {
   }
 
   SocketFile socket_file_;
-  asio::io_context context_;
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  // Connections take turns; the first loop also accepts and ticks.
+  const std::vector<std::unique_ptr<Loop>> loops_;
   Host host_;
   Acceptor acceptor_;
-  asio::steady_timer tick_;  // on a strand
+  asio::steady_timer tick_;
   std::atomic<bool> stopping_{false};
   Outstanding connections_open_;
 
@@ -209,7 +227,7 @@ class LocalServer::Impl {
   uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
 
   Mutex shutdown_mu_;  // held for the whole of Shutdown
-  std::vector<std::thread> threads_;
+  bool is_down_ ABSL_GUARDED_BY(shutdown_mu_) = false;
 };
 
 absl::StatusOr<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalOptions& options,

@@ -1,6 +1,6 @@
 // An open session: what its client holds, and what each of its requests does. Knows no socket.
 //
-// Not thread-safe: its connection's strand. Destruction gives everything back: the page is
+// Not thread-safe: its connection's thread. Destruction gives everything back: the page is
 // detached, leases and reservations are freed.
 
 #pragma once
