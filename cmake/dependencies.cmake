@@ -4,11 +4,18 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)
 find_package(Protobuf REQUIRED)
-# Header-only, from libasio-dev. Whether Asio uses std::aligned_alloc depends on what was included before
-# it: two translation units that disagree free each other's memory the wrong way (found by the fuzzer).
-add_library(infercache_asio INTERFACE)
-target_compile_definitions(infercache_asio INTERFACE ASIO_STANDALONE ASIO_DISABLE_STD_ALIGNED_ALLOC)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
+
+# Header-only (libasio-dev). How it allocates is decided by its configuration header from what happens
+# to be included before it, so that two files of one program can disagree: said once, for all.
+find_path(ASIO_INCLUDE_DIR asio.hpp REQUIRED)
+add_library(infercache_asio INTERFACE)
+target_compile_definitions(infercache_asio INTERFACE ASIO_STANDALONE ASIO_HAS_STD_ALIGNED_ALLOC=1)
+target_link_libraries(infercache_asio INTERFACE Threads::Threads)
+# gcc's ThreadSanitizer knows no fences. Asio's order nothing that its mutexes do not order as well.
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(infercache_asio INTERFACE -Wno-tsan)
+endif()
 
 if(INFERCACHE_WITH_GRPC)
   find_package(gRPC CONFIG REQUIRED)

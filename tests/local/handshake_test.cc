@@ -100,6 +100,7 @@ TEST_F(LocalHandshake, WhoSaysNothingIsDisconnected) {
   EXPECT_TRUE(silent.AwaitClose().ok());
   EXPECT_TRUE(half.AwaitClose().ok());
   EXPECT_TRUE(slow.AwaitClose().ok());
+  EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kSlow) == 3; }));
 }
 
 TEST_F(LocalHandshake, TheFirstRequestIsAHello) {
