@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <string>
+#include <utility>
 
 #include "client/cli/doctor_local.h"
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/test_client.h"
+#include "tests/local/raw_client.h"
 
 namespace infercache::e2e {
 namespace {
@@ -106,6 +109,71 @@ TEST(LocalLane, AnUnknownUserIsAConfigurationError) {
   EXPECT_EQ(run->exit_code, kConfigError);
   EXPECT_THAT(run->err, HasSubstr(file + ":2"));
   EXPECT_THAT(run->err, HasSubstr("no-such-user-here"));
+}
+
+// A session that has begun a put.
+class HalfSession {
+ public:
+  explicit HalfSession(const DaemonProcess& daemon)
+      : client_(local::RawClient::Connect(daemon.socket_path())) {
+    if (!client_.ok() || !client_->Open().ok()) return;
+    v1::LocalRequest reserve;
+    auto* item = reserve.mutable_reserve()->add_items();
+    item->set_key("k");
+    item->set_size_bytes(1000);
+    const auto answer = client_->Ask(std::move(reserve));
+    if (answer.ok()) reservation_ = answer->response.reserved().items(0).reservation();
+  }
+
+  bool ok() const { return reservation_ != 0; }
+  local::RawClient& client() { return *client_; }
+  absl::StatusOr<v1::LocalPutOutcome> Commit() {
+    v1::LocalRequest commit;
+    commit.mutable_commit()->add_reservations(reservation_);
+    const auto answer = client_->Ask(std::move(commit));
+    if (!answer.ok()) return answer.status();
+    return answer->response.put_results().results(0).outcome();
+  }
+
+ private:
+  absl::StatusOr<local::RawClient> client_;
+  uint64_t reservation_ = 0;
+};
+
+TEST(LocalLane, StatisticsShowAnOpenSession) {
+  const auto daemon = DaemonProcess::Start();
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  HalfSession session(**daemon);
+  ASSERT_TRUE(session.ok());
+  const v1::GetStatsResponse stats = Stats(**daemon);
+  EXPECT_EQ(stats.local().sessions(), 1u);
+  EXPECT_EQ(stats.namespaces(0).local_sessions(), 1u);
+  EXPECT_EQ(stats.namespaces(0).reservations(), 1u);
+}
+
+TEST(LocalLane, SigtermLetsASessionCommitWhatItHasBegun) {
+  const auto daemon = DaemonProcess::Start();
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  HalfSession session(**daemon);
+  ASSERT_TRUE(session.ok());
+  (*daemon)->Signal(SIGTERM);
+  const auto goodbye = session.client().AwaitGoodbye();
+  ASSERT_TRUE(goodbye.ok()) << goodbye.status();
+  const auto outcome = session.Commit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(*outcome, v1::LOCAL_PUT_STORED);
+  EXPECT_TRUE(session.client().AwaitClose().ok());
+  EXPECT_EQ((*daemon)->Wait(), 0);
+}
+
+TEST(LocalLane, ASessionThatNeverCommitsIsCutOffAfterTheDrainTimeout) {
+  const auto daemon = DaemonProcess::Start({.arguments = {"--drain-timeout=200ms"}});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  HalfSession session(**daemon);
+  ASSERT_TRUE(session.ok());
+  (*daemon)->Signal(SIGTERM);
+  EXPECT_TRUE(session.client().AwaitClose().ok());
+  EXPECT_EQ((*daemon)->Wait(), 0);
 }
 
 }  // namespace

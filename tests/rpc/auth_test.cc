@@ -234,8 +234,8 @@ TEST_F(StartTest, RefusesLimitsOutOfRange) {
   options.max_message_bytes = 1;
   ExpectStartFails(absl::StatusCode::kInvalidArgument, "max_message_bytes");
   options.max_message_bytes = kMiB;
-  options.listen = {};
-  ExpectStartFails(absl::StatusCode::kInvalidArgument, "listen");
+  options.max_connections = 0;
+  ExpectStartFails(absl::StatusCode::kInvalidArgument, "max_connections");
 }
 
 }  // namespace
