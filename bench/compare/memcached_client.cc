@@ -14,6 +14,16 @@ void MemcachedClient::Set(const std::string& key, std::string_view value) {
   connection_.Expect("STORED");
 }
 
+void MemcachedClient::SetMany(const std::vector<std::string_view>& keys, std::string_view value) {
+  std::string request;
+  for (const std::string_view key : keys) {
+    absl::StrAppend(&request, "set ", std::string(key), " 0 0 ", value.size(), "\r\n",
+                    std::string(value), "\r\n");
+  }
+  connection_.Send(request);
+  for (size_t i = 0; i < keys.size(); ++i) connection_.Expect("STORED");
+}
+
 std::string_view MemcachedClient::Get(const std::string& key) {
   connection_.Send(absl::StrCat("get ", key, "\r\n"));
   const std::string_view head = connection_.ReadLine();  // VALUE key flags bytes

@@ -18,6 +18,8 @@ class MemcachedClient {
   explicit MemcachedClient(const std::string& socket_path) : connection_(socket_path) {}
 
   void Set(const std::string& key, std::string_view value);
+  // The same value under each key, in one write. The answers must fit the socket's buffers.
+  void SetMany(const std::vector<std::string_view>& keys, std::string_view value);
   // The value of a key that is there; valid until the next call.
   std::string_view Get(const std::string& key);
   void FlushAll();
