@@ -6,6 +6,17 @@ find_package(absl CONFIG REQUIRED)
 find_package(Protobuf REQUIRED)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
 
+# Header-only (libasio-dev). How it allocates is decided by its configuration header from what happens
+# to be included before it, so that two files of one program can disagree: said once, for all.
+find_path(ASIO_INCLUDE_DIR asio.hpp REQUIRED)
+add_library(infercache_asio INTERFACE)
+target_compile_definitions(infercache_asio INTERFACE ASIO_STANDALONE ASIO_HAS_STD_ALIGNED_ALLOC=1)
+target_link_libraries(infercache_asio INTERFACE Threads::Threads)
+# gcc's ThreadSanitizer knows no fences. Asio's order nothing that its mutexes do not order as well.
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(infercache_asio INTERFACE -Wno-tsan)
+endif()
+
 if(INFERCACHE_WITH_GRPC)
   find_package(gRPC CONFIG REQUIRED)
   find_package(spdlog REQUIRED)

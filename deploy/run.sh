@@ -80,9 +80,9 @@ print_next_commands() {
   local ctl="$build/bin/infercachectl --endpoint $1"
   step "infercached is up (pid $daemon). Ctrl-C stops it."
   cat <<END
-  gRPC      $1
+  workers   $1
+  gRPC      $3
   HTTP      $2
-  socket    $3
   log       $log
 
   To try, from another terminal:
@@ -116,13 +116,17 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 start_daemon "$@"
 grpc=$(address_of grpc)
-printf 'infercached (pid %d) serves gRPC on %s\n' "$daemon" "$grpc"
+socket=$(address_of socket)
+printf 'infercached (pid %d) serves this host on %s, gRPC on %s\n' "$daemon" "${socket:-no socket}" "$grpc"
+# Workers of this host take their hits from shared memory; without a socket there is gRPC.
+endpoint=${socket:+unix:$socket}
+endpoint=${endpoint:-$grpc}
 
 step 'Demo'
-"$build/bin/prefill_demo" --endpoint "$grpc" --require-hits
+"$build/bin/prefill_demo" --endpoint "$endpoint" --require-hits
 if [ -n "$once" ]; then
   stop_daemon
   exit 0
 fi
-print_next_commands "$grpc" "$(address_of http)" "$(address_of socket)"
+print_next_commands "$endpoint" "$(address_of http)" "$grpc"
 wait "$daemon"

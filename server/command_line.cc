@@ -5,6 +5,7 @@
 
 #include "common/status_macros.h"
 #include "server/config_values.h"
+#include "server/local_peers.h"
 #include "server/options.h"
 #include "server/text.h"
 
@@ -114,6 +115,23 @@ void ReadTokenFiles(Config& config, std::vector<std::string>& errors) {
   }
 }
 
+void LookUpPeers(Config& config, std::vector<std::string>& errors) {
+  const auto look_up = [&errors](const NamespaceConfig& ns, std::string_view key,
+                                 const std::vector<std::string>& texts, LocalPeers& ids) {
+    auto peers = ResolvePeers(texts);
+    if (peers.ok()) {
+      ids = *std::move(peers);
+    } else {
+      errors.push_back(Cat(ns.origin, ": namespaces: \"", Escaped(ns.name), "\": ", key, ": ",
+                           peers.status().message()));
+    }
+  };
+  for (NamespaceConfig& ns : config.namespaces) {
+    look_up(ns, "local_users", ns.local_users, ns.local_user_ids);
+    look_up(ns, "local_writers", ns.local_writers, ns.local_writer_ids);
+  }
+}
+
 absl::Status AsStatus(const std::vector<std::string>& errors) {
   return errors.empty() ? absl::OkStatus() : absl::InvalidArgumentError(Join(errors, "\n"));
 }
@@ -181,6 +199,7 @@ absl::StatusOr<LoadedConfig> LoadConfig(const CommandLine& command_line,
     loaded.origins[flag->first] = FlagName(field.key);
   }
   ReadTokenFiles(loaded.config, errors);
+  LookUpPeers(loaded.config, errors);
   RETURN_IF_ERROR(AsStatus(errors));
 
   for (const ConfigProblem& problem : CheckConfig(loaded.config)) {

@@ -139,9 +139,22 @@ std::vector<NamespaceConfig> EffectiveNamespaces(const Config& config) {
   return {ns};
 }
 
+uint64_t FilesNeeded(const Config& config) {
+  // gRPC's descriptor and ours.
+  constexpr uint64_t kPerConnection = 2;
+  // The socket, the process's pidfd, the session page, and one on its way to the client.
+  constexpr uint64_t kPerSession = 4;
+  // Every namespace's index, a last chunk that is not full, and what the process has beside them.
+  constexpr uint64_t kOthers = 2 * kMaxNamespaces + 64;
+  return kPerConnection * config.grpc_max_connections +
+         kPerSession * (config.local_max_sessions + kMaxConnectionsBeyondSessions) +
+         config.capacity_bytes / config.chunk_bytes + kOthers;
+}
+
 bool SameNamespaces(const Config& a, const Config& b) {
   const auto fields = [](const NamespaceConfig& n) {
-    return std::tie(n.name, n.quota_bytes, n.max_objects, n.policy, n.grpc, n.checksums, n.require);
+    return std::tie(n.name, n.quota_bytes, n.max_objects, n.policy, n.grpc, n.checksums, n.require,
+                    n.local_users, n.local_writers, n.local_user_ids, n.local_writer_ids);
   };
   return std::equal(a.namespaces.begin(), a.namespaces.end(), b.namespaces.begin(),
                     b.namespaces.end(),

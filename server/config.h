@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "common/limits.h"
 #include "infercache/types.h"
+#include "server/local_peers.h"
 
 namespace infercache::server {
 
@@ -23,6 +25,11 @@ struct NamespaceConfig {
   std::string grpc = "credential";  // "open" | "credential"
   bool checksums = false;
   FingerprintEntries require;
+  // "*", NAME, number, "@NAME" or "@number". The lists of numbers are made of them when the
+  // configuration is loaded.
+  std::vector<std::string> local_users = {"*"};
+  std::vector<std::string> local_writers = {"*"};  // empty = no memory that clients may write
+  LocalPeers local_user_ids, local_writer_ids;
   std::string origin;  // "file:line", for messages
 };
 
@@ -43,6 +50,8 @@ struct Config {
   uint64_t default_quota_bytes = 0;  // 0 = half of the capacity
   uint64_t chunk_bytes = uint64_t{1} << 30;
   uint64_t shards = 64;
+  std::string arena_pages = "auto";
+  bool lock_memory = false;
 
   // Addresses.
   std::string grpc_listen = "127.0.0.1:7400";  // empty = none
@@ -57,6 +66,13 @@ struct Config {
   std::string ready_file;  // empty = none
   std::string log_level = "info";
   std::string log_format = "text";
+
+  // Same-host lane.
+  uint64_t local_threads = 2;
+  uint64_t local_max_sessions = 4096;
+  uint64_t local_reservation_timeout_ms = 60'000;
+  uint64_t local_pin_slots = kDefaultPinSlots;
+  uint64_t local_pin_budget_divisor = 4;
 
   // gRPC limits.
   uint64_t grpc_max_message_bytes = uint64_t{64} << 20;
@@ -90,6 +106,9 @@ std::vector<NamespaceConfig> EffectiveNamespaces(const Config& config);
 // Whether both list the same namespaces or credentials, wherever in their files.
 bool SameNamespaces(const Config& a, const Config& b);
 bool SameCredentials(const Config& a, const Config& b);
+
+// How many descriptors a daemon may come to need under `config`.
+uint64_t FilesNeeded(const Config& config);
 
 // A rule that a configuration breaks: `text` is a sentence about `key`.
 struct ConfigProblem {

@@ -124,6 +124,7 @@ class Reader {
       Error(node, key, "expected a list");
       return;
     }
+    out.clear();  // of its default
     for (const auto& item : node) {
       if (item.IsScalar()) {
         out.push_back(item.Scalar());

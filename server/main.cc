@@ -16,16 +16,19 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
 #include "common/clock.h"
+#include "common/unix_socket.h"
 #include "server/command_line.h"
 #include "server/config_print.h"
 #include "server/config_values.h"
 #include "server/endpoints.h"
 #include "server/exit_codes.h"
 #include "server/lifecycle.h"
+#include "server/local_options.h"
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -33,6 +36,7 @@
 #include "server/rpc/address.h"
 #include "server/rpc_options.h"
 #include "server/signals.h"
+#include "server/store_options.h"
 #include "server/text.h"
 #include "server/version.h"
 
@@ -51,8 +55,12 @@ class Daemon {
                   .stop_again = [this](int signal) { ExitNow(signal); },
                   .reload = [this] { Reload(); }}) {}
   ~Daemon() {
+    metrics_.SetLocalLane({});
     metrics_.SetRpcStats(nullptr);
     metrics_.SetStore(nullptr);
+    // Each calls the other until it is shut down.
+    if (local_ != nullptr) local_->Shutdown(absl::Now());
+    if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
   }
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
@@ -60,8 +68,9 @@ class Daemon {
   int Run() {
     for (const std::string& warning : warnings_) Log(spdlog::level::warn, warning);
     // In this order: what is cheap and likely to be refused comes before gigabytes of arena.
-    for (const auto step : {&Daemon::PrepareAddresses, &Daemon::StartHttp, &Daemon::StartStore,
-                            &Daemon::StartRpc, &Daemon::WriteFiles}) {
+    for (const auto step :
+         {&Daemon::PrepareAddresses, &Daemon::StartHttp, &Daemon::StartStore, &Daemon::StartRpc,
+          &Daemon::StartLocal, &Daemon::BeReady, &Daemon::WriteFiles}) {
       if (lifecycle_.stopping()) break;
       if (const int code = (this->*step)(); code != kExitOk) return code;
     }
@@ -79,27 +88,34 @@ class Daemon {
 
   int PrepareAddresses() {
     umask(0077);
-    // gRPC's descriptor and ours of each connection, and what the process needs beside them.
-    const std::string files = RaiseFileLimit(2 * config_.grpc_max_connections + 256);
+    const std::string files = RaiseFileLimit(FilesNeeded(config_));
     if (!files.empty()) Log(spdlog::level::warn, files);
     SocketChoice socket = ChooseSocket(config_.socket, geteuid(), std::getenv("XDG_RUNTIME_DIR"));
     if (!socket.warning.empty()) Log(spdlog::level::warn, socket.warning);
     socket_path_ = std::move(socket.path);
-    auto options = MakeRpcOptions(config_, socket_path_);
+    auto options = MakeRpcOptions(config_);
     if (!options.ok()) return Fail(kExitConfig, options.status());
     rpc_options_ = *std::move(options);
-    if (rpc_options_.listen.empty()) {
+    if (rpc_options_.listen.empty() && socket_path_.empty()) {
       return Fail(kExitConfig, absl::FailedPreconditionError(
                                    "no gRPC address and no Unix socket: nobody could connect"));
     }
-    // Whether they are free: a second daemon shall fail before it takes memory from the first.
+    return CheckAddressesAreFree();
+  }
+
+  // A second daemon shall fail before it takes memory from the first.
+  int CheckAddressesAreFree() {
     for (const std::string& text : rpc_options_.listen) {
       const auto address = rpc::ParseAddress(text);
       if (!address.ok()) return Fail(kExitConfig, address.status());
       const auto listening = rpc::Listen(*address);
       if (!listening.ok()) return Fail(kExitUnavailable, listening.status());
     }
-    return kExitOk;
+    if (socket_path_.empty()) return kExitOk;
+    const auto listening = ListenOnUnixSocket(socket_path_, /*mode=*/0600, /*backlog=*/1);
+    if (listening.ok()) return kExitOk;
+    const bool config = absl::IsInvalidArgument(listening.status());
+    return Fail(config ? kExitConfig : kExitUnavailable, listening.status());
   }
 
   int StartHttp() {
@@ -111,31 +127,28 @@ class Daemon {
   }
 
   int StartStore() {
-    store::StoreOptions options;
-    options.capacity_bytes = config_.capacity_bytes;
-    options.chunk_bytes = config_.chunk_bytes;
-    options.shards = static_cast<uint32_t>(config_.shards);
-    store_ = std::make_unique<store::Store>(options, clock_, &metrics_);
+    store_ = std::make_unique<store::Store>(MakeStoreOptions(config_), clock_, &metrics_);
     metrics_.SetStore(store_.get());
     for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
       if (lifecycle_.stopping()) return kExitOk;
-      store::NamespaceSpec spec;
-      spec.name = ns.name;
-      spec.quota_bytes = ns.quota_bytes;
-      spec.max_objects = ns.max_objects;
-      spec.policy = ns.policy;
-      spec.checksums = ns.checksums;
-      spec.required_fingerprint = ns.require;
-      spec.grpc_open = ns.grpc == "open";
-      const auto created = store_->CreateNamespace(std::move(spec));
+      const auto created = store_->CreateNamespace(MakeNamespaceSpec(ns));
       if (!created.ok()) {
         const bool memory = absl::IsResourceExhausted(created.status());
         return Fail(memory ? kExitOsError : kExitConfig,
                     absl::Status(created.status().code(), Cat(ns.origin, ": namespace \"", ns.name,
                                                               "\": ", created.status().message())));
       }
+      const std::string pages = PageKindName((*created)->page_kind());
       Log(spdlog::level::info, "namespace created",
-          {{"namespace", ns.name}, {"quota", FormatSize(ns.quota_bytes)}, {"grpc", ns.grpc}});
+          {{"namespace", ns.name},
+           {"quota", FormatSize(ns.quota_bytes)},
+           {"grpc", ns.grpc},
+           {"pages", pages}});
+      if (config_.arena_pages == "auto" && (*created)->page_kind() == PageKind::k4k) {
+        Log(spdlog::level::warn,
+            "small pages: every process that maps the arena pays for its own page tables",
+            {{"namespace", ns.name}, {"advice", "infercachectl doctor"}});
+      }
     }
     return kExitOk;
   }
@@ -148,6 +161,7 @@ class Daemon {
     hooks.socket_path = socket_path_;
     hooks.set_log_level = [](std::string_view level) { return SetLogLevel(level); };
     hooks.request_drain = [this] { lifecycle_.RequestStop("Admin.Drain"); };
+    if (!socket_path_.empty()) hooks.local = local_view_.lane();
     auto started = rpc::RpcServer::Start(rpc_options_, *store_, std::move(hooks), &metrics_);
     if (!started.ok()) {
       const bool address =
@@ -160,22 +174,40 @@ class Daemon {
     }
     rpc_ = *std::move(started);
     metrics_.SetRpcStats([rpc = rpc_.get()] { return rpc->stats(); });
-    if (!socket_path_.empty()) {
-      if (const int code = OpenSocketTo(config_.socket_mode); code != kExitOk) return code;
+    return kExitOk;
+  }
+
+  // After the gRPC server, which gets those of its connections that speak HTTP/2.
+  int StartLocal() {
+    if (socket_path_.empty()) return kExitOk;
+    auto options = MakeLocalOptions(config_, socket_path_);
+    if (!options.ok()) return Fail(kExitConfig, options.status());
+    options->adopt_http2 = [rpc = rpc_.get()](UniqueFd socket) { rpc->Adopt(std::move(socket)); };
+    options->log = LogLocal;
+    auto started = local::LocalServer::Start(*options, *store_);
+    if (!started.ok()) {
+      const bool config = absl::IsInvalidArgument(started.status());
+      return Fail(config ? kExitConfig : kExitUnavailable, started.status());
     }
-    // Before anything says so: who is told may ask /readyz next.
+    local_ = *std::move(started);
+    local_view_.Show(*local_);
+    metrics_.SetLocalLane(local_view_.lane());
+    return kExitOk;
+  }
+
+  // Before anything says so: who is told may ask /readyz next.
+  int BeReady() {
     lifecycle_.SetServing();
     metrics_.SetReady(true);
     return kExitOk;
   }
 
-  int OpenSocketTo(const std::string& octal_mode) {
-    const auto mode = ParseFileMode(octal_mode);
-    if (!mode.ok()) return Fail(kExitConfig, mode.status());
-    if (chmod(socket_path_.c_str(), *mode) != 0) {
-      return Fail(kExitOsError, absl::ErrnoToStatus(errno, Cat("cannot chmod ", socket_path_)));
-    }
-    return kExitOk;
+  static void LogLocal(local::LocalOptions::Severity severity, std::string_view message) {
+    using Severity = local::LocalOptions::Severity;
+    Log(severity == Severity::kDebug  ? spdlog::level::debug
+        : severity == Severity::kInfo ? spdlog::level::info
+                                      : spdlog::level::warn,
+        std::string(message));
   }
 
   std::string grpc_address() const {
@@ -218,11 +250,16 @@ class Daemon {
     sd_notify(0, "STOPPING=1\nSTATUS=draining");
     Log(spdlog::level::info, "draining",
         {{"reason", why}, {"timeout", FormatDurationMs(config_.drain_timeout_ms)}});
-    if (rpc_ != nullptr) {
-      rpc_->BeginDrain();
-      rpc_->Shutdown(absl::Now() +
-                     absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms)));
-    }
+    const absl::Time deadline =
+        absl::Now() + absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms));
+    if (rpc_ != nullptr) rpc_->BeginDrain();
+    if (local_ != nullptr) local_->BeginDrain();
+    // Side by side: neither's patience is at the other's expense.
+    std::thread local_shutdown([this, deadline] {
+      if (local_ != nullptr) local_->Shutdown(deadline);
+    });
+    if (rpc_ != nullptr) rpc_->Shutdown(deadline);
+    local_shutdown.join();
     files_.RemoveAll();
     Log(spdlog::level::info, "stopped");
   }
@@ -273,7 +310,9 @@ class Daemon {
   rpc::RpcOptions rpc_options_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<store::Store> store_;
+  LocalView local_view_;
   std::unique_ptr<rpc::RpcServer> rpc_;
+  std::unique_ptr<local::LocalServer> local_;
 };
 
 int PrintErrors(const absl::Status& status) {
@@ -287,7 +326,7 @@ int CheckConfiguration(const LoadedConfig& loaded) {
   for (const std::string& warning : loaded.warnings) {
     std::fprintf(stderr, "infercached: warning: %s\n", warning.c_str());
   }
-  const auto options = MakeRpcOptions(loaded.config, "");
+  const auto options = MakeRpcOptions(loaded.config);
   if (!options.ok()) return PrintErrors(options.status());
   std::printf("configuration ok%s%s\n", loaded.config_file.empty() ? "" : ": ",
               loaded.config_file.c_str());

@@ -90,8 +90,32 @@ class Families {
   std::array<MetricFamily, static_cast<size_t>(MetricId::kCount)> families_;
 };
 
+void AddAge(MetricId id, std::string_view ns, const store::AgedBytes& bytes, Families& out) {
+  out.Add(id, {ns, "below_1s"}, bytes.below_1s);
+  out.Add(id, {ns, "below_10s"}, bytes.below_10s);
+  out.Add(id, {ns, "below_60s"}, bytes.below_60s);
+  out.Add(id, {ns, "older"}, bytes.older);
+}
+
+// What happens in both lanes: clients of the same-host lane count for themselves.
+void AddLanes(std::string_view name, const store::NamespaceStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kPins, {name, "daemon"}, s.pins);
+  out.Add(Id::kPins, {name, "local"}, s.client_pins);
+  out.Add(Id::kLookupHits, {name, "daemon"}, s.hits);
+  out.Add(Id::kLookupHits, {name, "local"}, s.client.hits);
+  out.Add(Id::kLookupMisses, {name, "daemon"}, s.misses);
+  out.Add(Id::kLookupMisses, {name, "local"}, s.client.misses);
+  out.Add(Id::kHitBytes, {name, "daemon"}, s.hit_bytes);
+  out.Add(Id::kHitBytes, {name, "local"}, s.client.hit_bytes);
+  out.Add(Id::kSavedCompute, {name},
+          static_cast<double>(s.saved_compute_us + s.client.saved_compute_us) / 1e6);
+}
+
 void AddNamespace(std::string_view name, const store::NamespaceStats& s, Families& out) {
   using Id = MetricId;
+  AddLanes(name, s, out);
+  AddAge(Id::kLimboBytes, name, s.limbo_age, out);
   out.Add(Id::kQuotaBytes, {name}, s.quota_bytes);
   out.Add(Id::kUsedBytes, {name, "reserved"}, s.reserved_bytes);
   out.Add(Id::kUsedBytes, {name, "visible"}, s.visible_bytes);
@@ -99,12 +123,8 @@ void AddNamespace(std::string_view name, const store::NamespaceStats& s, Familie
   out.Add(Id::kObjects, {name}, s.objects);
   out.Add(Id::kMaxObjects, {name}, s.max_objects);
   out.Add(Id::kReservations, {name}, s.reservations);
-  out.Add(Id::kPins, {name}, s.pins);
   out.Add(Id::kLargestFreeBytes, {name}, s.largest_free_bytes);
   out.Add(Id::kMetadataBytes, {name}, s.metadata_bytes);
-  out.Add(Id::kLookupHits, {name}, s.hits);
-  out.Add(Id::kLookupMisses, {name}, s.misses);
-  out.Add(Id::kHitBytes, {name}, s.hit_bytes);
   out.Add(Id::kStoreRequests, {name, "stored"}, s.stored);
   out.Add(Id::kStoreRequests, {name, "exists"}, s.exists);
   out.Add(Id::kStoreRequests, {name, "refused"}, s.refused);
@@ -113,7 +133,21 @@ void AddNamespace(std::string_view name, const store::NamespaceStats& s, Familie
   out.Add(Id::kEvictions, {name, "erased"}, s.erased);
   out.Add(Id::kEvictedBytes, {name}, s.evicted_bytes);
   out.Add(Id::kIntegrityFailures, {name}, s.integrity_failures);
-  out.Add(Id::kSavedCompute, {name}, static_cast<double>(s.saved_compute_us) / 1e6);
+}
+
+void AddLocal(const rpc::LocalLaneStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kLocalSessions, {}, s.sessions);
+  out.Add(Id::kLocalSessionsOpened, {}, s.sessions_opened);
+  for (const auto& [reason, count] : s.sessions_ended) {
+    out.Add(Id::kLocalSessionsEnded, {reason}, count);
+  }
+  out.Add(Id::kLocalSessionsRefused, {}, s.sessions_refused);
+  out.Add(Id::kLocalSessionsWithoutPidfd, {}, s.sessions_without_pidfd);
+  out.Add(Id::kLocalRequests, {}, s.requests);
+  out.Add(Id::kLocalRoundTrips, {}, s.round_trips);
+  out.Add(Id::kLocalReservationsExpired, {}, s.reservations_expired);
+  out.Add(Id::kLocalTouchesDrained, {}, s.touches_drained);
 }
 
 void AddRpc(const rpc::RpcStats& s, Families& out) {
@@ -172,6 +206,11 @@ void Metrics::SetRpcStats(std::function<rpc::RpcStats()> stats) {
   rpc_stats_ = std::move(stats);
 }
 
+void Metrics::SetLocalLane(rpc::LocalLane lane) {
+  MutexLock lock(&mu_);
+  local_ = std::move(lane);
+}
+
 std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   Families out;
   out.Add(MetricId::kBuildInfo, {Version(), Revision()}, uint64_t{1});
@@ -194,8 +233,15 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   if (store_ != nullptr) {
     out.Add(MetricId::kCapacityBytes, {}, store_->options().capacity_bytes);
     out.Add(MetricId::kCommittedBytes, {}, store_->committed_bytes());
-    for (const auto& ns : store_->Namespaces()) AddNamespace(ns->spec().name, ns->Stats(), out);
+    for (const auto& ns : store_->Namespaces()) {
+      const std::string& name = ns->spec().name;
+      AddNamespace(name, ns->Stats(), out);
+      out.Add(MetricId::kArenaPages, {name, PageKindName(ns->page_kind())}, uint64_t{1});
+      AddAge(MetricId::kQuarantinedBytes, name,
+             local_.quarantined_in ? local_.quarantined_in(name) : store::AgedBytes(), out);
+    }
   }
+  if (local_.stats) AddLocal(local_.stats(), out);
   if (rpc_stats_) AddRpc(rpc_stats_(), out);
   return out.Take();
 }

@@ -36,6 +36,7 @@ class Metrics final : public prometheus::Collectable,
   // before it dies, and no scrape uses it after that call returned.
   void SetStore(const store::Store* store) ABSL_LOCKS_EXCLUDED(mu_);
   void SetRpcStats(std::function<rpc::RpcStats()> stats) ABSL_LOCKS_EXCLUDED(mu_);
+  void SetLocalLane(rpc::LocalLane lane) ABSL_LOCKS_EXCLUDED(mu_);
   void SetReady(bool ready) { ready_.store(ready, std::memory_order_relaxed); }
 
   std::vector<prometheus::MetricFamily> Collect() const override ABSL_LOCKS_EXCLUDED(mu_);
@@ -67,6 +68,7 @@ class Metrics final : public prometheus::Collectable,
   mutable Mutex mu_;
   const store::Store* store_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::function<rpc::RpcStats()> rpc_stats_ ABSL_GUARDED_BY(mu_);
+  rpc::LocalLane local_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace infercache::server

@@ -21,6 +21,7 @@ constexpr uint64_t kSecond = 1000, kHour = 3600 * kSecond, kDay = 24 * kHour;
 constexpr std::string_view kMemory = "Memory";
 constexpr std::string_view kAddresses = "Addresses";
 constexpr std::string_view kProcess = "Process";
+constexpr std::string_view kLocal = "Same-host lane";
 constexpr std::string_view kGrpc = "gRPC limits";
 constexpr std::string_view kAccess = "Access";
 
@@ -36,6 +37,16 @@ constexpr std::array kConfigFields = {
     Field<C>{"store.shards", K::kCount, &C::shards,
              "Index shards of a namespace, each with its own lock; a power of two.", kMemory, 1,
              4096},
+    Field<C>{
+        "arena_pages", K::kChoice, &C::arena_pages,
+        "What arenas are made of: hugetlb (pages of 2 MiB that the machine has reserved), thp "
+        "(the kernel makes them where it can) or 4k. auto takes, for each namespace, hugetlb "
+        "if enough are reserved, else thp if the kernel permits it for shared memory, else 4k.",
+        kMemory, 0, 0, "auto|4k|thp|hugetlb"},
+    Field<C>{"lock_memory", K::kBool, &C::lock_memory,
+             "Lock arenas in memory, so that they are never swapped out. Needs a limit on locked "
+             "memory (RLIMIT_MEMLOCK) of at least the capacity.",
+             kMemory},
 
     Field<C>{"grpc.listen", K::kAddress, &C::grpc_listen,
              "TCP address of gRPC; port 0 lets the kernel choose, empty turns it off.", kAddresses},
@@ -68,6 +79,23 @@ constexpr std::array kConfigFields = {
              0, 0, "trace|debug|info|warn|error"},
     Field<C>{"log.format", K::kChoice, &C::log_format, "Form of the log lines on standard error.",
              kProcess, 0, 0, "text|json"},
+
+    Field<C>{"local.threads", K::kCount, &C::local_threads,
+             "Threads that serve sessions; hits need none.", kLocal, 1, kMaxLocalThreads},
+    Field<C>{"local.max_sessions", K::kCount, &C::local_max_sessions,
+             "Sessions at once; more are refused with RESOURCE_EXHAUSTED.", kLocal, 1, 1'000'000},
+    Field<C>{"local.reservation_timeout", K::kDuration, &C::local_reservation_timeout_ms,
+             "Abort a put that was begun and neither committed nor given up for this long. Its "
+             "bytes stay out of use until its process is gone or says that it stopped.",
+             kLocal, kSecond, kDay},
+    Field<C>{"local.pin_slots", K::kCount, &C::local_pin_slots,
+             "Objects that a new session can hold at once; grown on request up to 65536.", kLocal,
+             1, kMaxPinSlots},
+    Field<C>{
+        "local.pin_budget_divisor", K::kCount, &C::local_pin_budget_divisor,
+        "One session may hold 1/N of its namespace's quota; a session that holds twice that is "
+        "ended.",
+        kLocal, 1, 1'000'000},
 
     Field<C>{"grpc.max_message_bytes", K::kSize, &C::grpc_max_message_bytes,
              "Largest request or response; larger values go through the streaming calls.", kGrpc,
@@ -137,6 +165,15 @@ constexpr std::array kNamespaceFields = {
              "Stores a CRC32C with each object and checks it at every hit; a mismatch is a miss."},
     Field<N>{"require", K::kTextMap, &N::require,
              "Fingerprint entries that every client must state with the same value."},
+    Field<N>{
+        "local_users", K::kTextList, &N::local_users,
+        "Who may use it over the same-host lane: \"*\" (whoever can open the socket), users "
+        "(NAME or number) and groups (\"@NAME\" or \"@number\"). An empty list lets nobody in."},
+    Field<N>{
+        "local_writers", K::kTextList, &N::local_writers,
+        "Who of them may store, written the same way; they have the arena's memory writable. "
+        "With an empty list the kernel refuses that to every process but the daemon: all users "
+        "may store, and the daemon copies what they send."},
 };
 
 using R = CredentialConfig;

@@ -64,7 +64,7 @@ std::string RaiseFileLimit(uint64_t needed) {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) getrlimit(RLIMIT_NOFILE, &limit);
   if (limit.rlim_cur >= needed) return "";
   return Cat("at most ", limit.rlim_cur, " files may be open (RLIMIT_NOFILE); ", needed,
-             " are needed for grpc.max_connections");
+             " are needed for grpc.max_connections and local.max_sessions");
 }
 
 SocketChoice ChooseSocket(std::string_view option, uid_t uid, const char* xdg_runtime_dir) {

@@ -25,13 +25,11 @@ absl::StatusOr<rpc::TlsConfig> ReadTls(const Config& config) {
 
 }  // namespace
 
-absl::StatusOr<rpc::RpcOptions> MakeRpcOptions(const Config& config,
-                                               const std::string& socket_path) {
+absl::StatusOr<rpc::RpcOptions> MakeRpcOptions(const Config& config) {
   const auto ms = [](uint64_t value) { return absl::Milliseconds(static_cast<int64_t>(value)); };
   rpc::RpcOptions options;
   options.listen.clear();
   if (!config.grpc_listen.empty()) options.listen.push_back(config.grpc_listen);
-  if (!socket_path.empty()) options.listen.push_back(Cat("unix:", socket_path));
   options.max_message_bytes = config.grpc_max_message_bytes;
   options.max_pinned_bytes = config.grpc_max_pinned_bytes;
   options.max_pinned_bytes_per_connection = config.grpc_max_pinned_bytes_per_connection;

@@ -10,9 +10,8 @@
 
 namespace infercache::server {
 
-// Reads the TLS files and checks everything that does not take the addresses. `socket_path` may be
-// empty. Errors name the file or the option.
-absl::StatusOr<rpc::RpcOptions> MakeRpcOptions(const Config& config,
-                                               const std::string& socket_path);
+// Reads the TLS files and checks everything that does not take the addresses. Errors name the file
+// or the option. The Unix socket is not among the addresses: its connections are handed over.
+absl::StatusOr<rpc::RpcOptions> MakeRpcOptions(const Config& config);
 
 }  // namespace infercache::server

@@ -82,6 +82,13 @@ v1::NamespaceStats ProtobufClient::Stats(const std::string& name) {
   return response.namespaces(0);
 }
 
+uint32_t ProtobufClient::Pid() {
+  grpc::ClientContext context;
+  v1::GetInfoResponse response;
+  CheckOk(admin_->GetInfo(&context, v1::GetInfoRequest(), &response), "GetInfo");
+  return response.pid();
+}
+
 v1::GetRequest MakeGet(const std::string& key) {
   v1::GetRequest request;
   request.add_keys(key);

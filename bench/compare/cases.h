@@ -14,7 +14,7 @@ namespace infercache::bench {
 // Where the servers are. gRPC's as targets; memcached and Redis as paths of Unix sockets.
 struct Servers {
   std::string ours;       // loopback
-  std::string ours_unix;  // the same daemon over its Unix socket
+  std::string ours_unix;  // the same daemon over its Unix socket: gRPC and the same-host lane
   std::string plain_sync;
   std::string plain_callback;
   std::string echo;
@@ -38,6 +38,17 @@ void MatchChain(const Context& context);
 void PutWhileEvicting(const Context& context);
 void GetWhileOthersEvict(const Context& context);
 void TimeToReady(const Context& context);
+void LocalHitKibibyte(const Context& context);
+void LocalViewMebibyte(const Context& context);
+void LocalCopyMebibyte(const Context& context);
+void LocalMatchChain(const Context& context);
+void LocalPutMebibyte(const Context& context);
+void LocalMixSynchronous(const Context& context);
+void LocalMixPipelined(const Context& context);
+void LocalPutWhileEvicting(const Context& context);
+void LocalHitWhileOthersEvict(const Context& context);
+void LocalFirstTouch(const Context& context);
+void DaemonWhileClientsHit(const Context& context);
 
 struct Case {
   const char* name;
@@ -54,6 +65,17 @@ inline constexpr Case kCases[] = {
     {"grpc_put_p99_evicting", PutWhileEvicting},
     {"grpc_get_p99_evicting", GetWhileOthersEvict},
     {"ready", TimeToReady},
+    {"local_hit_1k", LocalHitKibibyte},
+    {"local_view_1m", LocalViewMebibyte},
+    {"local_copy_1m", LocalCopyMebibyte},
+    {"local_match_4096", LocalMatchChain},
+    {"local_put_1m", LocalPutMebibyte},
+    {"local_mix_sync", LocalMixSynchronous},
+    {"local_mix_16_puts", LocalMixPipelined},
+    {"local_put_p99_evicting", LocalPutWhileEvicting},
+    {"local_hit_p99_evicting", LocalHitWhileOthersEvict},
+    {"local_first_touch", LocalFirstTouch},
+    {"local_daemon_cpu", DaemonWhileClientsHit},
 };
 
 }  // namespace infercache::bench

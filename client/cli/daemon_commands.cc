@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/context.h"
 #include "client/cli/keys.h"
@@ -59,19 +60,38 @@ std::string StatTable(const v1::GetStatsResponse& stats) {
                {"QUOTA"},
                {"OBJECTS"},
                {"HITS"},
+               {"LOCAL HITS"},
                {"MISSES"},
                {"HIT RATIO"},
                {"STORED"},
                {"EVICTED"},
                {"REFUSED"},
-               {"PINS"}});
+               {"PINS"},
+               {"SESSIONS"},
+               {"QUARANTINED"}});
   for (const auto& ns : stats.namespaces()) {
     table.AddRow({ns.name(), FormatSize(ns.used_bytes()), FormatSize(ns.quota_bytes()),
-                  absl::StrCat(ns.objects()), absl::StrCat(ns.hits()), absl::StrCat(ns.misses()),
+                  absl::StrCat(ns.objects()), absl::StrCat(ns.hits()),
+                  absl::StrCat(ns.local_hits()), absl::StrCat(ns.misses()),
                   FormatRatio(Share(ns.hits(), ns.misses())), absl::StrCat(ns.stored()),
-                  absl::StrCat(ns.evicted()), absl::StrCat(ns.refused()), absl::StrCat(ns.pins())});
+                  absl::StrCat(ns.evicted()), absl::StrCat(ns.refused()),
+                  absl::StrCat(ns.pins() + ns.local_pins()), absl::StrCat(ns.local_sessions()),
+                  FormatSize(ns.quarantined_bytes())});
   }
   return table.Text();
+}
+
+// What is not about one namespace.
+std::string StatTotals(const v1::GetStatsResponse& stats) {
+  Fields fields = MessageFields(stats);
+  if (stats.has_local()) {
+    fields.emplace_back("local.sessions_ended",
+                        absl::StrJoin(stats.local().sessions_ended(), ", ",
+                                      [](std::string* out, const auto& ended) {
+                                        absl::StrAppend(out, ended.reason(), " ", ended.count());
+                                      }));
+  }
+  return FieldsText(fields);
 }
 
 using StatsByName = absl::flat_hash_map<std::string, v1::NamespaceStats>;
@@ -84,6 +104,7 @@ std::string RateTable(const v1::GetStatsResponse& stats, const StatsByName& befo
                {"USED", Table::Align::kRight, 8},
                {"OBJECTS", Table::Align::kRight, 8},
                {"HITS/S", Table::Align::kRight, 8},
+               {"LOCAL/S", Table::Align::kRight, 8},
                {"MISSES/S", Table::Align::kRight, 8},
                {"HIT RATIO", Table::Align::kRight, 9},
                {"HIT BYTES/S", Table::Align::kRight, 11},
@@ -101,7 +122,8 @@ std::string RateTable(const v1::GetStatsResponse& stats, const StatsByName& befo
     const auto rate = [&](auto field) { return static_cast<double>(delta(field)) / seconds; };
     using S = v1::NamespaceStats;
     table.AddRow({ns.name(), FormatSize(ns.used_bytes()), absl::StrCat(ns.objects()),
-                  FormatCount(rate(&S::hits)), FormatCount(rate(&S::misses)),
+                  FormatCount(rate(&S::hits)), FormatCount(rate(&S::local_hits)),
+                  FormatCount(rate(&S::misses)),
                   FormatRatio(Share(delta(&S::hits), delta(&S::misses))),
                   FormatSize(rate(&S::hit_bytes)), FormatCount(rate(&S::stored)),
                   FormatCount(rate(&S::evicted)), FormatCount(rate(&S::refused))});
@@ -143,7 +165,7 @@ absl::StatusOr<ExitCode> Stat(const Context& context, const StatOptions& options
   } else if (!context.given_namespace().empty() && stats.namespaces_size() == 1) {
     Print(FieldsText(MessageFields(stats.namespaces(0))));
   } else {
-    Print(absl::StrCat(StatTable(stats), "\n", FieldsText(MessageFields(stats))));
+    Print(absl::StrCat(StatTable(stats), "\n", StatTotals(stats)));
   }
   return ExitCode::kOk;
 }

@@ -11,6 +11,7 @@
 #include "client/cli/doctor_daemon.h"
 #include "client/cli/doctor_finding.h"
 #include "client/cli/doctor_kernel.h"
+#include "client/cli/doctor_local.h"
 #include "client/cli/doctor_machine.h"
 #include "client/cli/latency.h"
 #include "client/src/channel.h"
@@ -66,6 +67,20 @@ std::string FindingsTable(const std::vector<Finding>& findings) {
   return table.Text();
 }
 
+Finding CheckLocalLane(const ClientOptions& options, const v1::GetInfoResponse& info) {
+  v1::Hello hello;
+  hello.set_version(1);
+  hello.set_client("infercachectl doctor");
+  hello.mutable_scope()->set_namespace_(options.namespace_name);
+  for (const auto& [key, value] : options.fingerprint) {
+    auto* entry = hello.mutable_scope()->add_fingerprint();
+    entry->set_key(key);
+    entry->set_value(value);
+  }
+  return LocalLaneFinding(info.socket_path(), options.namespace_name,
+                          SayHello(info.socket_path(), hello, options.deadline));
+}
+
 absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& version) {
   ASSIGN_OR_RETURN(const ClientOptions options, context.MakeClientOptions());
   ASSIGN_OR_RETURN(const Endpoint resolved, ResolveEndpoint(options.endpoint));
@@ -85,11 +100,16 @@ absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& versi
            }));
     findings.push_back(CheckVersion(version, *info));
     if (endpoint.local) {
+      if (!info->socket_path().empty()) findings.push_back(CheckLocalLane(options, *info));
+      if (const auto stats = admin->GetStats(""); stats.ok() && stats->namespaces_size() > 0) {
+        findings.push_back(ArenaPagesFinding(*stats));
+      }
       subject = FindSubject(machine, info->pid());
       subject.capacity_bytes = info->capacity_bytes();
     }
   }
   Append(findings, CheckKernel());
+  findings.push_back(PeerPidfdFinding(TryPeerPidfd()));
   Append(findings, CheckMachine(machine, subject));
 
   Print(context.json() ? FindingsJson(endpoint.text, findings) : FindingsTable(findings));

@@ -13,6 +13,7 @@
 #include "client/cli/doctor_cgroup.h"
 #include "client/cli/file_io.h"
 #include "client/cli/units.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 #include "fmt/format.h"
 
@@ -21,8 +22,10 @@ namespace {
 
 constexpr char kDaemonName[] = "infercached";
 constexpr uint64_t kUnlimited = UINT64_MAX;
-// grpc.max_connections of a daemon that was not configured otherwise, and some for its own files.
-constexpr uint64_t kEnoughDescriptors = 4096 + 128;
+// For a daemon that was not configured otherwise: two for each of grpc.max_connections, four for
+// each of local.max_sessions and some connections beyond them, and its own.
+constexpr uint64_t kEnoughDescriptors =
+    2 * 4096 + 4 * (4096 + uint64_t{kMaxConnectionsBeyondSessions}) + 1024;
 // What the kernel, the daemon's own memory and everything else need beside the cached bytes.
 constexpr double kUsableShare = 0.9;
 
@@ -134,12 +137,13 @@ Finding CheckTransparentHugePages(const Machine& machine) {
     return Unknown(kCheck, absl::DataLossError(fmt::format("{} selects nothing", kPath)));
   }
   const std::string selected = text->substr(open + 1, close - open - 1);
-  if (selected == "always" || selected == "within_size" || selected == "force") {
+  // The daemon asks for them, which is enough for "advise".
+  if (selected != "never" && selected != "deny") {
     return {kCheck, Level::kOk, fmt::format("shared memory gets huge pages ({})", selected)};
   }
   return {kCheck, Level::kWarn,
           fmt::format("shared memory gets 4 KiB pages only (shmem_enabled is {})", selected),
-          fmt::format("as root: echo within_size > {}; then start the daemon again. It saves page "
+          fmt::format("as root: echo advise > {}; then start the daemon again. It saves page "
                       "faults and page tables in every process that maps the cache",
                       kPath)};
 }
@@ -165,18 +169,18 @@ Finding CheckHugetlb(const Machine& machine) {
                                 FormatSize(static_cast<double>(kib) * 1024), free));
   }
   if (kinds.empty()) return {kCheck, Level::kOk, "no huge pages are reserved"};
-  return {
-      kCheck, Level::kOk,
-      fmt::format("{}; this release of the daemon does not use them", absl::StrJoin(kinds, "; "))};
+  return {kCheck, Level::kOk,
+          fmt::format("{}; arena_pages takes pages of 2 MiB at the daemon's start",
+                      absl::StrJoin(kinds, "; "))};
 }
 
 Finding CheckMemoryLock(const Machine& machine, const Subject& subject) {
   constexpr char kCheck[] = "memlock";
   const auto limit = ProcessLimit(machine, subject.process, "Max locked memory");
   if (!limit.ok()) return Unknown(kCheck, limit.status());
-  return {
-      kCheck, Level::kOk,
-      fmt::format("limit {} ({}); the daemon locks no memory", LimitText(*limit), Whose(subject))};
+  return {kCheck, Level::kOk,
+          fmt::format("limit {} ({}); lock_memory needs the capacity", LimitText(*limit),
+                      Whose(subject))};
 }
 
 Finding CheckFileDescriptors(const Machine& machine, const Subject& subject) {
@@ -187,9 +191,9 @@ Finding CheckFileDescriptors(const Machine& machine, const Subject& subject) {
   const std::string found = fmt::format("limit {} ({})", text, Whose(subject));
   if (*limit >= kEnoughDescriptors) return {kCheck, Level::kOk, found};
   return {kCheck, Level::kWarn, found,
-          fmt::format("every connection takes one, and grpc.max_connections is 4096 unless set: "
-                      "raise the limit to {} (LimitNOFILE= of the service, ulimit -n) or lower "
-                      "grpc.max_connections",
+          fmt::format("a gRPC connection takes two and a session of the same-host lane four; "
+                      "grpc.max_connections and local.max_sessions are 4096 unless set: raise the "
+                      "limit to {} (LimitNOFILE= of the service, ulimit -n) or lower them",
                       kEnoughDescriptors)};
 }
 

@@ -122,6 +122,11 @@ Json MessageJson(const Message& message) {
   const auto& descriptor = *message.GetDescriptor();
   for (int i = 0; i < descriptor.field_count(); ++i) {
     const FieldDescriptor& field = *descriptor.field(i);
+    const bool is_message = field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    if (!field.is_repeated() && is_message && !message.GetReflection()->HasField(message, &field)) {
+      json[field.name()] = nullptr;
+      continue;
+    }
     if (!field.is_repeated()) {
       json[field.name()] = FieldJson(message, field, -1);
       continue;
@@ -134,12 +139,23 @@ Json MessageJson(const Message& message) {
   return json;
 }
 
+namespace {
+
+void AppendFields(const Json& json, const std::string& prefix, Fields& fields) {
+  for (const auto& [name, value] : json.items()) {
+    if (value.is_object()) {
+      AppendFields(value, prefix + name + ".", fields);
+    } else if (!value.is_array() && !value.is_null()) {
+      fields.emplace_back(prefix + name, FieldText(name, value));
+    }
+  }
+}
+
+}  // namespace
+
 Fields MessageFields(const Message& message) {
   Fields fields;
-  const Json json = MessageJson(message);
-  for (const auto& [name, value] : json.items()) {
-    if (!value.is_structured()) fields.emplace_back(name, FieldText(name, value));
-  }
+  AppendFields(MessageJson(message), "", fields);
   return fields;
 }
 

@@ -49,10 +49,11 @@ std::string FieldsText(const Fields& fields);
 // One line. Bytes that are not UTF-8 become U+FFFD; keys are escaped before (keys.h).
 std::string JsonLine(const Json& json);
 
-// Every field of a message by its name: 64-bit numbers as numbers, bytes escaped like keys.
+// Every field of a message by its name: 64-bit numbers as numbers, bytes escaped like keys, absent
+// messages as null.
 Json MessageJson(const google::protobuf::Message& message);
-// The same for people: sizes and times (fields named *_bytes, *_ms, *_seconds) with units; repeated
-// and nested fields left out.
+// The same for people: sizes and times (fields named *_bytes, *_ms, *_seconds) with units, fields
+// of nested messages as OUTER.INNER; repeated fields and absent messages left out.
 Fields MessageFields(const google::protobuf::Message& message);
 
 // To standard output. Failures show at the end, in FlushOutput.

@@ -50,21 +50,23 @@ void Connection::OnTick() {
 
 void Connection::End(EndReason reason, std::string_view detail) {
   if (state_ == State::kEnded) return;
-  const bool was_open = state_ == State::kOpen;
-  if (was_open) {
-    // The client's process lives on and may hold pins that stop counting now.
-    if (reason != EndReason::kClosed && reason != EndReason::kProcessGone) session_->Revoke();
-    Count(host_.counters.sessions_ended[static_cast<size_t>(reason)]);
-    host_.counters.sessions.fetch_sub(1, std::memory_order_relaxed);
-    if (!process_.is_open()) {
-      host_.counters.sessions_without_pidfd.fetch_sub(1, std::memory_order_relaxed);
-    }
-    LogEnd(reason, detail);
-  }
-  state_ = State::kEnded;
+  const bool was_open = std::exchange(state_, State::kEnded) == State::kOpen;
   backlog_.clear();
   writer_ = FrameWriter();
-  if (was_open) GiveBack(reason);
+  if (was_open) {
+    LogEnd(reason, detail);
+    // The client's process lives on and may hold pins that stop counting now.
+    if (reason != EndReason::kClosed && reason != EndReason::kProcessGone) session_->Revoke();
+    const bool had_witness = process_.is_open();
+    GiveBack(reason);
+    // Last: who sees a session ended sees everything given back.
+    Counters& counters = host_.counters;
+    if (!had_witness) counters.sessions_without_pidfd.fetch_sub(1, std::memory_order_relaxed);
+    counters.sessions_ended[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_release);
+    counters.sessions.fetch_sub(1, std::memory_order_release);
+  } else if (reason == EndReason::kSlow) {
+    Count(host_.counters.sessions_ended[static_cast<size_t>(reason)]);
+  }
   asio::error_code ignored;
   drain_timer_.cancel();
   socket_.close(ignored);

@@ -5,6 +5,7 @@
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -73,7 +74,7 @@ class LocalServer::Impl {
         acceptor_(
             context_, std::move(listener.fd), [this](UniqueFd socket) { Adopt(std::move(socket)); },
             [this](int error) { OnAcceptTrouble(error); }),
-        tick_(context_) {
+        tick_(asio::make_strand(context_)) {
     host_.forget = [this](uint64_t connection) { Forget(connection); };
     acceptor_.Start();
     AwaitTick();
@@ -108,7 +109,10 @@ class LocalServer::Impl {
     host_.quarantine.Clear();
     stopping_.store(true, std::memory_order_release);
     // Every handler that is left comes back cancelled: nothing of a connection outlives this.
-    asio::post(context_, [this] { work_.reset(); });
+    asio::post(tick_.get_executor(), [this] {
+      tick_.cancel();
+      work_.reset();
+    });
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
@@ -116,7 +120,7 @@ class LocalServer::Impl {
   LocalStats stats() const {
     const Counters& counters = host_.counters;
     const auto get = [](const std::atomic<uint64_t>& counter) {
-      return counter.load(std::memory_order_relaxed);
+      return counter.load(std::memory_order_acquire);
     };
     LocalStats stats;
     stats.sessions = get(counters.sessions);
@@ -196,7 +200,7 @@ class LocalServer::Impl {
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   Host host_;
   Acceptor acceptor_;
-  asio::steady_timer tick_;
+  asio::steady_timer tick_;  // on a strand
   std::atomic<bool> stopping_{false};
   Outstanding connections_open_;
 

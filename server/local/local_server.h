@@ -6,6 +6,13 @@
 // it owned is given back then; bytes that its process may still write wait in quarantine until that
 // process is gone.
 //
+// The witness of a process's death is its pidfd: it works across PID namespaces and whoever else
+// holds the socket. Where the kernel gives none (older than 6.5, and a peer whose pid has no number
+// here), the end of the connection has to do. If the client closed it, its bytes are freed: it may
+// live on and write, but a quarantine without a witness would never end, and every client that dies
+// would take memory with it. If the daemon closed it, they wait until the client has closed its end
+// too. LocalStats counts such sessions, so that operators can be told.
+//
 // Knows no gRPC. A connection that begins with HTTP/2's preface is handed on, so that one socket
 // serves both.
 //
@@ -43,7 +50,7 @@ struct LocalOptions {
   // What one session may hold pinned or leased, as 1/n of its namespace's quota. A page that holds
   // more than twice that is revoked.
   uint32_t pin_budget_divisor = 4;
-  // A connection must have opened its session within this time.
+  // A connection must have opened its session within this time, or is closed.
   absl::Duration handshake_timeout = absl::Seconds(10);
 
   // Takes over a connection that speaks HTTP/2. Empty = such connections are closed. Called on one
@@ -54,13 +61,13 @@ struct LocalOptions {
   std::function<void(Severity, std::string_view message)> log;
 };
 
-// Why sessions ended.
+// Why sessions ended; kSlow counts connections that never became one.
 enum class EndReason : uint8_t {
   kClosed,       // the client closed its connection
   kProcessGone,  // its process died
   kProtocol,     // it broke the protocol
   kRevoked,      // it held more than its budget
-  kSlow,         // it did not read its answers, or did not open a session in time
+  kSlow,         // it did not open a session in time
   kShutdown,     // the daemon stops
 };
 inline constexpr size_t kEndReasons = 6;

@@ -71,6 +71,14 @@ absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::Re
                               .overwrite = item.overwrite()});
 }
 
+absl::Status Puts::CheckShare(uint64_t bytes) const {
+  const uint64_t share = namespace_->spec().quota_bytes / 2;
+  if (held_bytes_ == 0 || bytes <= share - std::min(held_bytes_, share)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the session has reserved ", held_bytes_,
+                                                   " bytes and has not committed them; ", bytes,
+                                                   " more would be over half of the namespace"));
+}
+
 void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
   if (open_.size() + expired_.size() >= kMaxReservationsPerSession) {
     return SetFailure(
@@ -78,6 +86,8 @@ void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
                                                   " reservations, which is the limit")),
         out);
   }
+  const absl::Status share = CheckShare(item.size_bytes());
+  if (!share.ok()) return SetFailure(share, out);
   auto lease = ReserveBytes(item);
   if (!lease.ok()) return SetFailure(lease.status(), out);
   if (!lease->has_value()) return out->set_exists(true);
@@ -91,6 +101,7 @@ void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
                   .key_hash = HashBytes(item.key()),
                   .deadline = steady_clock::now() +
                               absl::ToChronoMilliseconds(host_.options.reservation_timeout)});
+  held_bytes_ += item.size_bytes();
   host_.reservations.Add(1);
 }
 
@@ -121,7 +132,7 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
   const auto it = open_.find(id);
   if (it == open_.end()) {
     // The client says that it has stopped, so that the bytes are free from here on.
-    if (expired_.erase(id) == 0) {
+    if (!FreeExpired(id)) {
       return absl::NotFoundError(absl::StrCat("the session has no reservation ", id));
     }
     return absl::DeadlineExceededError(
@@ -130,9 +141,9 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
   }
   Reservation reservation = std::move(it->second);
   open_.erase(it);
-  absl::StatusOr<store::CommitOutcome> outcome = CheckWritten(reservation);
-  if (outcome.status().ok()) outcome = namespace_->Commit(std::move(reservation.lease));
-  return outcome;
+  held_bytes_ -= reservation.lease.bytes().size();
+  RETURN_IF_ERROR(CheckWritten(reservation));
+  return namespace_->Commit(std::move(reservation.lease));
 }
 
 absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
@@ -153,10 +164,24 @@ absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
   return absl::OkStatus();
 }
 
+bool Puts::FreeExpired(uint64_t id) {
+  const auto it = expired_.find(id);
+  if (it == expired_.end()) return false;
+  held_bytes_ -= it->second.bytes();
+  expired_.erase(it);
+  return true;
+}
+
 absl::Status Puts::Abort(const v1::Abort& request) {
   const uint64_t before = open_.size();
   for (const uint64_t id : request.reservations()) {
-    if (open_.erase(id) == 0) expired_.erase(id);
+    const auto it = open_.find(id);
+    if (it == open_.end()) {
+      FreeExpired(id);
+    } else {
+      held_bytes_ -= it->second.lease.bytes().size();
+      open_.erase(it);
+    }
   }
   host_.reservations.Remove(before - open_.size());
   return absl::OkStatus();
@@ -247,6 +272,7 @@ std::vector<Quarantined> Puts::TakeAll() {
   all.reserve(expired_.size());
   for (auto& [id, quarantined] : expired_) all.push_back(std::move(quarantined));
   expired_.clear();
+  held_bytes_ = 0;
   return all;
 }
 

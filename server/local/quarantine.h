@@ -58,6 +58,8 @@ class Quarantined {
   Quarantined& operator=(Quarantined&& other) = delete;
   ~Quarantined();
 
+  uint64_t bytes() const { return lease_.bytes().size(); }
+
  private:
   QuarantineBooks* books_;  // null = moved from
   QuarantineBooks::Entries::iterator entry_;

@@ -55,6 +55,15 @@ void Acceptor::Start(std::function<void(int fd, bool is_unix)> serve, std::funct
   thread_ = std::thread([this] { Run(); });
 }
 
+void Acceptor::Adopt(UniqueFd socket) {
+  const int flags = fcntl(socket.get(), F_GETFL);
+  if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0) return;
+  absl::MutexLock lock(&mu_);
+  if (stop_listening_ || stop_ || handed_over_.size() >= max_connections_) return;
+  handed_over_.push_back(std::move(socket));
+  Wake();
+}
+
 void Acceptor::StopListening() {
   if (!thread_.joinable()) return;
   absl::MutexLock lock(&mu_);
@@ -127,10 +136,12 @@ std::chrono::milliseconds Acceptor::Patience() const {
 
 bool Acceptor::ObeyOrders() {
   std::vector<std::shared_ptr<Connection>> doomed;
+  std::vector<UniqueFd> adopted;
   bool stop;
   {
     absl::MutexLock lock(&mu_);
     stop = stop_;
+    adopted = std::exchange(handed_over_, {});
     if (stop_listening_ && listening_) {
       listeners_.clear();
       listening_ = false;
@@ -140,7 +151,11 @@ bool Acceptor::ObeyOrders() {
     }
   }
   for (const auto& connection : doomed) connection->Disconnect();
-  return stop;
+  if (stop) return true;
+  SocketAddress unix_peer;
+  unix_peer.storage.ss_family = AF_UNIX;
+  for (UniqueFd& socket : adopted) Accept(unix_peer, std::move(socket));
+  return false;
 }
 
 void Acceptor::AcceptAll(size_t listener) {

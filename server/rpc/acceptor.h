@@ -40,7 +40,11 @@ class Acceptor {
   // Starts accepting. `serve` takes over each new socket; `tick` runs about twice a second. Both
   // run on the acceptor's thread. REQUIRES: called once.
   void Start(std::function<void(int fd, bool is_unix)> serve, std::function<void()> tick);
-  // Closes the listening sockets and removes socket files; connections stay. Idempotent.
+  // Treats a connected Unix socket as one that was accepted here: it counts, and is closed if there
+  // are too many or if StopListening was called.
+  void Adopt(UniqueFd socket);
+  // Closes the listening sockets, removes socket files and adopts nothing any more; connections
+  // stay. Idempotent.
   void StopListening();
   // From `when` on every connection is shut down, those that exist then and any later.
   void DisconnectAllAt(std::chrono::steady_clock::time_point when);
@@ -78,6 +82,7 @@ class Acceptor {
   bool stop_listening_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<std::chrono::steady_clock::time_point> disconnect_at_ ABSL_GUARDED_BY(mu_);
+  std::vector<UniqueFd> handed_over_ ABSL_GUARDED_BY(mu_);
   // Its answer to stop_listening_.
   bool listening_ ABSL_GUARDED_BY(mu_) = true;
   absl::flat_hash_map<uint64_t, std::shared_ptr<Connection>> by_id_ ABSL_GUARDED_BY(mu_);

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "server/rpc/convert.h"
@@ -53,8 +55,48 @@ void SetSpec(const store::NamespaceSpec& spec, v1::NamespaceSpec* out) {
   SetFingerprint(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
-void SetStats(const store::Namespace& ns, v1::NamespaceStats* out) {
+void SetAge(const store::AgedBytes& bytes, v1::AgedBytes* out) {
+  out->set_below_1s_bytes(bytes.below_1s);
+  out->set_below_10s_bytes(bytes.below_10s);
+  out->set_below_60s_bytes(bytes.below_60s);
+  out->set_older_bytes(bytes.older);
+}
+
+void SetLocalLane(const LocalLaneStats& stats, v1::LocalLaneStats* out) {
+  out->set_sessions(stats.sessions);
+  out->set_sessions_opened(stats.sessions_opened);
+  out->set_sessions_refused(stats.sessions_refused);
+  out->set_sessions_without_pidfd(stats.sessions_without_pidfd);
+  for (const auto& [reason, count] : stats.sessions_ended) {
+    auto* ended = out->add_sessions_ended();
+    ended->set_reason(std::string(reason));
+    ended->set_count(count);
+  }
+  out->set_requests(stats.requests);
+  out->set_round_trips(stats.round_trips);
+  out->set_reservations_expired(stats.reservations_expired);
+  out->set_quarantined_reservations(stats.quarantined_reservations);
+  SetAge(stats.quarantined, out->mutable_quarantine_age());
+  out->set_touches_drained(stats.touches_drained);
+}
+
+// What clients of the same-host lane do, and what they leave behind.
+void SetLocalStats(const store::NamespaceStats& stats, v1::NamespaceStats* out) {
+  out->set_local_hits(stats.client.hits);
+  out->set_local_misses(stats.client.misses);
+  out->set_local_hit_bytes(stats.client.hit_bytes);
+  out->set_local_sessions(stats.client_pages);
+  out->set_local_pins(stats.client_pins);
+  out->set_quarantined_bytes(stats.quarantined_bytes);
+  SetAge(stats.limbo_age, out->mutable_limbo_age());
+}
+
+void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
   const store::NamespaceStats stats = ns.Stats();
+  SetLocalStats(stats, out);
+  SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
+         out->mutable_quarantine_age());
+  out->set_page_kind(PageKindName(ns.page_kind()));
   out->set_name(ns.spec().name);
   out->set_policy(ns.spec().policy);
   out->set_quota_bytes(stats.quota_bytes);
@@ -66,8 +108,8 @@ void SetStats(const store::Namespace& ns, v1::NamespaceStats* out) {
   out->set_max_objects(stats.max_objects);
   out->set_reservations(stats.reservations);
   out->set_pins(stats.pins);
-  out->set_hits(stats.hits);
-  out->set_misses(stats.misses);
+  out->set_hits(stats.hits + stats.client.hits);
+  out->set_misses(stats.misses + stats.client.misses);
   out->set_stored(stats.stored);
   out->set_exists(stats.exists);
   out->set_refused(stats.refused);
@@ -76,19 +118,34 @@ void SetStats(const store::Namespace& ns, v1::NamespaceStats* out) {
   out->set_evicted(stats.evicted);
   out->set_evicted_bytes(stats.evicted_bytes);
   out->set_integrity_failures(stats.integrity_failures);
-  out->set_hit_bytes(stats.hit_bytes);
-  out->set_saved_compute_seconds(static_cast<double>(stats.saved_compute_us) / 1e6);
+  out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
+  out->set_saved_compute_seconds(
+      static_cast<double>(stats.saved_compute_us + stats.client.saved_compute_us) / 1e6);
   out->set_largest_free_bytes(stats.largest_free_bytes);
   out->set_metadata_bytes(stats.metadata_bytes);
 }
 
 }  // namespace
 
+namespace {
+
+// What is handed over on the socket is gRPC too.
+std::string GrpcAddress(std::vector<std::string> addresses, const std::string& socket_path) {
+  const std::string socket = absl::StrCat("unix:", socket_path);
+  if (!socket_path.empty() &&
+      std::find(addresses.begin(), addresses.end(), socket) == addresses.end()) {
+    addresses.push_back(socket);
+  }
+  return absl::StrJoin(addresses, ",");
+}
+
+}  // namespace
+
 AdminService::AdminService(const Environment& environment, AdminHooks hooks,
-                           std::string grpc_address, Background& background)
+                           std::vector<std::string> grpc_addresses, Background& background)
     : environment_(environment),
       hooks_(std::move(hooks)),
-      grpc_address_(std::move(grpc_address)),
+      grpc_address_(GrpcAddress(std::move(grpc_addresses), hooks_.socket_path)),
       background_(background) {}
 
 absl::Status AdminService::CheckRight(const grpc::ServerContextBase& context) const {
@@ -167,13 +224,14 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
         response->set_pinned_response_bytes(environment_.budget.held_bytes());
         response->set_max_pinned_response_bytes(environment_.budget.limits().total_bytes);
         response->set_calls_in_flight(environment_.monitor.in_flight());
+        if (hooks_.local.stats) SetLocalLane(hooks_.local.stats(), response->mutable_local());
         if (!request->namespace_().empty()) {
           ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
-          SetStats(*ns, response->add_namespaces());
+          SetStats(*ns, hooks_.local, response->add_namespaces());
           return absl::OkStatus();
         }
         for (const auto& ns : environment_.store.Namespaces()) {
-          SetStats(*ns, response->add_namespaces());
+          SetStats(*ns, hooks_.local, response->add_namespaces());
         }
         return absl::OkStatus();
       });

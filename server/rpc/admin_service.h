@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "infercache/v1/admin.grpc.pb.h"
 #include "server/rpc/background.h"
@@ -13,9 +14,9 @@ namespace infercache::rpc {
 // Thread-safe. What populates memory or walks an index runs on `background`.
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  // `grpc_address`: where the server listens, for GetInfo.
-  AdminService(const Environment& environment, AdminHooks hooks, std::string grpc_address,
-               Background& background);
+  // `grpc_addresses`: where the server listens, for GetInfo.
+  AdminService(const Environment& environment, AdminHooks hooks,
+               std::vector<std::string> grpc_addresses, Background& background);
 
   grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context,
                                     const v1::GetInfoRequest* request,

@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/admin_service.h"
@@ -47,7 +46,6 @@ int Milliseconds(absl::Duration duration) {
 }
 
 absl::StatusOr<std::vector<ListeningSocket>> ListenOnAll(const RpcOptions& options) {
-  if (options.listen.empty()) return absl::InvalidArgumentError("listen: no address");
   std::vector<SocketAddress> addresses;
   for (const std::string& text : options.listen) {
     ASSIGN_OR_RETURN(addresses.emplace_back(), ParseAddress(text));
@@ -136,8 +134,7 @@ class RpcServer::Impl {
         environment_{store,    authenticator_, acceptor_, budget_,
                      monitor_, uploads_,       draining_, options.max_message_bytes},
         cache_(environment_, lists_),
-        admin_(environment_, std::move(hooks), absl::StrJoin(acceptor_.addresses(), ","),
-               administration_),
+        admin_(environment_, std::move(hooks), acceptor_.addresses(), administration_),
         addresses_(acceptor_.addresses()) {}
 
   ~Impl() { Shutdown(absl::Now()); }
@@ -161,7 +158,7 @@ class RpcServer::Impl {
     for (const char* service : {kCacheService, kAdminService}) {
       server_->GetHealthCheckService()->SetServingStatus(service, true);
     }
-    acceptor_.Start([this](int fd, bool is_unix) { Adopt(fd, is_unix); },
+    acceptor_.Start([this](int fd, bool is_unix) { Serve(fd, is_unix); },
                     [this] {
                       const auto now = std::chrono::steady_clock::now();
                       budget_.DisconnectStalled(now);
@@ -169,6 +166,8 @@ class RpcServer::Impl {
                     });
     return absl::OkStatus();
   }
+
+  void Adopt(UniqueFd socket) { acceptor_.Adopt(std::move(socket)); }
 
   void BeginDrain() {
     if (draining_.exchange(true)) return;
@@ -199,7 +198,7 @@ class RpcServer::Impl {
   }
 
  private:
-  void Adopt(int fd, bool is_unix) {
+  void Serve(int fd, bool is_unix) {
     if (is_unix) return grpc::AddInsecureChannelFromFd(server_.get(), fd);
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.fd = fd;
@@ -264,6 +263,7 @@ RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RpcServer::~RpcServer() = default;
 
 const std::vector<std::string>& RpcServer::addresses() const { return impl_->addresses(); }
+void RpcServer::Adopt(UniqueFd socket) { impl_->Adopt(std::move(socket)); }
 void RpcServer::BeginDrain() { impl_->BeginDrain(); }
 bool RpcServer::draining() const { return impl_->draining(); }
 void RpcServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }

@@ -15,11 +15,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/unique_fd.h"
 #include "server/store/store.h"
 
 namespace infercache::rpc {
@@ -41,7 +43,8 @@ struct TlsConfig {
 };
 
 struct RpcOptions {
-  // "127.0.0.1:7400", "[::1]:7400", "unix:/run/x.sock"; port 0 = the kernel chooses.
+  // "127.0.0.1:7400", "[::1]:7400", "unix:/run/x.sock"; port 0 = the kernel chooses. Empty = only
+  // connections that are handed over (Adopt).
   std::vector<std::string> listen = {"127.0.0.1:7400"};
 
   uint64_t max_message_bytes = uint64_t{64}
@@ -81,6 +84,27 @@ struct RpcOptions {
   bool insecure_listen = false;
 };
 
+// What is to be seen of the same-host lane. A snapshot; each exact, together only nearly.
+struct LocalLaneStats {
+  uint64_t sessions = 0;  // open now
+  uint64_t sessions_opened = 0;
+  uint64_t sessions_refused = 0;
+  uint64_t sessions_without_pidfd = 0;  // open now
+  // By why they ended. Names are valid for ever.
+  std::vector<std::pair<std::string_view, uint64_t>> sessions_ended;
+  uint64_t requests = 0, round_trips = 0;
+  uint64_t reservations_expired = 0;
+  uint64_t quarantined_reservations = 0;
+  store::AgedBytes quarantined;
+  uint64_t touches_drained = 0;
+};
+
+// The same-host lane, for those who only look at it. Both empty = there is none.
+struct LocalLane {
+  std::function<LocalLaneStats()> stats;
+  std::function<store::AgedBytes(std::string_view namespace_name)> quarantined_in;
+};
+
 // What infercache.v1.Admin answers that only the daemon knows. Functions are called on gRPC
 // threads, several at once; an empty one answers UNIMPLEMENTED.
 struct AdminHooks {
@@ -93,6 +117,7 @@ struct AdminHooks {
   std::function<absl::StatusOr<std::string>(std::string_view level)> set_log_level;
   // Asks the daemon to stop as SIGTERM does; returns at once.
   std::function<void()> request_drain;
+  LocalLane local;
 };
 
 struct CallRecord {
@@ -139,6 +164,11 @@ class RpcServer {
 
   // As listened on, in the order of RpcOptions::listen, with the ports that port 0 became.
   const std::vector<std::string>& addresses() const;
+
+  // Serves a connected Unix socket of which nothing has been read, as one that it accepted itself:
+  // it counts, its peer is loopback, and the server can end it. Closed at once if there are too
+  // many connections, or after Shutdown began.
+  void Adopt(UniqueFd socket);
 
   // Health becomes NOT_SERVING and new puts are refused with UNAVAILABLE; everything else goes on
   // until Shutdown.

@@ -101,7 +101,16 @@ TEST_F(Ctl, PingInfoAndStat) {
   const Json stat = RunJson({"stat"});
   EXPECT_EQ(stat["namespaces"][0]["name"], "default");
   EXPECT_TRUE(stat["namespaces"][0]["hits"].is_number_unsigned());
-  EXPECT_THAT(Run({"stat"}).out, HasSubstr("HIT RATIO"));
+  EXPECT_TRUE(stat["namespaces"][0]["local_hits"].is_number_unsigned());
+  EXPECT_TRUE(stat["namespaces"][0]["quarantine_age"]["older_bytes"].is_number_unsigned());
+  EXPECT_EQ(stat["local"]["sessions"], 0);
+  EXPECT_EQ(stat["local"]["sessions_ended"].size(), 6u);
+  const std::string table = Run({"stat"}).out;
+  EXPECT_THAT(table, HasSubstr("HIT RATIO"));
+  EXPECT_THAT(table, HasSubstr("QUARANTINED"));
+  EXPECT_THAT(table, HasSubstr("local.sessions_ended"));
+  EXPECT_THAT(table, HasSubstr("process_gone 0"));
+  EXPECT_THAT(Run({"stat", "--namespace", "default"}).out, HasSubstr("limbo_age.older_bytes"));
   EXPECT_THAT(Run({"stat", "--namespace", "default"}).out, HasSubstr("largest_free_bytes"));
 }
 

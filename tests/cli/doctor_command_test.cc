@@ -34,13 +34,14 @@ TEST(Doctor, SeesADaemonOfThisMachine) {
   const Json report = Json::parse(result.out);
   EXPECT_EQ(report["endpoint"], "unix:" + (*daemon)->socket_path());
   const auto findings = ByCheck(report);
-  for (const char* check : {"endpoint", "grpc", "unix_socket", "http", "version", "memfd_sealing",
-                            "madv_populate_write", "page_size", "memory"}) {
+  for (const char* check : {"endpoint", "grpc", "unix_socket", "http", "version", "local_lane",
+                            "memfd_sealing", "madv_populate_write", "page_size", "memory"}) {
     ASSERT_TRUE(findings.contains(check)) << check;
     EXPECT_EQ(findings.at(check)["level"], "ok") << findings.at(check);
   }
-  for (const char* check : {"thp", "hugetlb", "memlock", "file_descriptors", "cgroup_memory",
-                            "swap", "overcommit", "cpus", "container"}) {
+  for (const char* check :
+       {"arena_pages", "peer_pidfd", "thp", "hugetlb", "memlock", "file_descriptors",
+        "cgroup_memory", "swap", "overcommit", "cpus", "container"}) {
     EXPECT_TRUE(findings.contains(check)) << check;
   }
   // The daemon was found by its process id, and its capacity is the one it was started with.

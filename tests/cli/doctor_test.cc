@@ -77,15 +77,16 @@ TEST_F(DoctorMachine, TransparentHugePages) {
   const std::string path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
   for (const char* good : {"[always] within_size advise never deny force",
                            "always [within_size] advise never deny force",
+                           "always within_size [advise] never deny force",
                            "always within_size advise never deny [force]"}) {
     Write(path, good);
     EXPECT_EQ(CheckTransparentHugePages(machine()).level, Level::kOk) << good;
   }
-  for (const char* bad : {"always within_size [advise] never deny force",
-                          "always within_size advise [never] deny force"}) {
+  for (const char* bad : {"always within_size advise [never] deny force",
+                          "always within_size advise never [deny] force"}) {
     Write(path, bad);
     EXPECT_EQ(CheckTransparentHugePages(machine()).level, Level::kWarn) << bad;
-    EXPECT_THAT(CheckTransparentHugePages(machine()).advice, HasSubstr("echo within_size > /sys"));
+    EXPECT_THAT(CheckTransparentHugePages(machine()).advice, HasSubstr("echo advise > /sys"));
   }
   for (const char* malformed : {"", "]always[", "always"}) {
     Write(path, malformed);
@@ -121,11 +122,11 @@ TEST_F(DoctorMachine, LimitsOfTheProcess) {
   EXPECT_THAT(few.advice, HasSubstr("LimitNOFILE="));
 
   Write("/proc/42/limits",
-        "Max open files   4224  4224  files\nMax locked memory unlimited unlimited bytes\n");
+        "Max open files   26624  26624  files\nMax locked memory unlimited unlimited bytes\n");
   EXPECT_THAT(CheckFileDescriptors(machine(), Daemon(1)),
-              Is("file_descriptors", Level::kOk, "4224 (of the daemon)"));
+              Is("file_descriptors", Level::kOk, "26624 (of the daemon)"));
   EXPECT_THAT(CheckMemoryLock(machine(), Daemon(1)), Is("memlock", Level::kOk, "unlimited"));
-  Write("/proc/42/limits", "Max open files   4223  4223  files\n");
+  Write("/proc/42/limits", "Max open files   26623  26623  files\n");
   EXPECT_EQ(CheckFileDescriptors(machine(), Daemon(1)).level, Level::kWarn) << "one too few";
   EXPECT_THAT(CheckMemoryLock(machine(), Daemon(1)),
               Is("memlock", Level::kWarn, "has no \"Max locked memory\""));

@@ -92,11 +92,12 @@ TEST(Http, MetricsAreInTheFormatAndCountWhatHappened) {
   } while (!samples.contains(refused) && std::chrono::steady_clock::now() < deadline);
   ASSERT_TRUE(samples.contains(refused));
   const std::string ns = "{namespace=\"default\"}";
+  const std::string daemon_lane = "{namespace=\"default\",lane=\"daemon\"}";
   EXPECT_EQ(samples.at("infercache_ready"), 1);
   EXPECT_EQ(samples.at("infercache_objects" + ns), 1);
-  EXPECT_EQ(samples.at("infercache_lookup_hits_total" + ns), 1);
-  EXPECT_EQ(samples.at("infercache_lookup_misses_total" + ns), 1);
-  EXPECT_EQ(samples.at("infercache_hit_bytes_total" + ns), 10'000);
+  EXPECT_EQ(samples.at("infercache_lookup_hits_total" + daemon_lane), 1);
+  EXPECT_EQ(samples.at("infercache_lookup_misses_total" + daemon_lane), 1);
+  EXPECT_EQ(samples.at("infercache_hit_bytes_total" + daemon_lane), 10'000);
   EXPECT_EQ(samples.at("infercache_store_requests_total{namespace=\"default\",result=\"stored\"}"),
             1);
   EXPECT_EQ(samples.at("infercache_store_requests_total{namespace=\"default\",result=\"exists\"}"),

@@ -100,6 +100,63 @@ TEST_F(AdminTest, CountsWhatHappened) {
             StatusCode::NOT_FOUND);
 }
 
+TEST_F(AdminTest, ShowsTheSameHostLane) {
+  LocalLaneStats lane;
+  lane.sessions = 2;
+  lane.sessions_ended = {{"closed", 4}, {"revoked", 1}};
+  lane.requests = 9;
+  lane.quarantined.below_10s = 5;
+  hooks.local = {.stats = [lane] { return lane; },
+                 .quarantined_in =
+                     [](std::string_view name) {
+                       return store::AgedBytes{.older = name == "default" ? 6u : 0u};
+                     }};
+  Start();
+  v1::GetStatsResponse response;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::GetStats, {}, &response).ok());
+  EXPECT_EQ(response.local().sessions(), 2u);
+  EXPECT_EQ(response.local().requests(), 9u);
+  EXPECT_EQ(response.local().quarantine_age().below_10s_bytes(), 5u);
+  ASSERT_EQ(response.local().sessions_ended_size(), 2);
+  EXPECT_EQ(response.local().sessions_ended(1).reason(), "revoked");
+  EXPECT_EQ(response.local().sessions_ended(1).count(), 1u);
+  const v1::NamespaceStats stats = Stats("default");
+  EXPECT_EQ(stats.quarantine_age().older_bytes(), 6u);
+  EXPECT_EQ(stats.limbo_age().older_bytes(), 0u);
+  EXPECT_EQ(stats.page_kind(), PageKindName(DefaultNamespace()->page_kind()));
+}
+
+TEST_F(AdminTest, AddsUpTheHitsOfBothLanes) {
+  Start();
+  Store("k", Pattern(1000, 1));
+  Load("k");
+  Load("none");
+  const auto page = store::ClientPage::Create(16);
+  ASSERT_TRUE(page.ok()) << page.status();
+  DefaultNamespace()->AttachPage(*page);
+  const shm::SessionPage client((*page)->memory(), (*page)->slot_capacity());
+  client.lane(0).hits.store(3);
+  client.lane(0).hit_bytes.store(3000);
+  client.lane(0).misses.store(2);
+  const v1::NamespaceStats stats = Stats("default");
+  EXPECT_EQ(stats.hits(), 4u);
+  EXPECT_EQ(stats.local_hits(), 3u);
+  EXPECT_EQ(stats.misses(), 3u);
+  EXPECT_EQ(stats.local_misses(), 2u);
+  EXPECT_EQ(stats.hit_bytes(), 4000u);
+  EXPECT_EQ(stats.local_hit_bytes(), 3000u);
+  EXPECT_EQ(stats.local_sessions(), 1u);
+  DefaultNamespace()->DetachPage(*page);
+  EXPECT_EQ(Stats("default").local_hits(), 3u) << "they outlive their client";
+}
+
+TEST_F(AdminTest, WithoutASameHostLaneThereIsNothingToSayOfIt) {
+  Start();
+  v1::GetStatsResponse response;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::GetStats, {}, &response).ok());
+  EXPECT_FALSE(response.has_local());
+}
+
 TEST_F(AdminTest, MakesListsAndRemovesNamespaces) {
   Start();
   v1::NamespaceSpec spec;

@@ -24,8 +24,10 @@ class MessageMaker {
     return std::uniform_int_distribution<size_t>(0, bound - 1)(random_);
   }
 
-  std::string Bytes(size_t max) {
-    std::string bytes(Below(max + 1), '\0');
+  std::string Bytes(size_t max) { return Exactly(Below(max + 1)); }
+
+  std::string Exactly(size_t size) {
+    std::string bytes(size, '\0');
     for (char& c : bytes) c = static_cast<char>(Below(256));
     return bytes;
   }
@@ -221,6 +223,25 @@ TEST(PutWire, KeepsNoMorePartsThanItTakesToRefuseThem) {
   const auto view = ParsePutRequest(Cut(bytes, {1000}));
   ASSERT_TRUE(view.ok());
   EXPECT_EQ(static_cast<size_t>(view->items[0].item.parts_size()), kMaxParts + 1);
+}
+
+// Long runs are copied in another way than short ones.
+TEST(CopyRun, CopiesTheSameBytesAtEverySizeAlignmentAndCut) {
+  constexpr size_t kLonger = 64 << 10;
+  constexpr char kUntouched = '#';
+  const std::string message = MessageMaker(7).Exactly(kLonger + 300);
+  for (const size_t size : {size_t{0}, size_t{100}, kLonger - 1, kLonger, kLonger + 200}) {
+    for (const size_t cut :
+         {size_t{1}, size_t{63}, size_t{64}, size_t{16384 - 9}, message.size()}) {
+      const std::vector<std::string_view> pieces = Cut(message, {cut, 0});
+      for (const size_t shift : {0, 1, 15, 16, 63}) {
+        std::string to(shift + size + 1, kUntouched);
+        CopyRun(pieces, {.piece = 0, .offset = 0, .size = size},
+                std::as_writable_bytes(std::span(to)).subspan(shift, size));
+        EXPECT_EQ(to, std::string(shift, kUntouched) + message.substr(0, size) + kUntouched);
+      }
+    }
+  }
 }
 
 TEST(PutWire, ValueStaysWhereItIs) {

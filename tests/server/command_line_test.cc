@@ -170,5 +170,33 @@ TEST_F(Options, ABadTokenFileIsNamedWithItsLine) {
               testing::AllOf(HasSubstr(missing + ":3"), HasSubstr("/does/not/exist")));
 }
 
+TEST_F(Options, UsersAndGroupsBecomeNumbers) {
+  const std::string file =
+      File("c.yaml",
+           "namespaces:\n"
+           "  - {name: a, quota: 1MiB}\n"
+           "  - {name: b, quota: 1MiB, local_users: [root, \"@root\"], local_writers: []}\n");
+  const auto loaded = Load({"--config", file});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_TRUE(loaded->config.namespaces[0].local_user_ids.everyone);
+  const NamespaceConfig& b = loaded->config.namespaces[1];
+  EXPECT_FALSE(b.local_user_ids.everyone);
+  EXPECT_THAT(b.local_user_ids.users, ElementsAre(0u));
+  EXPECT_THAT(b.local_user_ids.groups, ElementsAre(0u));
+  EXPECT_FALSE(b.local_writer_ids.everyone);
+}
+
+TEST_F(Options, UnknownUsersAndGroupsAreErrorsWithTheirLine) {
+  const std::string file = File("c.yaml",
+                                "namespaces:\n"
+                                "  - {name: a, quota: 1MiB, local_users: [nobody-has-this]}\n"
+                                "  - {name: b, quota: 1MiB, local_writers: [\"@nor-this\"]}\n");
+  const std::string error = ConfigError({"--config", file});
+  EXPECT_THAT(error, HasSubstr(file + ":2: namespaces: \"a\": local_users: there is no user "
+                                      "\"nobody-has-this\""));
+  EXPECT_THAT(error, HasSubstr(file + ":3: namespaces: \"b\": local_writers: there is no group "
+                                      "\"nor-this\""));
+}
+
 }  // namespace
 }  // namespace infercache::server

@@ -120,5 +120,27 @@ TEST(CheckConfig, CredentialsAreOfOneKindUniqueAndUseful) {
   EXPECT_THAT(CheckConfig(config), Complains("auth.credentials", "cannot exist"));
 }
 
+TEST(FilesNeeded, CountsConnectionsSessionsAndChunks) {
+  Config config;
+  const uint64_t before = FilesNeeded(config);
+  config.grpc_max_connections += 10;
+  EXPECT_EQ(FilesNeeded(config), before + 20);
+  config.local_max_sessions += 10;
+  EXPECT_EQ(FilesNeeded(config), before + 60);
+  config.capacity_bytes += 7 * config.chunk_bytes;
+  EXPECT_EQ(FilesNeeded(config), before + 67);
+}
+
+TEST(SameNamespaces, SeesWhoMayUseThem) {
+  Config a, b;
+  a.namespaces = b.namespaces = {Namespace("a")};
+  EXPECT_TRUE(SameNamespaces(a, b));
+  b.namespaces[0].local_writers.clear();
+  EXPECT_FALSE(SameNamespaces(a, b));
+  b.namespaces = a.namespaces;
+  b.namespaces[0].local_user_ids.users = {7};
+  EXPECT_FALSE(SameNamespaces(a, b)) << "a name means another number now";
+}
+
 }  // namespace
 }  // namespace infercache::server

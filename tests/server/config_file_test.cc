@@ -140,5 +140,17 @@ TEST(ReadSmallFile, NamesThePathOfWhatCannotBeRead) {
               HasSubstr("/dev/zero is longer than 1MiB"));
 }
 
+TEST_F(ConfigFile, ListsOfPeersReplaceTheirDefault) {
+  ASSERT_TRUE(Read("namespaces:\n"
+                   "  - {name: a, quota: 1MiB}\n"
+                   "  - {name: b, quota: 1MiB, local_users: [root, 1000, \"@adm\"]}\n"
+                   "  - {name: c, quota: 1MiB, local_writers: []}\n")
+                  .ok());
+  EXPECT_THAT(config_.namespaces[0].local_users, ElementsAre("*"));
+  EXPECT_THAT(config_.namespaces[0].local_writers, ElementsAre("*"));
+  EXPECT_THAT(config_.namespaces[1].local_users, ElementsAre("root", "1000", "@adm"));
+  EXPECT_THAT(config_.namespaces[2].local_writers, testing::IsEmpty());
+}
+
 }  // namespace
 }  // namespace infercache::server

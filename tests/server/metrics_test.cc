@@ -91,9 +91,12 @@ TEST(Metrics, ShowWhatANamespaceDid) {
   EXPECT_THAT(text, HasSubstr("infercache_capacity_bytes 4194304\n"));
   EXPECT_THAT(text, HasSubstr("infercache_quota_bytes{namespace=\"kv\"} 1048576\n"));
   EXPECT_THAT(text, HasSubstr("infercache_objects{namespace=\"kv\"} 1\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_lookup_hits_total{namespace=\"kv\"} 1\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_lookup_misses_total{namespace=\"kv\"} 1\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_hit_bytes_total{namespace=\"kv\"} 1000\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"daemon\"} 1\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_lookup_misses_total{namespace=\"kv\",lane=\"daemon\"} 1\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_hit_bytes_total{namespace=\"kv\",lane=\"daemon\"} 1000\n"));
   EXPECT_THAT(text, HasSubstr("infercache_store_bytes_total 1000\n"));
   EXPECT_THAT(text, HasSubstr("infercache_store_requests_total{namespace=\"kv\","
                               "result=\"stored\"} 1\n"));
@@ -174,6 +177,80 @@ TEST(ProcessStats, DescribeThisProcess) {
   for (int i = 0; i < 10; ++i) fds.push_back(dup(0));
   EXPECT_EQ(ReadProcessStats().open_fds, before.open_fds + 10);
   for (int fd : fds) close(fd);
+}
+
+TEST(Metrics, ShowTheSameHostLane) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  const std::string without = metrics.Text();
+  EXPECT_THAT(without, Not(HasSubstr("infercache_local_sessions")));
+  EXPECT_THAT(without,
+              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"local\"} 0\n"));
+  EXPECT_THAT(without, HasSubstr("infercache_pins{namespace=\"kv\",lane=\"local\"} 0\n"));
+  EXPECT_THAT(without, HasSubstr("infercache_limbo_bytes{namespace=\"kv\",age=\"older\"} 0\n"));
+  EXPECT_THAT(without, HasSubstr(Cat("infercache_arena_pages_info{namespace=\"kv\",kind=\"",
+                                     PageKindName((*ns)->page_kind()), "\"} 1\n")));
+
+  rpc::LocalLaneStats stats;
+  stats.sessions = 3;
+  stats.sessions_ended = {{"closed", 5}, {"process_gone", 1}};
+  stats.requests = 7;
+  stats.reservations_expired = 2;
+  metrics.SetLocalLane({.stats = [stats] { return stats; },
+                        .quarantined_in =
+                            [](std::string_view name) {
+                              return store::AgedBytes{.below_1s = name == "kv" ? 11u : 0u,
+                                                      .older = 22};
+                            }});
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("infercache_local_sessions 3\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_local_sessions_ended_total{reason=\"closed\"} 5\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_local_sessions_ended_total{reason=\"process_gone\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_local_requests_total 7\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_local_reservations_expired_total 2\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_quarantined_bytes{namespace=\"kv\",age=\"below_1s\"} 11\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_quarantined_bytes{namespace=\"kv\",age=\"older\"} 22\n"));
+  metrics.SetLocalLane({});
+  metrics.SetStore(nullptr);
+}
+
+TEST(Metrics, CountWhatClientsCounted) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  const auto page = store::ClientPage::Create(16);
+  ASSERT_TRUE(page.ok()) << page.status();
+  (*ns)->AttachPage(*page);
+  const shm::SessionPage client((*page)->memory(), (*page)->slot_capacity());
+  shm::LaneHeader& counters = client.lane(0);
+  counters.hits.store(3);
+  counters.hit_bytes.store(3000);
+  counters.misses.store(1);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"local\"} 3\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_lookup_misses_total{namespace=\"kv\",lane=\"local\"} 1\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_hit_bytes_total{namespace=\"kv\",lane=\"local\"} 3000\n"));
+  EXPECT_THAT(text,
+              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"daemon\"} 0\n"));
+  (*ns)->DetachPage(*page);
+  metrics.SetStore(nullptr);
 }
 
 }  // namespace

@@ -76,7 +76,8 @@ TEST(RaiseFileLimit, TakesWhatThereIsAndNamesWhatIsMissing) {
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
   EXPECT_EQ(after.rlim_cur, before.rlim_max);
   if (before.rlim_max != RLIM_INFINITY) {
-    EXPECT_THAT(RaiseFileLimit(before.rlim_max + 1), HasSubstr("grpc.max_connections"));
+    EXPECT_THAT(RaiseFileLimit(before.rlim_max + 1),
+                HasSubstr("grpc.max_connections and local.max_sessions"));
   }
 }
 

@@ -22,6 +22,7 @@
 #include "client/examples/prefill_demo/worker.h"
 #include "client/examples/prefill_demo/worker_process.h"
 #include "common/status_macros.h"
+#include "infercache/client.h"
 
 namespace infercache::demo {
 namespace {
@@ -31,7 +32,7 @@ struct Options {
   size_t document_tokens = 5000;
   size_t answer_tokens = 32;
   size_t layers = 4;
-  std::string endpoint = "127.0.0.1:7400";
+  std::string endpoint;  // empty = the client library's default
   std::string namespace_name = "default";
   uint64_t seed = 42;
   bool require_hits = false;
@@ -80,7 +81,19 @@ absl::Status ServeAsWorker(const Options& options) {
   return RunWorker(worker);
 }
 
-void PrintIntroduction(const Options& options, size_t document_tokens) {
+// How the workers will reach the cache.
+absl::StatusOr<std::string> DescribeLane(const Options& options) {
+  ClientOptions client_options;
+  client_options.endpoint = options.endpoint;
+  client_options.namespace_name = options.namespace_name;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Client::Connect(client_options));
+  const std::string endpoint = options.endpoint.empty() ? "default endpoint" : options.endpoint;
+  return fmt::format(
+      "{}, {}", client->lane() == Lane::kLocal ? "same-host lane (shared memory)" : "gRPC lane",
+      endpoint);
+}
+
+void PrintIntroduction(const Options& options, const std::string& lane, size_t document_tokens) {
   const Model model(ModelOf(options));
   const ModelConfig& config = model.config();
   std::string names;
@@ -95,8 +108,8 @@ void PrintIntroduction(const Options& options, size_t document_tokens) {
       "            random weights (seed {}): the answers are noise, the computation is not\n",
       config.seed);
   fmt::print("  document  {} tokens (bytes) of {}\n", document_tokens, names);
-  fmt::print("  cache     gRPC lane, {}, namespace {}; blocks of {} tokens, {:.1f} MiB each\n\n",
-             options.endpoint, options.namespace_name, kBlockTokens,
+  fmt::print("  cache     {}, namespace {};\n            blocks of {} tokens, {:.1f} MiB each\n\n",
+             lane, options.namespace_name, kBlockTokens,
              static_cast<double>(config.block_floats() * sizeof(float)) / (1 << 20));
 }
 
@@ -197,7 +210,8 @@ std::string CacheError(const std::vector<TurnReport>& turns) {
 
 absl::Status Demonstrate(const Options& options, const std::vector<std::string>& arguments) {
   ASSIGN_OR_RETURN(const std::vector<Token> document, ReadDocuments(options));
-  PrintIntroduction(options, document.size());
+  ASSIGN_OR_RETURN(const std::string lane, DescribeLane(options));
+  PrintIntroduction(options, lane, document.size());
   ASSIGN_OR_RETURN(const std::vector<TurnReport> cold, RunWorkerProcess(arguments, 1));
   ASSIGN_OR_RETURN(const std::vector<TurnReport> warm, RunWorkerProcess(arguments, 2));
   PrintConversation(warm);
@@ -228,9 +242,11 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Seed of the model's weights")->capture_default_str();
-  app.add_option("--endpoint", options.endpoint, "HOST:PORT or unix:PATH of the daemon")
-      ->envname("INFERCACHE_ENDPOINT")
-      ->capture_default_str();
+  app.add_option(
+         "--endpoint", options.endpoint,
+         "unix:PATH (shared memory) or HOST:PORT (gRPC) of the daemon; default: its socket, "
+         "if there is one, else 127.0.0.1:7400")
+      ->envname("INFERCACHE_ENDPOINT");
   app.add_option("--namespace", options.namespace_name, "Namespace for the blocks")
       ->capture_default_str();
   app.add_flag("--require-hits", options.require_hits,

@@ -1,0 +1,44 @@
+// The steps of the protocol at which a worker can die, and what it then holds.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace infercache::chaos {
+
+// Of the object that a worker reserves.
+inline constexpr uint64_t kObjectBytes = uint64_t{64} << 10;
+
+struct Step {
+  const char* name;
+  bool session = false;      // a session is open
+  bool reservation = false;  // the worker holds one
+  bool pin = false;          // in its page
+  bool lease = false;        // by Lookup
+  bool committed = false;    // its object is visible, and stays
+  // Whether the last request was read cannot be told from outside: the object may be visible.
+  bool perhaps_committed = false;
+};
+
+inline constexpr std::array kSteps = {
+    Step{.name = "connected"},
+    Step{.name = "half_hello"},
+    Step{.name = "hello_sent", .session = true},
+    Step{.name = "open", .session = true},
+    Step{.name = "mapped", .session = true},
+    Step{.name = "half_inline", .session = true},
+    Step{.name = "reserved", .session = true, .reservation = true},
+    Step{.name = "half_written", .session = true, .reservation = true},
+    Step{.name = "written", .session = true, .reservation = true},
+    Step{.name = "half_commit", .session = true, .reservation = true},
+    Step{.name = "commit_sent", .session = true, .perhaps_committed = true},
+    Step{.name = "committed", .session = true, .committed = true},
+    Step{.name = "aborted", .session = true},
+    Step{.name = "slot_stored", .session = true, .pin = true},
+    Step{.name = "pinned", .session = true, .pin = true},
+    Step{.name = "leased", .session = true, .lease = true},
+    Step{.name = "touching", .session = true},
+};
+
+}  // namespace infercache::chaos

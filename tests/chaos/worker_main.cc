@@ -1,0 +1,169 @@
+// A worker of the same-host lane that goes to one step of the protocol, says so, and stays there:
+// for tests that kill or stop it.
+//
+//   infercache_test_worker SOCKET STEP [fork]
+//
+// Prints "at STEP" once it is there, then waits until its standard input ends. With `fork`, a child
+// that inherited everything but the mappings waits beside it. The key "visible" must be there.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "common/fingerprint.h"
+#include "common/shm/reader.h"
+#include "tests/chaos/steps.h"
+#include "tests/local/raw_client.h"
+
+namespace infercache::chaos {
+namespace {
+
+using local::RawClient;
+
+void Check(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "worker: %s\n", status.ToString().c_str());
+  _exit(1);
+}
+
+// At one step; the members are what it holds there.
+class Worker {
+ public:
+  Worker(std::string socket_path, std::string step)
+      : socket_path_(std::move(socket_path)), step_(std::move(step)) {}
+
+  void Go() {
+    auto client = RawClient::Connect(socket_path_);
+    Check(client.status());
+    client_ = std::make_unique<RawClient>(*std::move(client));
+    if (step_ == "connected") return;
+    if (step_ == "half_hello") return SendHalf(RawClient::MakeHello({}));
+    if (step_ == "hello_sent") {
+      v1::LocalRequest hello = RawClient::MakeHello({});
+      hello.set_id(1);
+      return Check(client_->Send(hello));
+    }
+    Check(client_->Open());
+    if (step_ == "open") return;
+    Check(client_->MapChunks());
+    if (step_ == "mapped") return;
+    if (GoToAPut() || GoToAGet()) return;
+    std::fprintf(stderr, "worker: no step '%s'\n", step_.c_str());
+    _exit(2);
+  }
+
+ private:
+  bool GoToAPut() {
+    if (step_ == "half_inline") {
+      v1::LocalRequest request;
+      request.set_id(7);
+      auto& item = *request.mutable_put_inline()->add_items();
+      item.mutable_object()->set_key("half");
+      item.mutable_object()->set_size_bytes(8192);
+      item.set_value(std::string(8192, 'i'));
+      SendHalf(request);
+      return true;
+    }
+    const bool known = step_ == "reserved" || step_ == "half_written" || step_ == "written" ||
+                       step_ == "half_commit" || step_ == "commit_sent" || step_ == "committed" ||
+                       step_ == "aborted";
+    if (!known) return false;
+    Reserve();
+    if (step_ == "reserved") return true;
+    const auto bytes = client_->chunk(place_.chunk()).subspan(place_.offset(), kObjectBytes);
+    std::memset(bytes.data(), 'w', step_ == "half_written" ? bytes.size() / 2 : bytes.size());
+    if (step_ == "half_written" || step_ == "written") return true;
+    v1::LocalRequest request;
+    request.set_id(9);
+    if (step_ == "aborted") {
+      request.mutable_abort()->add_reservations(place_.reservation());
+      Check(client_->Ask(request).status());
+      return true;
+    }
+    request.mutable_commit()->add_reservations(place_.reservation());
+    if (step_ == "half_commit") {
+      SendHalf(request);
+    } else if (step_ == "commit_sent") {
+      Check(client_->Send(request));
+    } else {
+      Check(client_->Ask(request).status());
+    }
+    return true;
+  }
+
+  bool GoToAGet() {
+    if (step_ == "leased") {
+      v1::LocalRequest request;
+      request.mutable_lookup()->add_keys("visible");
+      const auto answer = client_->Ask(request);
+      Check(answer.status());
+      if (answer->response.found().items(0).lease() == 0) Check(absl::NotFoundError("visible"));
+      return true;
+    }
+    if (step_ == "touching") {
+      // In the middle of a batch: the words are written, the position is not.
+      for (uint64_t i = 0; i < 100; ++i) client_->page().touch(0, i).store(shm::MakePin(1, 2));
+      return true;
+    }
+    if (step_ != "slot_stored" && step_ != "pinned") return false;
+    shm::SessionPage page = client_->page();
+    page.RaiseSlotsInUse(1);
+    const shm::IndexView index = client_->index();
+    const Hash128 hash = HashKey(index.header().hash_seed, Fingerprint().hash(), "visible");
+    const auto found = shm::FindAndPin(index, hash, "visible", /*now_ms=*/0, page.slot(0));
+    if (found.outcome != shm::FindOutcome::kPinned) Check(absl::NotFoundError("visible"));
+    // Between the slot's store and the second look the word is the same; what is left to do is not.
+    return true;
+  }
+
+  void Reserve() {
+    v1::LocalRequest request;
+    auto& item = *request.mutable_reserve()->add_items();
+    item.set_key("reserved");
+    item.set_size_bytes(kObjectBytes);
+    const auto answer = client_->Ask(request);
+    Check(answer.status());
+    place_ = answer->response.reserved().items(0);
+    if (place_.reservation() == 0) Check(absl::ResourceExhaustedError(place_.message()));
+  }
+
+  void SendHalf(const v1::LocalRequest& request) {
+    const std::string frame = RawClient::EncodeFrame(request.SerializeAsString());
+    Check(client_->SendBytes(std::string_view(frame).substr(0, frame.size() / 2)));
+  }
+
+  const std::string socket_path_;
+  const std::string step_;
+  std::unique_ptr<RawClient> client_;
+  v1::ReservedItem place_;
+};
+
+void WaitForTheEndOfInput() {
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+}
+
+int Main(int argc, char** argv) {
+  if (argc < 3) return 2;
+  Worker worker(argv[1], argv[2]);
+  worker.Go();
+  if (argc > 3 && std::string_view(argv[3]) == "fork" && fork() == 0) {
+    WaitForTheEndOfInput();
+    _exit(0);
+  }
+  std::printf("at %s\n", argv[2]);
+  std::fflush(stdout);
+  WaitForTheEndOfInput();
+  _exit(0);
+}
+
+}  // namespace
+}  // namespace infercache::chaos
+
+int main(int argc, char** argv) { return infercache::chaos::Main(argc, argv); }

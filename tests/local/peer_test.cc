@@ -1,0 +1,61 @@
+#include "server/local/peer.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+namespace infercache::local {
+namespace {
+
+constexpr OverflowIds kOverflow = {.user = 65534, .group = 65533};
+
+Peer MakePeer(uint32_t user, uint32_t group, std::vector<uint32_t> groups = {}) {
+  Peer peer;
+  peer.user = user;
+  peer.group = group;
+  peer.groups = std::move(groups);
+  return peer;
+}
+
+bool May(const Peer& peer, std::vector<uint32_t> users, std::vector<uint32_t> groups) {
+  return Permits({.everyone = false, .users = std::move(users), .groups = std::move(groups)}, peer,
+                 kOverflow);
+}
+
+TEST(Permits, MatchesUserGroupAndSupplementaryGroups) {
+  const Peer peer = MakePeer(1000, 100, {27, 44});
+  EXPECT_TRUE(May(peer, {1, 1000}, {}));
+  EXPECT_TRUE(May(peer, {}, {100}));
+  EXPECT_TRUE(May(peer, {}, {44}));
+  EXPECT_FALSE(May(peer, {100, 27}, {1000}));
+  EXPECT_FALSE(May(peer, {}, {}));
+}
+
+TEST(Permits, AnUnmappedIdMatchesNothing) {
+  const Peer stranger = MakePeer(kOverflow.user, kOverflow.group, {kOverflow.group});
+  EXPECT_FALSE(May(stranger, {kOverflow.user}, {kOverflow.group}));
+  EXPECT_TRUE(May(MakePeer(kOverflow.user, 100), {}, {100}));
+  EXPECT_TRUE(May(MakePeer(1000, kOverflow.group, {7}), {}, {7}));
+}
+
+TEST(Permits, EveryoneIsWhoeverCanOpenTheSocket) {
+  EXPECT_TRUE(Permits({.everyone = true}, MakePeer(kOverflow.user, kOverflow.group), kOverflow));
+}
+
+TEST(IdentifyPeer, KnowsThisProcess) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  const auto peer = IdentifyPeer(ours.get());
+  ASSERT_TRUE(peer.ok()) << peer.status();
+  EXPECT_EQ(peer->user, getuid());
+  EXPECT_EQ(peer->group, getgid());
+  EXPECT_EQ(peer->pid, getpid());
+  ASSERT_TRUE(peer->process.valid());
+  EXPECT_FALSE(IsGone(peer->process));
+}
+
+TEST(IdentifyPeer, NeedsASocket) { EXPECT_FALSE(IdentifyPeer(-1).ok()); }
+
+}  // namespace
+}  // namespace infercache::local

@@ -1,0 +1,85 @@
+#include "server/local/quarantine.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <asio/executor_work_guard.hpp>
+#include <thread>
+
+#include "tests/local/local_fixture.h"
+
+namespace infercache::local {
+namespace {
+
+class QuarantineTest : public store::StoreFixture {
+ protected:
+  QuarantineTest() : ns_(Create("default")) {
+    thread_ = std::thread([this] { context_.run(); });
+  }
+  ~QuarantineTest() override {
+    quarantine_.Clear();
+    work_.reset();
+    thread_.join();
+  }
+
+  std::vector<Quarantined> Hold(std::string_view key, std::string_view value) {
+    std::vector<Quarantined> held;
+    held.emplace_back(books_, "default", ns_.Reserve(key, value));
+    return held;
+  }
+
+  store::NamespaceVerbs ns_;
+  asio::io_context context_;
+  asio::executor_work_guard<asio::io_context::executor_type> work_{context_.get_executor()};
+  QuarantineBooks books_;
+  Quarantine quarantine_{context_};
+  std::thread thread_;
+};
+
+// Where the kernel has no pidfd to offer and the daemon ended the session, the client's own end of
+// the connection is the witness.
+TEST_F(QuarantineTest, AConnectionIsAWitnessOnceThePeerCloses) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd client(ends[1]);
+  quarantine_.Hold(Quarantine::WitnessKind::kConnection, UniqueFd(ends[0]), Hold("key", "value"));
+  EXPECT_EQ(books_.count(), 1u);
+  EXPECT_EQ(books_.AgedIn("default").total(), 5u);
+  // It may go on sending: that shows that it lives.
+  const std::string noise(100'000, 'n');
+  size_t sent = 0;
+  EXPECT_TRUE(Eventually([&] {
+    const ssize_t n = send(client.get(), noise.data(), noise.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) sent += static_cast<size_t>(n);
+    return sent > 1'000'000;
+  }));
+  EXPECT_EQ(books_.count(), 1u);
+  EXPECT_GT(ns_->Stats().quarantined_bytes, 0u);
+  client.Reset();
+  EXPECT_TRUE(Eventually([&] { return books_.count() == 0; }));
+  EXPECT_EQ(ns_->Stats().used_bytes, 0u);
+}
+
+TEST_F(QuarantineTest, WithoutAWitnessBytesWaitForTheEnd) {
+  quarantine_.Hold(Quarantine::WitnessKind::kProcess, UniqueFd(), Hold("key", "value"));
+  EXPECT_EQ(books_.count(), 1u);
+  quarantine_.Clear();
+  EXPECT_TRUE(Eventually([&] { return books_.count() == 0; }));
+  EXPECT_EQ(ns_->Stats().used_bytes, 0u);
+}
+
+TEST_F(QuarantineTest, DestructionFreesAndIsCounted) {
+  {
+    std::vector<Quarantined> held = Hold("a", "1");
+    held.emplace_back(books_, "other", ns_.Reserve("b", "22"));
+    const std::vector<Quarantined> moved = std::move(held);
+    EXPECT_EQ(books_.count(), 2u);
+    EXPECT_EQ(books_.Aged().below_1s, 3u);
+    EXPECT_EQ(books_.AgedIn("other").total(), 2u);
+  }
+  EXPECT_EQ(books_.count(), 0u);
+  EXPECT_EQ(ns_->Stats().used_bytes, 0u);
+}
+
+}  // namespace
+}  // namespace infercache::local
