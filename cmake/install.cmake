@@ -54,7 +54,8 @@ install(FILES ${PROJECT_BINARY_DIR}/infercached.service
 
 # --- client ---
 
-set(client_targets infercache_client infercache_common infercache_messages infercache_proto)
+set(client_targets infercache_client infercache_client_local infercache_common infercache_proto
+    infercache_messages)
 foreach(target ${client_targets})
   string(REPLACE infercache_ "" export_name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${export_name})
@@ -93,6 +94,8 @@ foreach(target ${client_targets})
       continue()
     elseif(library MATCHES "^absl::(.+)$")
       list(APPEND pkg_requires absl_${CMAKE_MATCH_1})
+    elseif(library STREQUAL Threads::Threads)
+      continue()  # -pthread is in infercache.pc.in
     elseif(DEFINED pkg_config_of_${library})
       list(APPEND pkg_requires ${pkg_config_of_${library}})
     else()

@@ -47,4 +47,11 @@ inline constexpr size_t kMaxLocalThreads = 64;
 inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8}
                                                     << 20;  // answers a client does not read
 
+// What a client of the same-host lane lets pile up for a daemon that does not read, and what it
+// takes from one that it does not know.
+inline constexpr size_t kMaxUnsentRequestBytes = size_t{16} << 20;
+inline constexpr size_t kMaxPendingRequests = 65'536;
+inline constexpr uint32_t kMaxArenaChunks = 65'536;  // what a record can name
+inline constexpr size_t kMaxDaemonMessageBytes = 4'096;
+
 }  // namespace infercache

@@ -1,16 +1,11 @@
 #include "client/src/channel.h"
 
-#include <arpa/inet.h>
-#include <sys/un.h>
-
 #include <algorithm>
 #include <climits>
-#include <cstdlib>
 #include <string_view>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
@@ -22,33 +17,6 @@
 
 namespace infercache {
 namespace {
-
-constexpr char kEndpointVariable[] = "INFERCACHE_ENDPOINT";
-constexpr char kDefaultEndpoint[] = "127.0.0.1:7400";
-constexpr std::string_view kUnixPrefix = "unix:";
-
-absl::Status BadEndpoint(const std::string& endpoint, const std::string& why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("endpoint '", endpoint, "': ", why, "; expected HOST:PORT or unix:PATH"));
-}
-
-bool IsLoopback(const std::string& host) {
-  if (absl::EqualsIgnoreCase(host, "localhost")) return true;
-  in_addr v4;
-  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
-  in6_addr v6;
-  return inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-absl::StatusOr<Endpoint> ResolveUnix(const std::string& endpoint, std::string path) {
-  if (path.starts_with("//")) path.erase(0, 2);  // unix:///run/x is unix:/run/x
-  if (path.empty()) return BadEndpoint(endpoint, "the path is empty");
-  if (path.size() >= sizeof(sockaddr_un::sun_path)) {
-    return BadEndpoint(endpoint, absl::StrCat("the path is longer than ",
-                                              sizeof(sockaddr_un::sun_path) - 1, " bytes"));
-  }
-  return Endpoint{.text = endpoint, .target = absl::StrCat("unix:", path), .local = true};
-}
 
 // Only what gRPC would answer with a connection that never comes about, and no word why.
 absl::Status CheckPem(const char* name, const std::string& pem, const char* what) {
@@ -130,39 +98,6 @@ grpc::ChannelArguments MakeArguments() {
 }
 
 }  // namespace
-
-absl::StatusOr<Endpoint> ResolveEndpoint(const std::string& endpoint) {
-  if (endpoint.empty()) {
-    const char* from_environment = std::getenv(kEndpointVariable);
-    const bool set = from_environment != nullptr && *from_environment != '\0';
-    return ResolveEndpoint(set ? from_environment : kDefaultEndpoint);
-  }
-  if (endpoint.starts_with(kUnixPrefix)) {
-    return ResolveUnix(endpoint, endpoint.substr(kUnixPrefix.size()));
-  }
-  const size_t colon = endpoint.rfind(':');
-  if (colon == std::string::npos) return BadEndpoint(endpoint, "there is no port");
-  int port = 0;
-  const std::string port_text = endpoint.substr(colon + 1);
-  if (!std::all_of(port_text.begin(), port_text.end(), absl::ascii_isdigit) ||
-      !absl::SimpleAtoi(port_text, &port) || port < 1 || port > 65'535) {
-    return BadEndpoint(endpoint, absl::StrCat("'", port_text, "' is no port"));
-  }
-  std::string host = endpoint.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-    in6_addr v6;
-    if (inet_pton(AF_INET6, host.c_str(), &v6) != 1) {
-      return BadEndpoint(endpoint, absl::StrCat("'", host, "' is no IPv6 address"));
-    }
-  } else if (host.empty() || !std::all_of(host.begin(), host.end(), [](unsigned char c) {
-               return absl::ascii_isalnum(c) || c == '.' || c == '-' || c == '_';
-             })) {
-    return BadEndpoint(endpoint, absl::StrCat("'", host, "' is no host name or address"));
-  }
-  return Endpoint{
-      .text = endpoint, .target = absl::StrCat("dns:///", endpoint), .local = IsLoopback(host)};
-}
 
 void RemoteChannel::Prepare(grpc::ClientContext& context, absl::Time deadline) const {
   context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(24))));

@@ -8,20 +8,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/src/endpoint.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "infercache/client.h"
 
 namespace infercache {
-
-struct Endpoint {
-  std::string text;    // as the user wrote it, defaults applied
-  std::string target;  // what gRPC calls it
-  bool local = false;  // a Unix socket or a loopback address: what is said there stays on this host
-};
-
-// Empty = $INFERCACHE_ENDPOINT if set, else 127.0.0.1:7400. INVALID_ARGUMENT names what is wrong.
-absl::StatusOr<Endpoint> ResolveEndpoint(const std::string& endpoint);
 
 struct RemoteChannel {
   std::shared_ptr<grpc::Channel> channel;

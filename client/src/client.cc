@@ -1,19 +1,13 @@
 #include "infercache/client.h"
 
-#include <atomic>
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
 #include "client/src/channel.h"
-#include "client/src/circuit_breaker.h"
-#include "client/src/completion_queue.h"
+#include "client/src/client_impl.h"
 #include "client/src/proto_convert.h"
 #include "client/src/remote_transport.h"
-#include "client/src/transport.h"
 #include "common/fingerprint.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
@@ -21,16 +15,7 @@
 namespace infercache {
 namespace {
 
-// A probe has this long to connect and be answered; more than any daemon needs that is alive.
-constexpr absl::Duration kProbeDeadline = absl::Seconds(2);
-
-// A call that had less time than this and ran out of it says nothing about the daemon: else a few
-// impatient callers would open the breaker for all.
-constexpr absl::Duration kTellingTimeout = absl::Milliseconds(250);
-
-absl::Time SteadyNow() {
-  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
+using Copies = LocalTransport::Copies;
 
 absl::Status CheckNamespaceName(const std::string& name) {
   if (name.empty() || name.size() > kMaxNamespaceNameBytes) {
@@ -63,168 +48,7 @@ absl::Status CheckOptions(const ClientOptions& options) {
   return absl::OkStatus();
 }
 
-// The result of a batch that failed as a whole.
-template <typename Result>
-Result Failed(const absl::Status& status, size_t count);
-
-template <>
-std::vector<GetResult> Failed(const absl::Status& status, size_t count) {
-  std::vector<GetResult> results(count);
-  for (GetResult& result : results) result.status = status;
-  return results;
-}
-template <>
-std::vector<GetIntoResult> Failed(const absl::Status& status, size_t count) {
-  return std::vector<GetIntoResult>(count, {.status = status});
-}
-template <>
-std::vector<PutResult> Failed(const absl::Status& status, size_t count) {
-  return std::vector<PutResult>(count, {.status = status});
-}
-template <>
-MatchResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-template <>
-KeysResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-template <>
-ListResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-
-template <typename Result>
-using Deliver = absl::AnyInvocable<void(Result result)>;
-
 }  // namespace
-
-// Every request goes through Run(): deadline, empty batch and breaker are decided there, once.
-class Client::Impl {
- public:
-  Impl(const ClientOptions& options, std::string endpoint,
-       std::unique_ptr<CompletionQueue> completions, std::unique_ptr<Transport> transport)
-      : deadline_(options.deadline),
-        endpoint_(std::move(endpoint)),
-        breaker_(options.breaker_failures, options.breaker_probe_interval,
-                 options.clock ? options.clock : SteadyNow),
-        completions_(std::move(completions)),
-        transport_(std::move(transport)) {}
-
-  CompletionQueue& completions() { return *completions_; }
-  RequestId NextId() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
-
-  void Get(std::span<const std::string_view> keys, const CallOptions& call,
-           Deliver<std::vector<GetResult>> deliver) {
-    Run<std::vector<GetResult>>(
-        keys.size(), call, std::move(deliver),
-        [&](absl::Time deadline, auto done) { transport_->Get(keys, deadline, std::move(done)); });
-  }
-
-  void GetInto(std::span<const std::string_view> keys,
-               std::span<const std::span<std::byte>> destinations, const CallOptions& call,
-               Deliver<std::vector<GetIntoResult>> deliver) {
-    if (keys.size() != destinations.size()) {
-      const absl::Status status = absl::InvalidArgumentError(
-          absl::StrCat(destinations.size(), " destinations for ", keys.size(), " keys"));
-      return deliver(Failed<std::vector<GetIntoResult>>(status, keys.size()));
-    }
-    Run<std::vector<GetIntoResult>>(
-        keys.size(), call, std::move(deliver), [&](absl::Time deadline, auto done) {
-          transport_->GetInto(keys, destinations, deadline, std::move(done));
-        });
-  }
-
-  void Put(std::span<const PutItem> items, const CallOptions& call,
-           Deliver<std::vector<PutResult>> deliver) {
-    Run<std::vector<PutResult>>(
-        items.size(), call, std::move(deliver),
-        [&](absl::Time deadline, auto done) { transport_->Put(items, deadline, std::move(done)); });
-  }
-
-  void Match(std::span<const std::string_view> keys, const CallOptions& call,
-             Deliver<MatchResult> deliver) {
-    Run<MatchResult>(keys.size(), call, std::move(deliver), [&](absl::Time deadline, auto done) {
-      transport_->Match(keys, deadline, std::move(done));
-    });
-  }
-
-  void Keys(KeysVerb verb, std::span<const std::string_view> keys, const CallOptions& call,
-            Deliver<KeysResult> deliver) {
-    Run<KeysResult>(keys.size(), call, std::move(deliver), [&](absl::Time deadline, auto done) {
-      transport_->Keys(verb, keys, deadline, std::move(done));
-    });
-  }
-
-  void List(std::string_view key_prefix, uint32_t page_size, std::string_view page_token,
-            const CallOptions& call, Deliver<ListResult> deliver) {
-    Run<ListResult>(1, call, std::move(deliver), [&](absl::Time deadline, auto done) {
-      transport_->List(key_prefix, page_size, page_token, deadline, std::move(done));
-    });
-  }
-
-  // Asks the daemon even if the breaker is open: that is the question.
-  void Ping(const CallOptions& call, Deliver<absl::Status> deliver) {
-    const absl::Duration timeout = call.deadline.value_or(deadline_);
-    if (timeout <= absl::ZeroDuration()) return deliver(TooLate());
-    transport_->Ping(/*wait_for_daemon=*/false, absl::Now() + timeout,
-                     Report<absl::Status>(timeout, std::move(deliver)));
-  }
-
- private:
-  static absl::Status TooLate() {
-    return absl::DeadlineExceededError("the deadline was over before the call");
-  }
-
-  template <typename Result, typename Start>
-  void Run(size_t count, const CallOptions& call, Deliver<Result> deliver, Start start) {
-    if (count == 0) return deliver(Result());
-    const absl::Duration timeout = call.deadline.value_or(deadline_);
-    if (timeout <= absl::ZeroDuration()) return deliver(Failed<Result>(TooLate(), count));
-    const absl::Status admitted = Admit();
-    if (!admitted.ok()) return deliver(Failed<Result>(admitted, count));
-    start(absl::Now() + timeout, Report<Result>(timeout, std::move(deliver)));
-  }
-
-  absl::Status Admit() {
-    const CircuitBreaker::Admission admission = breaker_.Admit();
-    if (admission == CircuitBreaker::Admission::kAllow) return absl::OkStatus();
-    if (admission == CircuitBreaker::Admission::kRefuseAndProbe) Probe();
-    return absl::UnavailableError(
-        absl::StrCat("infercached at ", endpoint_,
-                     " did not answer; not asked again until a probe is answered"));
-  }
-
-  void Probe() {
-    transport_->Ping(/*wait_for_daemon=*/true, absl::Now() + kProbeDeadline,
-                     [this](const absl::Status&, Reached reached) {
-                       breaker_.OnProbe(reached == Reached::kYes);
-                     });
-  }
-
-  template <typename Result>
-  Done<Result> Report(absl::Duration timeout, Deliver<Result> deliver) {
-    const bool telling = timeout >= kTellingTimeout;
-    return [this, telling, deliver = std::move(deliver)](Result result, Reached reached) mutable {
-      if (reached == Reached::kYes) breaker_.OnAnswered();
-      if (reached == Reached::kNo || (reached == Reached::kNotInTime && telling)) {
-        breaker_.OnUnreachable();
-      }
-      deliver(std::move(result));
-    };
-  }
-
-  // Constant after construction.
-  const absl::Duration deadline_;
-  const std::string endpoint_;
-
-  // Have their own synchronization. The transport goes first: its destructor waits for callbacks
-  // that use the others.
-  std::atomic<RequestId> next_id_{1};
-  CircuitBreaker breaker_;
-  const std::unique_ptr<CompletionQueue> completions_;
-  const std::unique_ptr<Transport> transport_;
-};
 
 namespace {
 
@@ -240,17 +64,18 @@ Deliver<Result> Into(CompletionQueue& queue, RequestId id, Member Completion::*m
   };
 }
 
-// Calls submit(deliver) and waits for the result. It comes: the transport keeps the deadline.
-template <typename Result, typename Submit>
-Result Wait(Submit submit) {
-  absl::Notification done;
-  std::optional<Result> result;
-  submit(Deliver<Result>([&done, &result](Result r) {
-    result.emplace(std::move(r));
-    done.Notify();
-  }));
-  done.WaitForNotification();
-  return *std::move(result);
+// The client of one daemon, over the lane that its endpoint names.
+absl::StatusOr<std::unique_ptr<LocalTransport>> ConnectLocally(const ClientOptions& options,
+                                                               const Endpoint& endpoint,
+                                                               Fingerprint fingerprint) {
+  if (options.tls.has_value()) {
+    return absl::InvalidArgumentError(
+        "tls is for gRPC; the local lane needs none (grpc+unix:PATH is gRPC over the same socket)");
+  }
+  return LocalTransport::Connect({.path = endpoint.socket_path,
+                                  .namespace_name = options.namespace_name,
+                                  .fingerprint = std::move(fingerprint),
+                                  .clock = options.clock});
 }
 
 }  // namespace
@@ -258,18 +83,49 @@ Result Wait(Submit submit) {
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const Fingerprint fingerprint, Fingerprint::Make(options.fingerprint));
-  ASSIGN_OR_RETURN(RemoteChannel channel, MakeChannel(options));
+  ASSIGN_OR_RETURN(Endpoint endpoint, ResolveEndpoint(options.endpoint));
+  std::unique_ptr<Transport> transport;
+  LocalTransport* local = nullptr;
+  if (endpoint.lane == Lane::kLocal) {
+    ASSIGN_OR_RETURN(auto made, ConnectLocally(options, endpoint, fingerprint));
+    local = made.get();
+    transport = std::move(made);
+  } else {
+    ASSIGN_OR_RETURN(RemoteChannel channel, MakeChannel(options));
+    transport = std::make_unique<RemoteTransport>(
+        std::move(channel), ToProto(options.namespace_name, fingerprint.entries()),
+        options.max_unary_bytes);
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<CompletionQueue> completions, CompletionQueue::Create());
-  std::string endpoint = channel.endpoint.text;
-  auto transport = std::make_unique<RemoteTransport>(
-      std::move(channel), ToProto(options.namespace_name, fingerprint.entries()),
-      options.max_unary_bytes);
   return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(
-      options, std::move(endpoint), std::move(completions), std::move(transport))));
+      options, std::move(endpoint.text), std::move(completions), std::move(transport), local)));
 }
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Client::~Client() = default;
+
+Client::~Client() {
+  // Its locks may be held, and its threads are the parent's.
+  if (impl_->inherited()) (void)impl_.release();
+}
+
+Lane Client::lane() const { return impl_->lane(); }
+
+// A template, because Impl is Client's own.
+template <typename Impl>
+static KeysResult KeysNow(Impl& impl, KeysVerb verb, std::span<const std::string_view> keys,
+                          const CallOptions& call) {
+  KeysResult result;
+  if (LocalTransport* local = impl.local();
+      local != nullptr && local->TryKeys(verb, keys, &result)) {
+    return result;
+  }
+  return impl.template Now<KeysResult>(
+      keys.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.KeysNow(verb, keys, deadline, reached);
+      },
+      [&](auto deliver) { impl.Keys(verb, keys, call, std::move(deliver)); });
+}
 
 RequestId Client::SubmitGet(std::span<const std::string_view> keys, const CallOptions& call) {
   const RequestId id = impl_->NextId();
@@ -289,6 +145,20 @@ RequestId Client::SubmitGetInto(std::span<const std::string_view> keys,
 RequestId Client::SubmitPut(std::span<const PutItem> items, const CallOptions& call) {
   const RequestId id = impl_->NextId();
   impl_->Put(items, call, Into<std::vector<PutResult>>(impl_->completions(), id, &Completion::put));
+  return id;
+}
+
+RequestId Client::SubmitReserve(std::span<const ReserveItem> items, const CallOptions& call) {
+  const RequestId id = impl_->NextId();
+  impl_->Reserve(items, call,
+                 Into<std::vector<ReserveResult>>(impl_->completions(), id, &Completion::reserve));
+  return id;
+}
+
+RequestId Client::SubmitCommit(std::span<Reservation> reservations, const CallOptions& call) {
+  const RequestId id = impl_->NextId();
+  impl_->Commit(reservations, call,
+                Into<std::vector<PutResult>>(impl_->completions(), id, &Completion::commit));
   return id;
 }
 
@@ -324,21 +194,84 @@ int Client::event_fd() const { return impl_->completions().event_fd(); }
 std::vector<Completion> Client::Drain() { return impl_->completions().Drain(); }
 
 GetResult Client::Get(std::string_view key, const CallOptions& call) {
+  GetResult result;
+  if (LocalTransport* local = impl_->local();
+      local != nullptr && local->TryGet(key, Copies::kAllowed, &result)) {
+    return result;
+  }
   return std::move(Get(std::span(&key, 1), call).front());
 }
 
 std::vector<GetResult> Client::Get(std::span<const std::string_view> keys,
                                    const CallOptions& call) {
-  return Wait<std::vector<GetResult>>(
+  std::vector<GetResult> results;
+  if (LocalTransport* local = impl_->local();
+      local != nullptr && local->TryGet(keys, Copies::kAllowed, &results)) {
+    return results;
+  }
+  return impl_->Now<std::vector<GetResult>>(
+      keys.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.GetNow(keys, Copies::kAllowed, deadline, reached);
+      },
+      [&](auto deliver) { impl_->Get(keys, call, std::move(deliver)); });
+}
+
+GetResult Client::View(std::string_view key, const CallOptions& call) {
+  GetResult result;
+  if (LocalTransport* local = impl_->local();
+      local != nullptr && local->TryGet(key, Copies::kRefused, &result)) {
+    return result;
+  }
+  return std::move(View(std::span(&key, 1), call).front());
+}
+
+std::vector<GetResult> Client::View(std::span<const std::string_view> keys,
+                                    const CallOptions& call) {
+  std::vector<GetResult> results;
+  if (impl_->lane() == Lane::kRemote) {
+    return Failed<std::vector<GetResult>>(
+        absl::UnimplementedError("there are no views over gRPC: use Get, or the local lane"),
+        keys.size());
+  }
+  if (LocalTransport* local = impl_->local();
+      local != nullptr && local->TryGet(keys, Copies::kRefused, &results)) {
+    return results;
+  }
+  return impl_->Now<std::vector<GetResult>>(
+      keys.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.GetNow(keys, Copies::kRefused, deadline, reached);
+      },
       [&](auto deliver) { impl_->Get(keys, call, std::move(deliver)); });
 }
 
 GetIntoResult Client::GetInto(std::string_view key, std::span<std::byte> destination,
                               const CallOptions& call) {
-  return Wait<std::vector<GetIntoResult>>([&](auto deliver) {
-           impl_->GetInto(std::span(&key, 1), std::span(&destination, 1), call, std::move(deliver));
-         })
-      .front();
+  GetIntoResult result;
+  if (LocalTransport* local = impl_->local();
+      local != nullptr && local->TryGetInto(key, destination, &result)) {
+    return result;
+  }
+  return GetInto(std::span(&key, 1), std::span(&destination, 1), call).front();
+}
+
+std::vector<GetIntoResult> Client::GetInto(std::span<const std::string_view> keys,
+                                           std::span<const std::span<std::byte>> destinations,
+                                           const CallOptions& call) {
+  std::vector<GetIntoResult> results;
+  LocalTransport* const local = impl_->local();
+  if (local != nullptr && keys.size() == destinations.size()) {
+    if (local->TryGetInto(keys, destinations, &results)) return results;
+    return impl_->Now<std::vector<GetIntoResult>>(
+        keys.size(), call,
+        [&](LocalTransport& transport, absl::Time deadline, Reached* reached) {
+          return transport.GetIntoNow(keys, destinations, deadline, reached);
+        },
+        [&](auto deliver) { impl_->GetInto(keys, destinations, call, std::move(deliver)); });
+  }
+  return impl_->Wait<std::vector<GetIntoResult>>(
+      [&](auto deliver) { impl_->GetInto(keys, destinations, call, std::move(deliver)); });
 }
 
 PutResult Client::Put(const PutItem& item, const CallOptions& call) {
@@ -346,38 +279,79 @@ PutResult Client::Put(const PutItem& item, const CallOptions& call) {
 }
 
 std::vector<PutResult> Client::Put(std::span<const PutItem> items, const CallOptions& call) {
-  return Wait<std::vector<PutResult>>(
+  return impl_->Now<std::vector<PutResult>>(
+      items.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.PutNow(items, deadline, reached);
+      },
       [&](auto deliver) { impl_->Put(items, call, std::move(deliver)); });
 }
 
+std::vector<ReserveResult> Client::Reserve(std::span<const ReserveItem> items,
+                                           const CallOptions& call) {
+  return impl_->Now<std::vector<ReserveResult>>(
+      items.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.ReserveNow(items, deadline, reached);
+      },
+      [&](auto deliver) { impl_->Reserve(items, call, std::move(deliver)); });
+}
+
+std::vector<PutResult> Client::Commit(std::span<Reservation> reservations,
+                                      const CallOptions& call) {
+  return impl_->Now<std::vector<PutResult>>(
+      reservations.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.CommitNow(reservations, deadline, reached);
+      },
+      [&](auto deliver) { impl_->Commit(reservations, call, std::move(deliver)); });
+}
+
 MatchResult Client::Match(std::span<const std::string_view> keys, const CallOptions& call) {
-  return Wait<MatchResult>([&](auto deliver) { impl_->Match(keys, call, std::move(deliver)); });
+  MatchResult result;
+  if (LocalTransport* local = impl_->local(); local != nullptr && local->TryMatch(keys, &result)) {
+    return result;
+  }
+  return impl_->Now<MatchResult>(
+      keys.size(), call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.MatchNow(keys, deadline, reached);
+      },
+      [&](auto deliver) { impl_->Match(keys, call, std::move(deliver)); });
 }
 
 KeysResult Client::Exists(std::span<const std::string_view> keys, const CallOptions& call) {
-  return Wait<KeysResult>(
-      [&](auto deliver) { impl_->Keys(KeysVerb::kExists, keys, call, std::move(deliver)); });
+  return KeysNow(*impl_, KeysVerb::kExists, keys, call);
 }
 
 KeysResult Client::Delete(std::span<const std::string_view> keys, const CallOptions& call) {
-  return Wait<KeysResult>(
-      [&](auto deliver) { impl_->Keys(KeysVerb::kDelete, keys, call, std::move(deliver)); });
+  return KeysNow(*impl_, KeysVerb::kDelete, keys, call);
 }
 
 KeysResult Client::Touch(std::span<const std::string_view> keys, const CallOptions& call) {
-  return Wait<KeysResult>(
-      [&](auto deliver) { impl_->Keys(KeysVerb::kTouch, keys, call, std::move(deliver)); });
+  return KeysNow(*impl_, KeysVerb::kTouch, keys, call);
 }
 
 ListResult Client::List(std::string_view key_prefix, uint32_t page_size,
                         std::string_view page_token, const CallOptions& call) {
-  return Wait<ListResult>([&](auto deliver) {
-    impl_->List(key_prefix, page_size, page_token, call, std::move(deliver));
-  });
+  return impl_->Now<ListResult>(
+      1, call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.ListNow(key_prefix, page_size, page_token, deadline, reached);
+      },
+      [&](auto deliver) {
+        impl_->List(key_prefix, page_size, page_token, call, std::move(deliver));
+      });
 }
 
 absl::Status Client::Ping(const CallOptions& call) {
-  return Wait<absl::Status>([&](auto deliver) { impl_->Ping(call, std::move(deliver)); });
+  return impl_->Now<absl::Status>(
+      1, call,
+      [&](LocalTransport& local, absl::Time deadline, Reached* reached) {
+        return local.PingNow(deadline, reached);
+      },
+      [&](auto deliver) { impl_->Ping(call, std::move(deliver)); },
+      /*heed_breaker=*/false);
 }
 
 }  // namespace infercache

@@ -17,6 +17,18 @@ class HeapStorage final : public Object::Storage {
 
 }  // namespace
 
+Object HeapObject(std::unique_ptr<std::byte[]> bytes, uint64_t size_bytes,
+                  std::vector<PartSpec> parts, ObjectInfo info) {
+  const std::span<const std::byte> view(bytes.get(), size_bytes);
+  return Object(view, std::move(parts), std::move(info),
+                std::make_unique<HeapStorage>(std::move(bytes)));
+}
+
+absl::Status NoMemoryFor(uint64_t size_bytes) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no memory for an object of ", size_bytes, " bytes"));
+}
+
 ObjectSink::ObjectSink(size_t count, Done<std::vector<GetResult>> done)
     : results_(count), buffers_(count), done_(std::move(done)) {}
 
@@ -25,17 +37,14 @@ absl::Status ObjectSink::Fits(size_t, uint64_t) { return absl::OkStatus(); }
 absl::StatusOr<std::span<std::byte>> ObjectSink::Allocate(size_t index, uint64_t size_bytes) {
   // Uninitialized, and without an exception if a daemon claims an absurd size.
   buffers_[index].reset(new (std::nothrow) std::byte[size_bytes]);
-  if (buffers_[index] == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for an object of ", size_bytes, " bytes"));
-  }
+  if (buffers_[index] == nullptr) return NoMemoryFor(size_bytes);
   return std::span(buffers_[index].get(), size_bytes);
 }
 
 void ObjectSink::Hit(size_t index, ObjectDescription description) {
-  const std::span<const std::byte> bytes(buffers_[index].get(), description.size_bytes);
-  results_[index].object.emplace(bytes, std::move(description.parts), std::move(description.info),
-                                 std::make_unique<HeapStorage>(std::move(buffers_[index])));
+  results_[index].object.emplace(HeapObject(std::move(buffers_[index]), description.size_bytes,
+                                            std::move(description.parts),
+                                            std::move(description.info)));
 }
 
 void ObjectSink::Fail(size_t index, const absl::Status& status) {

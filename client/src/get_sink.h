@@ -30,6 +30,11 @@ class GetSink {
   virtual void Deliver(Reached reached) = 0;
 };
 
+// An object whose bytes are in memory of this process.
+Object HeapObject(std::unique_ptr<std::byte[]> bytes, uint64_t size_bytes,
+                  std::vector<PartSpec> parts, ObjectInfo info);
+absl::Status NoMemoryFor(uint64_t size_bytes);
+
 class ObjectSink final : public GetSink {
  public:
   ObjectSink(size_t count, Done<std::vector<GetResult>> done);

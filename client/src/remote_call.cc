@@ -30,10 +30,6 @@ grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-absl::Status BadAnswer(absl::string_view what) {
-  return absl::InternalError(absl::StrCat("the daemon's answer makes no sense: ", what));
-}
-
 absl::Status Parse(grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message) {
   grpc::ProtoBufferReader reader(&buffer);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/src/channel.h"
+#include "client/src/daemon_status.h"
 #include "client/src/wire_cursor.h"
 #include "google/protobuf/message_lite.h"
 #include "grpcpp/alarm.h"
@@ -40,8 +41,6 @@ class ReceivedMessage {
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
 // INTERNAL if the bytes are no such message.
 absl::Status Parse(grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message);
-// The error for a daemon whose answer makes no sense.
-absl::Status BadAnswer(absl::string_view what);
 
 class RemoteCalls;
 

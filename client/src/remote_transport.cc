@@ -11,6 +11,7 @@
 #include "client/src/remote_get.h"
 #include "client/src/remote_keys.h"
 #include "client/src/remote_put.h"
+#include "client/src/remote_reserve.h"
 #include "client/src/status_conversion.h"
 #include "infercache/v1/cache.pb.h"
 
@@ -65,6 +66,16 @@ void RemoteTransport::GetInto(std::span<const std::string_view> keys,
 void RemoteTransport::Put(std::span<const PutItem> items, absl::Time deadline,
                           Done<std::vector<PutResult>> done) {
   StartRemotePut(backend_, items, deadline, std::move(done));
+}
+
+void RemoteTransport::Reserve(std::span<const ReserveItem> items, absl::Time,
+                              Done<std::vector<ReserveResult>> done) {
+  done(ReserveRemotely(this, items), Reached::kNotAsked);
+}
+
+void RemoteTransport::Commit(std::span<Reservation> reservations, absl::Time deadline,
+                             Done<std::vector<PutResult>> done) {
+  StartRemoteCommit(this, backend_, reservations, deadline, std::move(done));
 }
 
 void RemoteTransport::Match(std::span<const std::string_view> keys, absl::Time deadline,

@@ -18,6 +18,10 @@ class RemoteTransport final : public Transport {
                Done<std::vector<GetIntoResult>> done) override;
   void Put(std::span<const PutItem> items, absl::Time deadline,
            Done<std::vector<PutResult>> done) override;
+  void Reserve(std::span<const ReserveItem> items, absl::Time deadline,
+               Done<std::vector<ReserveResult>> done) override;
+  void Commit(std::span<Reservation> reservations, absl::Time deadline,
+              Done<std::vector<PutResult>> done) override;
   void Match(std::span<const std::string_view> keys, absl::Time deadline,
              Done<MatchResult> done) override;
   void Keys(KeysVerb verb, std::span<const std::string_view> keys, absl::Time deadline,

@@ -24,8 +24,9 @@
 namespace infercache {
 
 // Whether the daemon said something, be it an error, or nobody did; or nobody did before the
-// deadline was over, which for a short one says little about the daemon.
-enum class Reached { kYes, kNo, kNotInTime };
+// deadline was over, which for a short one says little about the daemon; or there was no need to
+// ask.
+enum class Reached { kYes, kNo, kNotInTime, kNotAsked };
 
 template <typename Result>
 using Done = absl::AnyInvocable<void(Result result, Reached reached)>;
@@ -44,6 +45,11 @@ class Transport {
                        Done<std::vector<GetIntoResult>> done) = 0;
   virtual void Put(std::span<const PutItem> items, absl::Time deadline,
                    Done<std::vector<PutResult>> done) = 0;
+  // What Put does, in two steps. Takes the reservations before it returns.
+  virtual void Reserve(std::span<const ReserveItem> items, absl::Time deadline,
+                       Done<std::vector<ReserveResult>> done) = 0;
+  virtual void Commit(std::span<Reservation> reservations, absl::Time deadline,
+                      Done<std::vector<PutResult>> done) = 0;
   virtual void Match(std::span<const std::string_view> keys, absl::Time deadline,
                      Done<MatchResult> done) = 0;
   virtual void Keys(KeysVerb verb, std::span<const std::string_view> keys, absl::Time deadline,

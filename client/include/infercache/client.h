@@ -9,15 +9,20 @@
 //   if (got.hit()) Use(got.object->bytes());
 //   else (*client)->Put({.key = "block/42", .value = {ComputeBlock()}});
 //
+// Lanes: `unix:PATH` reaches a daemon on this host through shared memory. A hit there is a read of
+// the daemon's own memory, without a system call and without the daemon; puts write in place.
+// `HOST:PORT` reaches any daemon over gRPC. Everything below works over both.
+//
 // The core is asynchronous: Submit*() starts a batch and returns at once, Drain() hands out what
 // has completed, event_fd() is readable while something is waiting in Drain(). The synchronous
 // calls are the same requests, waited for.
 //
 // Failure: nothing here throws, blocks past its deadline, or crashes on what a daemon sends. A
 // daemon that is dead, slow or refusing makes gets misses and puts refused, each with a status that
-// says why. After `breaker_failures` transport failures in a row (a deadline below 250 ms that
+// says why. Nobody has to restart for a daemon that did: the client finds the new one by itself.
+// Over gRPC, after `breaker_failures` transport failures in a row (a deadline below 250 ms that
 // passed is none) calls fail at once, without I/O, and one probe per `breaker_probe_interval` finds
-// out whether the daemon is back.
+// out whether the daemon is back. On the local lane the kernel says at once that a daemon is gone.
 //
 // Thread-safety: all methods may be called from several threads at once. Each completion is handed
 // out once, to whichever thread drains it.
@@ -25,6 +30,10 @@
 // Lifetime: memory that a request names (keys excepted: they are copied) must stay valid and
 // unchanged until its completion is drained, or the synchronous call returned. The destructor
 // cancels what is under way and waits until nothing refers to the caller's memory any more.
+//
+// Fork: a client, its objects and its reservations belong to the process that made them. In a
+// forked child its calls answer UNAVAILABLE, its objects must not be read, and destroying either is
+// safe; a client made in the child works.
 
 #pragma once
 
@@ -51,23 +60,34 @@ struct TlsOptions {
   std::string private_key_pem = {};
 };
 
+// How a client reaches its daemon.
+enum class Lane {
+  kRemote,  // gRPC, on any host
+  kLocal,   // shared memory, on the daemon's own host
+};
+
 struct ClientOptions {
-  // host:port or unix:PATH. Empty = $INFERCACHE_ENDPOINT if set, else 127.0.0.1:7400.
+  // unix:PATH = local lane; host:port = gRPC; grpc+unix:PATH = gRPC over a Unix socket. Empty =
+  // $INFERCACHE_ENDPOINT if set, else the local lane if there is a socket at the daemon's default
+  // place, else 127.0.0.1:7400.
   std::string endpoint = {};
   std::string namespace_name = "default";
   // Objects stored under other entries are misses. State at least model, revision, dtype, layout.
   FingerprintEntries fingerprint = {};
+  // For gRPC: on the local lane the kernel says who asks.
   std::string bearer_token = {};  // sent only over TLS, a Unix socket or to a loopback address
   std::optional<TlsOptions> tls = {};
 
   // For calls that do not bring their own. Covers everything, connecting included.
   absl::Duration deadline = absl::Seconds(5);
-  // Values above this travel in chunks, one call per object. At most what the daemon allows.
+  // Over gRPC, values above this travel in chunks, one call per object. At most what the daemon
+  // allows.
   uint64_t max_unary_bytes = uint64_t{32} << 20;
 
   int breaker_failures = 3;  // 0 = no breaker
   absl::Duration breaker_probe_interval = absl::Seconds(1);
-  // Monotonic time for the breaker; null = the real clock. For tests.
+  // Monotonic time for the breaker, and on the local lane for expiry (milliseconds since the Unix
+  // epoch = the daemon's clock); null = the real clock. For tests.
   std::function<absl::Time()> clock = {};
 };
 
@@ -76,13 +96,15 @@ struct CallOptions {
 };
 
 // One cached object, owned by the caller: its bytes stay valid until this is destroyed, whatever
-// becomes of the client or the daemon. Move-only; reading is thread-safe.
+// becomes of the client or the daemon. Move-only; reading is thread-safe, and any thread may
+// destroy it.
 class Object {
  public:
-  // Owns the memory behind a result; only transports make one.
+  // Owns the memory behind a result, or keeps the daemon from reusing it; only transports make one.
   class Storage {
    public:
     virtual ~Storage() = default;
+    virtual bool zero_copy() const { return false; }
   };
 
   Object(std::span<const std::byte> bytes, std::vector<PartSpec> parts, ObjectInfo info,
@@ -99,6 +121,9 @@ class Object {
   std::span<const std::byte> part(size_t i) const;
   // parent_key is empty: the daemon does not keep it. ttl_ms is what was left at the hit.
   const ObjectInfo& info() const { return info_; }
+  // Whether bytes() are the daemon's memory itself, pinned while this lives. What one client may
+  // hold pinned is bounded: see View().
+  bool zero_copy() const { return storage_ != nullptr && storage_->zero_copy(); }
 
  private:
   std::span<const std::byte> bytes_;
@@ -144,6 +169,52 @@ struct PutResult {
   PutOutcome outcome = PutOutcome::kRefused;
 };
 
+// An object to be written in place.
+struct ReserveItem {
+  std::string_view key = {};  // 1..1024 bytes
+  uint64_t size_bytes = 0;
+  ObjectInfo info = {};
+  std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
+  bool overwrite = false;
+};
+
+// Room for an object that nobody sees until it is committed: on the local lane the daemon's memory
+// itself, over gRPC memory of this process. Destroyed uncommitted, it is aborted. Move-only. One
+// thread at a time; any thread may destroy it, also after its client. Write nothing into bytes()
+// once it was handed to Commit.
+class Reservation {
+ public:
+  // What gives the room back; only transports make one.
+  class Room {
+   public:
+    virtual ~Room() = default;  // aborts what was not committed
+  };
+
+  Reservation() = default;  // nothing
+  Reservation(std::span<std::byte> bytes, std::unique_ptr<Room> room);
+  Reservation(Reservation&& other) noexcept;
+  Reservation& operator=(Reservation&& other) noexcept;
+  ~Reservation();
+
+  // size_bytes of them, to be filled; what is in them at first is unspecified. Empty once
+  // committed or moved from.
+  std::span<std::byte> bytes() const { return bytes_; }
+  explicit operator bool() const { return room_ != nullptr; }
+
+  // For transports: takes the room out.
+  std::unique_ptr<Room> Release();
+
+ private:
+  std::span<std::byte> bytes_;
+  std::unique_ptr<Room> room_;
+};
+
+struct ReserveResult {
+  absl::Status status = {};  // why there is no reservation; OK also if the key exists
+  bool exists = false;       // an object was there and stays: nothing to do
+  std::optional<Reservation> reservation = {};
+};
+
 struct MatchResult {
   absl::Status status = {};
   size_t prefix_length = 0;               // how many of the first keys are all present
@@ -178,6 +249,8 @@ struct Completion {
   std::vector<GetResult> get = {};
   std::vector<GetIntoResult> get_into = {};
   std::vector<PutResult> put = {};
+  std::vector<ReserveResult> reserve = {};
+  std::vector<PutResult> commit = {};
   std::optional<MatchResult> match = {};
   std::optional<KeysResult> keys = {};
 };
@@ -186,10 +259,13 @@ class Client {
  public:
   // Does not wait for the daemon: a client of a daemon that is not there yet gets misses until it
   // is. INVALID_ARGUMENT: an endpoint, fingerprint or TLS material that can never work.
+  // RESOURCE_EXHAUSTED: the process is out of descriptors or threads.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
+
+  Lane lane() const;
 
   // --- Asynchronous core. Every id completes exactly once, in any order. An empty batch completes
   // with an empty result. Results are in the order of the keys. ---
@@ -200,6 +276,11 @@ class Client {
                           const CallOptions& call = {});
   // Blocks of one chain come in chain order.
   RequestId SubmitPut(std::span<const PutItem> items, const CallOptions& call = {});
+  // Blocks of one chain come in chain order.
+  RequestId SubmitReserve(std::span<const ReserveItem> items, const CallOptions& call = {});
+  // Takes the reservations; a failed commit gives their room back. INVALID_ARGUMENT for one that is
+  // empty or another client's.
+  RequestId SubmitCommit(std::span<Reservation> reservations, const CallOptions& call = {});
   // Longest cached prefix of a chain.
   RequestId SubmitMatch(std::span<const std::string_view> keys, const CallOptions& call = {});
   RequestId SubmitExists(std::span<const std::string_view> keys, const CallOptions& call = {});
@@ -212,12 +293,26 @@ class Client {
   std::vector<Completion> Drain();
 
   // --- Synchronous: submit and wait; their completions do not show in Drain(). ---
+  // On the local lane an object is zero-copy as long as what the client holds stays within its pin
+  // budget (as a rule a quarter of the namespace's quota), and a copy beyond it.
   GetResult Get(std::string_view key, const CallOptions& call = {});
   std::vector<GetResult> Get(std::span<const std::string_view> keys, const CallOptions& call = {});
+  // Only zero-copy objects. RESOURCE_EXHAUSTED: it is there, but pinning it would exceed the
+  // client's budget of bytes or slots: drop some objects first. UNIMPLEMENTED over gRPC.
+  GetResult View(std::string_view key, const CallOptions& call = {});
+  std::vector<GetResult> View(std::span<const std::string_view> keys, const CallOptions& call = {});
   GetIntoResult GetInto(std::string_view key, std::span<std::byte> destination,
                         const CallOptions& call = {});
+  // REQUIRES: as many destinations as keys.
+  std::vector<GetIntoResult> GetInto(std::span<const std::string_view> keys,
+                                     std::span<const std::span<std::byte>> destinations,
+                                     const CallOptions& call = {});
   PutResult Put(const PutItem& item, const CallOptions& call = {});
   std::vector<PutResult> Put(std::span<const PutItem> items, const CallOptions& call = {});
+  // In place: Reserve, fill bytes(), Commit; one round trip each, whatever the number of objects.
+  std::vector<ReserveResult> Reserve(std::span<const ReserveItem> items,
+                                     const CallOptions& call = {});
+  std::vector<PutResult> Commit(std::span<Reservation> reservations, const CallOptions& call = {});
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});
@@ -230,7 +325,7 @@ class Client {
  private:
   class Impl;
   explicit Client(std::unique_ptr<Impl> impl);
-  const std::unique_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace infercache

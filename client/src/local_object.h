@@ -1,0 +1,36 @@
+// From a pinned record to what the caller gets.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "client/src/local_session.h"
+#include "common/shm/index_layout.h"
+#include "infercache/client.h"
+
+namespace infercache {
+
+// The bytes of a pinned record; INTERNAL if the record names a place outside of the arena.
+absl::StatusOr<std::span<const std::byte>> BytesOf(const LocalSession& session,
+                                                   const shm::Record& record);
+
+// Its parts and what is known about it, as they are at `now_ms` of the daemon's clock. INTERNAL if
+// the part table is none.
+absl::Status Describe(const LocalSession& session, const shm::Record& record, uint64_t now_ms,
+                      std::vector<PartSpec>* parts, ObjectInfo* info);
+
+// Whether the bytes are those that were committed, as far as their checksum can tell.
+bool Intact(const LocalSession& session, const shm::Record& record,
+            std::span<const std::byte> bytes);
+
+// Keeps a claimed slot's pin, and its bytes of the budget, until it is destroyed.
+std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<LocalSession> session, uint32_t slot,
+                                         uint64_t bytes);
+// Keeps a lease of the daemon's, and its bytes of the budget.
+std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<LocalSession> session, uint64_t lease,
+                                           uint64_t bytes);
+
+}  // namespace infercache

@@ -1,0 +1,45 @@
+// What puts have in common: describing objects, sending bytes for a session that may not write in
+// place, making sense of results.
+
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "client/src/local_session.h"
+#include "infercache/client.h"
+#include "infercache/v1/local.pb.h"
+
+namespace infercache {
+
+// INVALID_ARGUMENT: an object has at least one byte.
+absl::Status CheckObjectBytes(uint64_t size_bytes);
+
+void FillReserveItem(std::string_view key, uint64_t size_bytes, const ObjectInfo& info,
+                     std::span<const PartSpec> parts, bool overwrite, v1::ReserveItem* proto);
+
+PutResult FromProto(const v1::LocalPutResult& proto);
+
+// Bytes on their way to reservations in Write frames. The daemon's answer to the Ping behind each
+// window of them says that they were taken, so that no more than a window waits in the socket.
+class WriteQueue {
+ public:
+  // `bytes` outlive the queue.
+  void Add(uint64_t reservation, std::span<const std::byte> bytes);
+  // Sends the next window and fills in its Ping; false if there is nothing to send.
+  bool Next(LocalConnection& connection, v1::LocalRequest* ping);
+
+ private:
+  struct Piece {
+    uint64_t reservation;
+    uint64_t offset;
+    std::span<const std::byte> bytes;  // not sent yet
+  };
+
+  std::deque<Piece> pieces_;
+};
+
+}  // namespace infercache
