@@ -1,7 +1,5 @@
 #include "bench/compare/local_client.h"
 
-#include <poll.h>
-
 #include <cstring>
 #include <utility>
 
@@ -56,20 +54,11 @@ void LocalClient::PutInPlace(std::string_view key, std::string_view value) {
   MustStore(client_->Commit(std::span(&reservation, 1)).front());
 }
 
-void LocalClient::PutInFlight(std::span<const std::string_view> keys, std::string_view value) {
-  if (keys.size() == 1) return Put(keys[0], value);
-  for (const std::string_view key : keys) {
-    const PutItem item = Item(key, value);
-    client_->SubmitPut(std::span(&item, 1));
-  }
-  for (size_t done = 0; done < keys.size();) {
-    pollfd event = {.fd = client_->event_fd(), .events = POLLIN, .revents = 0};
-    poll(&event, 1, -1);
-    for (const Completion& completion : client_->Drain()) {
-      MustStore(completion.put.front());
-      ++done;
-    }
-  }
+void LocalClient::PutMany(std::span<const std::string_view> keys, std::string_view value) {
+  std::vector<PutItem> items;
+  items.reserve(keys.size());
+  for (const std::string_view key : keys) items.push_back(Item(key, value));
+  for (const PutResult& result : client_->Put(items)) MustStore(result);
 }
 
 void LocalClient::Remove(const std::vector<std::string>& keys) {

@@ -25,8 +25,8 @@ class LocalClient {
   void PutAll(const std::vector<std::string>& keys, std::string_view value);
   // Reserve, write in place, commit: what a worker does that computes into the cache.
   void PutInPlace(std::string_view key, std::string_view value);
-  // Several puts at once, and waits for all.
-  void PutInFlight(std::span<const std::string_view> keys, std::string_view value);
+  // The same value under each key, in one batch.
+  void PutMany(std::span<const std::string_view> keys, std::string_view value);
   void Remove(const std::vector<std::string>& keys);
 
   // Copies a hit that is as large as `buffer`.

