@@ -1,10 +1,15 @@
 #include "client/src/channel.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <cstdlib>
 
 #include "client/src/status_conversion.h"
+#include "common/unique_fd.h"
 
 namespace infercache {
 namespace {
@@ -16,6 +21,15 @@ TEST(ResolveEndpoint, TakesHostsAndSockets) {
   EXPECT_EQ(target("[::1]:65535"), "dns:///[::1]:65535");
   EXPECT_EQ(target("unix:/run/x.sock"), "unix:/run/x.sock");
   EXPECT_EQ(target("unix:///run/x.sock"), "unix:/run/x.sock");
+  EXPECT_EQ(target("grpc+unix:/run/x.sock"), "unix:/run/x.sock");
+}
+
+TEST(ResolveEndpoint, NamesTheLane) {
+  EXPECT_EQ(ResolveEndpoint("127.0.0.1:7400")->lane, Lane::kRemote);
+  EXPECT_EQ(ResolveEndpoint("grpc+unix:/run/x.sock")->lane, Lane::kRemote);
+  const auto local = ResolveEndpoint("unix:///run/x.sock");
+  EXPECT_EQ(local->lane, Lane::kLocal);
+  EXPECT_EQ(local->socket_path, "/run/x.sock");
 }
 
 TEST(ResolveEndpoint, KnowsWhatStaysOnTheHost) {
@@ -28,9 +42,9 @@ TEST(ResolveEndpoint, KnowsWhatStaysOnTheHost) {
 }
 
 TEST(ResolveEndpoint, RefusesWhatCannotWork) {
-  for (const char* bad :
-       {"127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "a:+1", ":7400",
-        "http://a:7400", "a b:7400", "[::1:7400", "[x]:1", "unix:", "::1:7400", "a:99999999999"}) {
+  for (const char* bad : {"127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "a:+1",
+                          ":7400", "http://a:7400", "grpc+a:7400", "grpc+unix:", "a b:7400",
+                          "[::1:7400", "[x]:1", "unix:", "::1:7400", "a:99999999999"}) {
     const auto endpoint = ResolveEndpoint(bad);
     ASSERT_TRUE(absl::IsInvalidArgument(endpoint.status())) << bad;
     EXPECT_NE(endpoint.status().message().find(bad), absl::string_view::npos) << bad;
@@ -41,13 +55,31 @@ TEST(ResolveEndpoint, RefusesWhatCannotWork) {
 
 TEST(ResolveEndpoint, EmptyMeansEnvironmentThenDefault) {
   unsetenv("INFERCACHE_ENDPOINT");
-  EXPECT_EQ(ResolveEndpoint("")->text, "127.0.0.1:7400");
+  EXPECT_EQ(ResolveEndpoint("")->text, DefaultEndpoint(geteuid(), getenv("XDG_RUNTIME_DIR")));
   setenv("INFERCACHE_ENDPOINT", "unix:/tmp/e.sock", 1);
   EXPECT_EQ(ResolveEndpoint("")->target, "unix:/tmp/e.sock");
   EXPECT_EQ(ResolveEndpoint("127.0.0.1:9")->text, "127.0.0.1:9");
   setenv("INFERCACHE_ENDPOINT", "nonsense", 1);
   EXPECT_FALSE(ResolveEndpoint("").ok());
   unsetenv("INFERCACHE_ENDPOINT");
+}
+
+TEST(DefaultEndpoint, IsTheUsersSocketIfThereIsOne) {
+  const std::string directory = testing::TempDir() + "/xdg-" + std::to_string(getpid());
+  const std::string path = directory + "/infercache/infercached.sock";
+  ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
+  ASSERT_EQ(mkdir((directory + "/infercache").c_str(), 0700), 0);
+  EXPECT_NE(DefaultEndpoint(1000, directory.c_str()), "unix:" + path);
+  const UniqueFd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(DefaultEndpoint(1000, directory.c_str()), "unix:" + path);
+  EXPECT_NE(DefaultEndpoint(0, directory.c_str()), "unix:" + path) << "root has the system's";
+  unlink(path.c_str());
+  EXPECT_EQ(rmdir((directory + "/infercache").c_str()), 0);
+  EXPECT_EQ(rmdir(directory.c_str()), 0);
 }
 
 TEST(Connect, SendsTokensOnlyWhereNobodyListens) {

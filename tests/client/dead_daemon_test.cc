@@ -20,7 +20,8 @@ namespace {
 constexpr absl::Duration kFast = absl::Seconds(2);
 
 std::string TempSocket(const char* name) {
-  return absl::StrCat("unix:", testing::TempDir(), "/infercache-", getpid(), "-", name, ".sock");
+  return absl::StrCat("grpc+unix:", testing::TempDir(), "/infercache-", getpid(), "-", name,
+                      ".sock");
 }
 
 Answer Miss(const Asked& asked) {
@@ -97,7 +98,7 @@ TEST(Breaker, OpensAfterFailuresInARowAndProbesByTheClock) {
   for (int i = 0; i < 3; ++i) EXPECT_FALSE(RefusedWithoutIo(*client)) << i;
   EXPECT_TRUE(RefusedWithoutIo(*client));
 
-  FakeDaemon daemon(Miss, {}, socket);
+  FakeDaemon daemon(Miss, {}, socket.substr(5));
   EXPECT_TRUE(RefusedWithoutIo(*client)) << "the clock stands still: no probe yet";
   EXPECT_EQ(daemon.calls(), 0);
   seconds = 1;
@@ -111,7 +112,7 @@ TEST(Breaker, PingAsksAnywayAndCloses) {
       {.endpoint = socket, .breaker_failures = 1, .breaker_probe_interval = absl::Hours(1)});
   EXPECT_FALSE(client->Get("k").status.ok());
   EXPECT_TRUE(RefusedWithoutIo(*client));
-  FakeDaemon daemon(Miss, {}, socket);
+  FakeDaemon daemon(Miss, {}, socket.substr(5));
   EXPECT_TRUE(Eventually([&] { return client->Ping().ok(); }));
   EXPECT_TRUE(client->Get("k").status.ok());
 }

@@ -209,12 +209,9 @@ TEST(LocalChecksums, AWrongByteIsAMissThatTheDaemonCounts) {
   client.Put("k", std::string(1000, 'a'));
   ASSERT_TRUE(client.Get("k").hit());
   // A writer that spoils what it may write: the mapping is shared.
-  const std::span<std::byte> arena = daemon.ns().arena_chunks()[0];
-  for (std::byte& byte : arena) {
-    if (byte == std::byte{'a'}) {
-      byte = std::byte{'b'};
-      break;
-    }
+  for (const std::span<std::byte> chunk : daemon.ns().arena_chunks()) {
+    const auto value = std::find(chunk.begin(), chunk.end(), std::byte{'a'});
+    if (value != chunk.end()) *value = std::byte{'b'};
   }
   std::string buffer(1000, '.');
   EXPECT_FALSE(client.GetInto("k", std::as_writable_bytes(std::span(buffer))).hit);

@@ -37,6 +37,7 @@ TEST(LocalPuts, BatchesLargerThanAFrameOrTheNamespaceAreCut) {
   std::vector<std::string> keys;
   for (int i = 0; i < 10'000; ++i) keys.push_back(absl::StrCat("a key of some length/", i));
   for (const PutResult& result : client.PutAll(keys, "v")) ASSERT_TRUE(result.status.ok());
+  daemon.ns().Flush("");
   keys.resize(40);
   for (std::string& key : keys) key += "/large";
   for (const PutResult& result : client.PutAll(keys, std::string(kMiB, 'l'))) {

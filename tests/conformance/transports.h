@@ -12,6 +12,7 @@
 
 #include "common/clock.h"
 #include "infercache/client.h"
+#include "server/local/local_server.h"
 #include "server/rpc/rpc_server.h"
 #include "server/store/store.h"
 
@@ -20,10 +21,12 @@ namespace infercache {
 inline constexpr char kNamespace[] = "default";
 inline constexpr char kOtherNamespace[] = "other";
 
-// Store, gRPC server and clock. `listen` is one address as RpcOptions takes it.
+// Store, server and clock.
 class InProcessDaemon {
  public:
-  explicit InProcessDaemon(std::string listen);
+  // Serves gRPC on one address as RpcOptions takes it, or the same-host lane on a new socket.
+  static std::unique_ptr<InProcessDaemon> Grpc(std::string listen);
+  static std::unique_ptr<InProcessDaemon> Local();
 
   // What a client calls it.
   const std::string& endpoint() const { return endpoint_; }
@@ -31,35 +34,43 @@ class InProcessDaemon {
   store::NamespaceStats Stats() const;
 
  private:
+  InProcessDaemon();
+
   ManualClock clock_;
   store::Store store_;
   std::string endpoint_;
   std::unique_ptr<rpc::RpcServer> server_;
+  std::unique_ptr<local::LocalServer> local_server_;
 };
 
-class TcpTransport {
+// A path that nothing else of this process uses.
+std::string NewSocketPath();
+
+class TcpFixture {
  public:
   static constexpr char kName[] = "Tcp";
-  InProcessDaemon& daemon() { return daemon_; }
-  ClientOptions options() const { return {.endpoint = daemon_.endpoint()}; }
+  InProcessDaemon& daemon() { return *daemon_; }
+  ClientOptions options() const { return {.endpoint = daemon_->endpoint()}; }
 
  private:
-  InProcessDaemon daemon_{"127.0.0.1:0"};
+  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Grpc("127.0.0.1:0");
 };
 
-class UnixTransport {
+class LocalFixture {
  public:
-  static constexpr char kName[] = "Unix";
-  InProcessDaemon& daemon() { return daemon_; }
-  ClientOptions options() const { return {.endpoint = daemon_.endpoint()}; }
+  static constexpr char kName[] = "Local";
+  InProcessDaemon& daemon() { return *daemon_; }
+  ClientOptions options() const {
+    return {.endpoint = daemon_->endpoint(),
+            .clock = [&clock = daemon_->clock()] { return absl::FromUnixMillis(clock.NowMs()); }};
+  }
 
  private:
-  static std::string SocketAddress();
-  InProcessDaemon daemon_{SocketAddress()};
+  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Local();
 };
 
 // The suite runs over each of these.
-using Transports = ::testing::Types<TcpTransport, UnixTransport>;
+using Transports = ::testing::Types<TcpFixture, LocalFixture>;
 
 struct TransportName {
   template <typename T>
