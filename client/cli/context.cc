@@ -78,8 +78,9 @@ absl::Duration CreationDeadline(uint64_t bytes) {
 }
 
 void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
-  app.add_option("--endpoint", options.endpoint,
-                 "Where the daemon listens: host:port or unix:PATH [127.0.0.1:7400]")
+  app.add_option(
+         "--endpoint", options.endpoint,
+         "Where the daemon listens: unix:PATH or host:port [its socket, else 127.0.0.1:7400]")
       ->type_name("ADDR")
       ->envname("INFERCACHE_ENDPOINT");
   app.add_option("--namespace", options.namespace_name, "Namespace to work in [default]")

@@ -168,9 +168,11 @@ double ReplayResult::ObjectHitRatio() const { return Ratio(present_blocks, block
 absl::StatusOr<ReplayResult> Replay(const Trace& trace, const ReplayOptions& options,
                                     const ClientOptions& client_options,
                                     const std::function<bool(uint64_t)>& watch) {
+  ReplayResult result;
   std::vector<Worker> workers;
   for (int i = 0; i < options.clients; ++i) {
     ASSIGN_OR_RETURN(auto client, Client::Connect(client_options));
+    result.lane = client->lane();
     workers.emplace_back(std::move(client), options.block_bytes);
   }
   std::vector<absl::Status> statuses(workers.size());
@@ -195,7 +197,6 @@ absl::StatusOr<ReplayResult> Replay(const Trace& trace, const ReplayOptions& opt
           stop.store(true, std::memory_order_relaxed);
         }
       });
-  ReplayResult result;
   result.seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
   for (const auto& status : statuses) RETURN_IF_ERROR(status);
   for (const auto& worker : workers) Merge(result, worker.result());

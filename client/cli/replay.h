@@ -20,6 +20,7 @@ struct ReplayOptions {
 };
 
 struct ReplayResult {
+  Lane lane = Lane::kRemote;    // that the clients took
   uint64_t requests = 0;        // completed
   uint64_t blocks = 0;          // of those requests, repetitions included
   uint64_t prefix_blocks = 0;   // found by Match before the first missing one

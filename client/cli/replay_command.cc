@@ -35,6 +35,7 @@ std::string ReportText(ReplayResult& result, const Json& report) {
   const auto ratio = [](double value) { return FormatRatio(value); };
   std::string text =
       FieldsText({{"namespace", report["namespace"]},
+                  {"lane", report["lane"]},
                   {"capacity", absl::StrCat(report["capacity_blocks"].get<uint64_t>(), " blocks")},
                   {"requests", absl::StrCat(result.requests)},
                   {"blocks", absl::StrCat(result.blocks)},
@@ -58,7 +59,8 @@ std::string ReportText(ReplayResult& result, const Json& report) {
 }
 
 Json ReportJson(ReplayResult& result) {
-  return {{"requests", result.requests},
+  return {{"lane", result.lane == Lane::kLocal ? "local" : "grpc"},
+          {"requests", result.requests},
           {"blocks", result.blocks},
           {"prefix_hit_ratio", result.PrefixHitRatio()},
           {"object_hit_ratio", result.ObjectHitRatio()},
