@@ -10,7 +10,7 @@
 #   style   clang-format, shellcheck, every source file in a target
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
 #   asan    gcc, AddressSanitizer and UBSan: all tests
-#   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (common, store, local)
+#   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
 #   clang   clang, -Wthread-safety -Werror: everything builds
 #   fuzz    clang, libFuzzer: each target for some seconds from its seeds
 set -euo pipefail
