@@ -67,6 +67,10 @@ void LocalClient::Remove(const std::vector<std::string>& keys) {
   if (!result.status.ok()) Die(result.status.ToString());
 }
 
+bool LocalClient::TryCopyOut(std::string_view key, std::span<std::byte> buffer) {
+  return client_->GetInto(key, buffer).hit;
+}
+
 void LocalClient::CopyOut(std::string_view key, std::span<std::byte> buffer) {
   const GetIntoResult got = client_->GetInto(key, buffer);
   if (!got.hit || got.size_bytes != buffer.size())

@@ -31,6 +31,8 @@ class LocalClient {
 
   // Copies a hit that is as large as `buffer`.
   void CopyOut(std::string_view key, std::span<std::byte> buffer);
+  // False: it is not there.
+  bool TryCopyOut(std::string_view key, std::span<std::byte> buffer);
   // Takes a zero-copy view of `size` bytes and drops it.
   void View(std::string_view key, size_t size);
   Object Hold(std::string_view key);
