@@ -8,6 +8,7 @@
 #
 # Stages:
 #   style   clang-format, shellcheck, every source file in a target
+#   model   spin: the pin protocol holds in every state of its model, and the model catches its mutants
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
 #   asan    gcc, AddressSanitizer and UBSan: all tests
 #   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
@@ -15,7 +16,7 @@
 #   fuzz    clang, libFuzzer: each target for some seconds from its seeds
 set -euo pipefail
 
-all_stages=(style dev asan tsan clang fuzz)
+all_stages=(style model dev asan tsan clang fuzz)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -116,6 +117,8 @@ check_pragma_once() {
   }
 }
 
+stage_model() { tests/model/run.sh --junit "$results/model.xml"; }
+
 stage_dev() { build dev && run_ctest dev; }
 
 stage_asan() { build asan && run_ctest asan; }
@@ -136,7 +139,8 @@ stage_fuzz() {
 
 # --- Running them ---
 
-# Prints "TESTS FAILURES SKIPPED" of a stage's ctest run; nothing if it ran none.
+# Prints "TESTS FAILURES SKIPPED" of a stage's ctest run (or what reports like one); nothing if it ran
+# none.
 count_tests() {
   [ -e "$results/$1.xml" ] || return 0
   tr '\n' ' ' <"$results/$1.xml" |
@@ -190,7 +194,8 @@ for stage in "${stages[@]}"; do
     failed=$((failed + failures))
     detail="$((tests - failures - skipped)) passed, $failures failed"
     [ "$skipped" = 0 ] || detail+=", $skipped skipped"
-    detail+=" ($(count_cases "$stage") cases)"
+    cases=$(count_cases "$stage")
+    [ "$cases" = 0 ] || detail+=" ($cases cases)"
   else
     detail='no tests of its own'
     failures=0
