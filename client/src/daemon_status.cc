@@ -27,6 +27,14 @@ absl::Status BadAnswer(absl::string_view what) {
   return absl::InternalError(absl::StrCat("the daemon's answer makes no sense: ", what));
 }
 
+absl::Status Unshared(const absl::Status& status) {
+  absl::Status copy(status.code(), status.message());
+  if (const auto details = status.GetPayload(kStatusDetailsUrl); details.has_value()) {
+    copy.SetPayload(kStatusDetailsUrl, *details);
+  }
+  return copy;
+}
+
 bool IsUnreachable(const absl::Status& status) {
   return (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) &&
          !status.GetPayload(kStatusDetailsUrl).has_value();

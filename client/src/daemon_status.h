@@ -26,6 +26,10 @@ absl::Status SaidByDaemon(uint32_t code, const std::string& message);
 // The error for a daemon whose answer makes no sense.
 absl::Status BadAnswer(absl::string_view what);
 
+// A copy that shares nothing with the original, for another thread: Abseil counts references where
+// ThreadSanitizer does not look.
+absl::Status Unshared(const absl::Status& status);
+
 // True for an error that no daemon gave: dead, wrong address, too slow, connection lost. False for
 // what the daemon itself said, its UNAVAILABLE while draining included.
 bool IsUnreachable(const absl::Status& status);

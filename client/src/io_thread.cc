@@ -98,16 +98,20 @@ void IoThread::Add(Charge* charge) {
 }
 
 void IoThread::Remove(Charge* charge) {
-  std::vector<int> fds;
   {
     MutexLock lock(&mu_);
     charges_.erase(charge);
+  }
+  // Only once it is not called any more are its descriptors what they are.
+  { MutexLock until_it_returns(&calls_mu_); }
+  std::vector<int> fds;
+  {
+    MutexLock lock(&mu_);
     for (const auto& [fd, owner] : watched_) {
       if (owner == charge) fds.push_back(fd);
     }
   }
   for (const int fd : fds) Unwatch(fd);
-  MutexLock until_it_is_not_called(&calls_mu_);
 }
 
 bool IoThread::Watch(int fd, uint32_t events, Charge* charge) {
@@ -178,7 +182,7 @@ void IoThread::Dispatch(int fd, uint32_t events) {
   {
     MutexLock table(&mu_);
     const auto it = watched_.find(fd);
-    if (it == watched_.end()) return;
+    if (it == watched_.end() || !charges_.contains(it->second)) return;
     charge = it->second;
   }
   charge->OnEvents(fd, events);

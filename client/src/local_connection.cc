@@ -72,7 +72,7 @@ LocalConnection::LocalConnection(UniqueFd socket, std::string name, std::shared_
 LocalConnection::~LocalConnection() = default;
 
 absl::Status LocalConnection::Send(v1::LocalRequest& request, Pending& pending) {
-  if (!over_.ok()) return over_;
+  if (!over_.ok()) return Unshared(over_);
   if (writer_.unsent_bytes() > kMaxUnsentRequestBytes || pending_.size() >= kMaxPendingRequests) {
     return absl::ResourceExhaustedError(absl::StrCat(name_, " takes no more: ", pending_.size(),
                                                      " requests and ", writer_.unsent_bytes(),
@@ -261,7 +261,7 @@ void LocalConnection::GiveBack(const v1::LocalResponse& response) {
 
 void LocalConnection::FailAll(const absl::Status& status, Reached reached, Ready* ready) {
   for (auto& [id, pending] : std::exchange(pending_, {})) {
-    Deliver(std::move(pending), {.status = status, .reached = reached}, ready);
+    Deliver(std::move(pending), {.status = Unshared(status), .reached = reached}, ready);
   }
   deadlines_.clear();
   if (waiters_ > 0) changed_.SignalAll();
@@ -276,7 +276,7 @@ void LocalConnection::Detach(const absl::Status& status) {
   std::shared_ptr<IoThread> io;
   {
     MutexLock lock(&mu_);
-    if (over_.ok()) over_ = status;
+    if (over_.ok()) over_ = Unshared(status);
     FailAll(status, Reached::kNo, &ready);
     io = std::move(io_);
     io_ = nullptr;
@@ -290,7 +290,7 @@ void LocalConnection::Break(const absl::Status& status) {
   {
     MutexLock lock(&mu_);
     if (broken_.exchange(true, std::memory_order_relaxed)) return;
-    if (over_.ok()) over_ = status;
+    if (over_.ok()) over_ = Unshared(status);
     FailAll(status, absl::IsInternal(status) ? Reached::kYes : Reached::kNo, &ready);
     // To the I/O thread, a hang-up as any other.
     shutdown(socket_.get(), SHUT_RDWR);

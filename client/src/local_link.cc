@@ -67,7 +67,7 @@ LocalLink::~LocalLink() {
     MutexLock lock(&mu_);
     closed_ = true;
     open_ = nullptr;
-    why_ = cancelled;
+    why_ = Unshared(cancelled);
     changed_.SignalAll();
   }
   AnswerWaiting(LocalDeadline::min());
@@ -87,6 +87,8 @@ LocalLink::Opened LocalLink::Await(bool wait_for_daemon, LocalDeadline deadline)
   }
   return Known();
 }
+
+LocalLink::Opened LocalLink::Known() const { return {open_, Unshared(why_), reached_}; }
 
 void LocalLink::WhenOpen(bool wait_for_daemon, LocalDeadline deadline, OnOpened on_opened) {
   Opened known;
@@ -178,7 +180,7 @@ void LocalLink::Retire(const absl::Status& why) {
   retired_ = true;
   MutexLock lock(&mu_);
   open_ = nullptr;
-  why_ = why;
+  why_ = Unshared(why);
   reached_ = Reached::kYes;
 }
 
@@ -186,7 +188,7 @@ void LocalLink::DropSession(const absl::Status& why) {
   {
     MutexLock lock(&mu_);
     open_ = nullptr;
-    why_ = why;
+    why_ = Unshared(why);
     reached_ = Reached::kNo;
   }
   lanes_.Install(nullptr);
@@ -290,7 +292,7 @@ void LocalLink::EndAttempt(LocalDeadline now) {
     MutexLock lock(&mu_);
     // While a session lives on that takes no new work, its word counts for more.
     if (current_ == nullptr || !IsUnreachable(status)) {
-      why_ = status;
+      why_ = Unshared(status);
       reached_ = IsUnreachable(status) ? Reached::kNo : Reached::kYes;
     }
     first_attempt_over_ = true;

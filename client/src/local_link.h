@@ -96,7 +96,7 @@ class LocalLink final : public IoThread::Charge {
   bool Knows(bool wait_for_daemon) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return open_ != nullptr || closed_ || (first_attempt_over_ && !wait_for_daemon);
   }
-  Opened Known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return {open_, why_, reached_}; }
+  Opened Known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction. `lanes_` synchronizes itself.
   const Options options_;

@@ -88,6 +88,7 @@ TEST(LocalRestart, IsAMissAndThenANewDaemon) {
 
 TEST(LocalRestart, UnderLoad) {
   LocalDaemon daemon;
+  LocalClient writer(daemon.path());
   LocalClient client(daemon.path());
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> hits{0};
@@ -97,7 +98,7 @@ TEST(LocalRestart, UnderLoad) {
       for (int i = 0; !stop; ++i) {
         const std::string key = absl::StrCat("k", (i + t) % 10);
         const std::string value(1 + 10'000 * (i % 3), 'v');
-        client.Put(key, value, /*overwrite=*/true);
+        writer.Put(key, value, /*overwrite=*/true);
         const GetResult got = client.Get(key);
         if (!got.hit()) continue;
         ++hits;

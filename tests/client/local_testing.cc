@@ -80,7 +80,11 @@ DaemonProcess::DaemonProcess(std::string path) : path_(std::move(path)) {
   close(ready[0]);
 }
 
-void DaemonProcess::Signal(int number) { kill(pid_, number); }
+void DaemonProcess::Signal(int number) {
+  kill(pid_, number);
+  // Its threads stop one after the other.
+  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+}
 
 void DaemonProcess::Kill() {
   if (pid_ < 0) return;

@@ -1,0 +1,168 @@
+// A fork while a client is in use: the child has no client, may drop what it inherited, and can
+// make its own. Over gRPC as far as it goes without gRPC, which does not survive forks.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "server/local/local_server.h"
+#include "server/store/store.h"
+#include "tests/client/client_testing.h"
+
+namespace infercache {
+namespace {
+
+class Fork : public testing::Test {
+ protected:
+  Fork() {
+    options_.socket_path =
+        absl::StrCat(testing::TempDir(), "/infercache-fork-", getpid(), "-", ++count_, ".sock");
+    store::NamespaceSpec spec;
+    spec.name = "default";
+    spec.quota_bytes = 16 << 20;
+    namespace_ = *store_.CreateNamespace(spec);
+    server_ = *local::LocalServer::Start(options_, store_);
+    client_ = Connect();
+  }
+
+  std::unique_ptr<Client> Connect() {
+    return ConnectOrDie({.endpoint = absl::StrCat("unix:", options_.socket_path)});
+  }
+
+  // Its exit code, or -1 if a signal ended it. A child that hangs is ended by an alarm.
+  template <typename Body>
+  static int InChild(Body body) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      alarm(30);
+      _exit(body());
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  static inline int count_ = 0;
+  local::LocalOptions options_;
+  MonotonicClock clock_;
+  store::Store store_{{.capacity_bytes = 64 << 20}, clock_};
+  std::shared_ptr<store::Namespace> namespace_;
+  std::unique_ptr<local::LocalServer> server_;
+  std::unique_ptr<Client> client_;
+};
+
+// Which of the calls of a child did not say what they should, as a bit set.
+int CallsThatDoNotRefuse(Client& client) {
+  const auto refused = [](const absl::Status& status) {
+    return absl::IsUnavailable(status) &&
+           status.message().find("parent process") != absl::string_view::npos;
+  };
+  const std::string_view key = "k";
+  const auto keys = std::span(&key, 1);
+  std::string buffer(10, '.');
+  const auto destination = std::as_writable_bytes(std::span(buffer));
+  const ReserveItem item = {.key = key, .size_bytes = 10};
+  const absl::Status statuses[] = {client.Get("k").status,
+                                   client.View("k").status,
+                                   client.GetInto("k", destination).status,
+                                   client.Put(Item("k", "v")).status,
+                                   client.Match(keys).status,
+                                   client.Exists(keys).status,
+                                   client.Ping(),
+                                   client.Reserve(std::span(&item, 1)).front().status,
+                                   client.List("").status};
+  int wrong = 0;
+  for (size_t i = 0; i < std::size(statuses); ++i) {
+    if (!refused(statuses[i])) wrong |= 1 << i;
+  }
+  return wrong;
+}
+
+TEST_F(Fork, AChildsCallsAreRefused) {
+  client_->Put(Item("k", "value"));
+  EXPECT_EQ(InChild([&] { return CallsThatDoNotRefuse(*client_); }), 0);
+  EXPECT_TRUE(client_->Get("k").hit()) << "the parent's go on";
+}
+
+TEST_F(Fork, AChildsAsynchronousCallsAreRefusedInItsOwnQueue) {
+  const std::string_view key = "k";
+  EXPECT_EQ(InChild([&] {
+              const RequestId id = client_->SubmitGet(std::span(&key, 1));
+              const std::vector<Completion> completions = WaitFor(*client_, 1);
+              return completions.size() == 1 && completions[0].id == id &&
+                             absl::IsUnavailable(completions[0].get[0].status)
+                         ? 0
+                         : 1;
+            }),
+            0);
+  EXPECT_TRUE(client_->Drain().empty());
+}
+
+TEST_F(Fork, AChildMayDropWhatItInherited) {
+  client_->Put(Item("k", "value"));
+  GetResult view = client_->View("k");
+  ASSERT_TRUE(view.hit()) << view.status;
+  const ReserveItem item = {.key = "reserved", .size_bytes = 1000};
+  std::vector<ReserveResult> reserved = client_->Reserve(std::span(&item, 1));
+  ASSERT_TRUE(reserved[0].reservation.has_value());
+  EXPECT_EQ(InChild([&] {
+              view.object.reset();
+              reserved.clear();
+              client_.reset();
+              return 0;
+            }),
+            0);
+  EXPECT_EQ(namespace_->Stats().client_pins, 1u) << "the pin is the parent's";
+  EXPECT_EQ(Text(view.object->bytes()), "value");
+  std::fill(reserved[0].reservation->bytes().begin(), reserved[0].reservation->bytes().end(),
+            std::byte{'x'});
+  Reservation& reservation = *reserved[0].reservation;
+  EXPECT_EQ(client_->Commit(std::span(&reservation, 1))[0].outcome, PutOutcome::kStored);
+}
+
+TEST_F(Fork, AChildMakesAClientOfItsOwn) {
+  client_->Put(Item("k", "value"));
+  EXPECT_EQ(InChild([&] {
+              auto own = Connect();
+              if (own->Put(Item("child", "v")).outcome != PutOutcome::kStored) return 1;
+              const GetResult got = own->Get("k");
+              if (!got.hit() || Text(got.object->bytes()) != "value") return 2;
+              own.reset();
+              return CallsThatDoNotRefuse(*client_) == 0 ? 0 : 3;
+            }),
+            0);
+  EXPECT_TRUE(client_->Get("child").hit());
+}
+
+// Whatever locks the other threads hold at that moment.
+TEST_F(Fork, InTheMiddleOfEverything) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; !stop; ++i) {
+        const std::string key = absl::StrCat("k", t, "/", i % 10);
+        client_->Put(Item(key, "value"));
+        client_->Get(key);
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(InChild([&] {
+                if (CallsThatDoNotRefuse(*client_) != 0) return 1;
+                client_.reset();
+                return Connect()->Ping().ok() ? 0 : 2;
+              }),
+              0)
+        << i;
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace infercache
