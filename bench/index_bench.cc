@@ -24,18 +24,17 @@ class SharedIndex : public benchmark::Fixture {
       if (!bench_->Put(keys_.back(), 64)) std::abort();
     }
     for (uint64_t i = 0; i < kObjects; ++i) absent_.push_back(BlockKey(kObjects + i));
-    memory_.resize((shm::SessionPage::BytesFor(64) + 127) / 64 * 8);
-    void* start = memory_.data();
-    size_t space = memory_.size() * 8;
-    std::align(64, shm::SessionPage::BytesFor(64), start, space);
-    page_ = std::make_unique<shm::SessionPage>(shm::SessionPage::Format(
-        {static_cast<std::byte*>(start), shm::SessionPage::BytesFor(64)}, 64));
+    auto page = ClientPage::Create(64);
+    if (!page.ok()) std::abort();
+    daemons_page_ = *std::move(page);
+    page_ =
+        std::make_unique<shm::SessionPage>(daemons_page_->memory(), daemons_page_->slot_capacity());
     page_->RaiseSlotsInUse(1);
-    bench_->ns->AttachPage(page_.get());
+    bench_->ns->AttachPage(daemons_page_);
     index_ = shm::IndexView(bench_->ns->index_memory());
   }
   void TearDown(const benchmark::State&) override {
-    bench_->ns->DetachPage(page_.get());
+    bench_->ns->DetachPage(daemons_page_);
     bench_.reset();
   }
 
@@ -65,6 +64,7 @@ class SharedIndex : public benchmark::Fixture {
   std::unique_ptr<BenchStore> bench_;
   std::vector<std::string> keys_, absent_;
   std::vector<uint64_t> memory_;
+  std::shared_ptr<ClientPage> daemons_page_;
   std::unique_ptr<shm::SessionPage> page_;
   shm::IndexView index_;
 };

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "bench/store_for_bench.h"
-#include "common/shm/reader.h"
 
 namespace infercache::store {
 namespace {
@@ -74,45 +73,6 @@ void BM_PutEvicting(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations());
 }
 BENCHMARK(BM_PutEvicting)->Arg(1024)->Arg(16 * 1024);
-
-// The same while 64 sessions hold 1,024 pins each, which every scan must read. Argument: with (1)
-// or without (0) the upkeep thread, which evicts ahead of the puts.
-void BM_PutEvictingBeside64Sessions(benchmark::State& state) {
-  constexpr uint64_t kLive = 100'000;
-  constexpr uint32_t kSessions = 64;
-  constexpr uint32_t kSlots = 1'024;
-  BenchStore bench(QuotaForLiveObjects(kLive, 4096), 2 * kLive, state.range(0) != 0);
-  const std::vector<std::string> keys = Keys(4 * kLive);
-  uint64_t i = 0;
-  while (bench.ns->Stats().evicted == 0) bench.Put(keys[i++], 4096);
-  const shm::IndexView index(bench.ns->index_memory());
-  struct alignas(64) Memory {
-    std::byte bytes[shm::SessionPage::BytesFor(kSlots)];
-  };
-  std::vector<Memory> memory(kSessions);
-  std::vector<shm::SessionPage> pages;
-  for (Memory& m : memory) pages.push_back(shm::SessionPage::Format(m.bytes, kSlots));
-  uint64_t pinned = i - 1;  // the newest objects, distinct
-  for (shm::SessionPage& page : pages) {
-    page.RaiseSlotsInUse(kSlots);
-    for (uint32_t slot = 0; slot < kSlots; ++slot, --pinned) {
-      const Hash128 hash = HashKey(index.header().hash_seed, bench.fingerprint, keys[pinned]);
-      const auto found =
-          shm::FindAndPin(index, hash, keys[pinned], bench.clock.NowMs(), page.slot(slot));
-      if (found.outcome != shm::FindOutcome::kPinned) state.SkipWithError("could not pin");
-    }
-    bench.ns->AttachPage(&page);
-  }
-  for (auto _ : state) {
-    // Keys that are pinned answer EXISTS when their turn comes; skip them.
-    if (i % keys.size() == pinned) i += uint64_t{kSessions} * kSlots + 1;
-    if (!bench.Put(keys[i++ % keys.size()], 4096, /*overwrite=*/true))
-      state.SkipWithError("refused");
-  }
-  state.SetItemsProcessed(state.iterations());
-  for (shm::SessionPage& page : pages) bench.ns->DetachPage(&page);
-}
-BENCHMARK(BM_PutEvictingBeside64Sessions)->Arg(0)->Arg(1)->UseRealTime();
 
 void BM_LookupHitThreads(benchmark::State& state) {
   static std::unique_ptr<BenchStore> bench;

@@ -74,7 +74,7 @@ const char* PageKindName(PageKind kind) {
   return "unknown";
 }
 
-PageKind ChoosePages(PageChoice choice, uint64_t bytes) {
+PageKind ChoosePages(PageChoice choice, uint64_t bytes, bool hugetlb) {
   switch (choice) {
     case PageChoice::k4k:
       return PageKind::k4k;
@@ -87,7 +87,7 @@ PageKind ChoosePages(PageChoice choice, uint64_t bytes) {
   }
   if (bytes < kHugePageBytes) return PageKind::k4k;
   const uint64_t pages = (bytes + kHugePageBytes - 1) / kHugePageBytes;
-  if (FreeHugePages() >= pages) return PageKind::kHugetlb;
+  if (hugetlb && FreeHugePages() >= pages) return PageKind::kHugetlb;
   return SharedMemoryMayBeThp() ? PageKind::kThp : PageKind::k4k;
 }
 

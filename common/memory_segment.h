@@ -29,8 +29,9 @@ enum class PageChoice : uint8_t { kAuto, k4k, kThp, kHugetlb };
 
 inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 
-// What `choice` is for segments of `bytes` in all, as the machine is now.
-PageKind ChoosePages(PageChoice choice, uint64_t bytes);
+// What `choice` is for segments of `bytes` in all, as the machine is now. `hugetlb`: whether kAuto
+// may be that.
+PageKind ChoosePages(PageChoice choice, uint64_t bytes, bool hugetlb = true);
 
 // Owns mapping and descriptor. Movable; not thread-safe (the bytes are the caller's business).
 class MemorySegment {

@@ -254,12 +254,10 @@ class Daemon {
         absl::Now() + absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms));
     if (rpc_ != nullptr) rpc_->BeginDrain();
     if (local_ != nullptr) local_->BeginDrain();
-    // Side by side: neither's patience is at the other's expense.
-    std::thread local_shutdown([this, deadline] {
-      if (local_ != nullptr) local_->Shutdown(deadline);
-    });
+    // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
+    // go on: neither's patience is at the other's expense.
     if (rpc_ != nullptr) rpc_->Shutdown(deadline);
-    local_shutdown.join();
+    if (local_ != nullptr) local_->Shutdown(deadline);
     files_.RemoveAll();
     Log(spdlog::level::info, "stopped");
   }

@@ -37,12 +37,12 @@ constexpr std::array kConfigFields = {
     Field<C>{"store.shards", K::kCount, &C::shards,
              "Index shards of a namespace, each with its own lock; a power of two.", kMemory, 1,
              4096},
-    Field<C>{
-        "arena_pages", K::kChoice, &C::arena_pages,
-        "What arenas are made of: hugetlb (pages of 2 MiB that the machine has reserved), thp "
-        "(the kernel makes them where it can) or 4k. auto takes, for each namespace, hugetlb "
-        "if enough are reserved, else thp if the kernel permits it for shared memory, else 4k.",
-        kMemory, 0, 0, "auto|4k|thp|hugetlb"},
+    Field<C>{"arena_pages", K::kChoice, &C::arena_pages,
+             "What arenas are made of: hugetlb (pages of 2 MiB that the machine has reserved), thp "
+             "(the kernel makes them where it can) or 4k. auto takes, for each namespace, hugetlb "
+             "if enough are reserved and no client may write in place, else thp if the kernel "
+             "permits it for shared memory, else 4k.",
+             kMemory, 0, 0, "auto|4k|thp|hugetlb"},
     Field<C>{"lock_memory", K::kBool, &C::lock_memory,
              "Lock arenas in memory, so that they are never swapped out. Needs a limit on locked "
              "memory (RLIMIT_MEMLOCK) of at least the capacity.",

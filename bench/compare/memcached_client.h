@@ -34,7 +34,10 @@ class MemcachedClient {
   uint64_t Statistic(const std::string& name);
 
  private:
+  void AppendSet(std::string_view key, std::string_view value);
+
   UnixConnection connection_;
+  std::string request_;  // keeps its memory from one Set to the next
 };
 
 }  // namespace infercache::bench

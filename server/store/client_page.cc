@@ -42,12 +42,11 @@ ClientPage::ClientPage(MemorySegment memory, uint32_t slot_limit)
       page_(shm::SessionPage::Format(memory_.bytes(), kMaxPinSlots)),
       slot_limit_(std::min(slot_limit, kMaxPinSlots)) {}
 
-size_t ClientPage::TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+size_t ClientPage::TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
   size_t taken = 0;
-  MutexLock lock(&drain_mu_);
-  // Where the last call stopped, so that no lane waits for another for ever.
   for (uint32_t i = 0; i < shm::kLanes && taken < limit; ++i) {
     const uint32_t lane = (next_lane_ + i) % shm::kLanes;
+    const uint64_t before = drained_[lane];
     uint64_t& drained = drained_[lane];
     const uint64_t touched = page_.lane(lane).touched.load(std::memory_order_acquire);
     // A position that has moved back, or more than a ring ahead, makes older touches lost ones.
@@ -55,9 +54,22 @@ size_t ClientPage::TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> a
     for (; drained != touched && taken < limit; ++drained, ++taken) {
       apply(page_.touch(lane, drained).load(std::memory_order_relaxed));
     }
-    page_.lane(lane).drained.store(drained, std::memory_order_release);
-    if (taken == limit) next_lane_ = lane;
+    if (drained != before) page_.lane(lane).drained.store(drained, std::memory_order_release);
+    // The others come first the next time, however fast this one fills up.
+    if (taken == limit) next_lane_ = (lane + 1) % shm::kLanes;
   }
+  return taken;
+}
+
+size_t ClientPage::TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+  MutexLock lock(&drain_mu_);
+  return TakeTouchesLocked(limit, apply);
+}
+
+size_t ClientPage::TryTakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+  if (!drain_mu_.TryLock()) return 0;
+  const size_t taken = TakeTouchesLocked(limit, apply);
+  drain_mu_.Unlock();
   return taken;
 }
 

@@ -58,9 +58,13 @@ class ClientPage {
     }
   }
 
-  // Takes at most `limit` touches out of the rings, oldest first, and calls apply(touch) for each.
-  // A touch may be any word. Returns how many were taken; fewer than `limit` = the rings are empty.
+  // Takes at most `limit` touches out of the rings, each ring's oldest first, and calls
+  // apply(touch) for each. A touch may be any word. Returns how many were taken; fewer than `limit`
+  // = the rings are empty.
   size_t TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
+      ABSL_LOCKS_EXCLUDED(drain_mu_);
+  // The same, but takes none if somebody else is at it.
+  size_t TryTakeTouches(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
       ABSL_LOCKS_EXCLUDED(drain_mu_);
 
   // What the client counted since the last call. A counter that moved backwards or leapt beyond
@@ -72,6 +76,8 @@ class ClientPage {
 
  private:
   ClientPage(MemorySegment memory, uint32_t slot_limit);
+  size_t TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mu_);
 
   // Constant after construction.
   const MemorySegment memory_;

@@ -14,6 +14,9 @@ namespace {
 // Of a client that is gone: what it had touched last.
 constexpr size_t kLastTouches = shm::kRingEntries;
 
+// How long a page's rings are kept from others.
+constexpr size_t kTouchesAtOnce = 1024;
+
 // How many pins are weighed under the space's lock at once.
 constexpr size_t kPinsPerLock = 1024;
 
@@ -34,7 +37,15 @@ void Namespace::Impl::DrainAllTouches(size_t limit) {
   const auto pages = limbo_.Pages();
   const uint32_t first = next_drained_.fetch_add(1, std::memory_order_relaxed);
   for (size_t i = 0; i < pages.size() && limit > 0; ++i) {
-    limit -= DrainTouches(*pages[(first + i) % pages.size()], limit);
+    ClientPage& page = *pages[(first + i) % pages.size()];
+    // In pieces, and around a page that somebody else is taking in: puts do not wait for upkeep.
+    while (limit > 0) {
+      const size_t piece = std::min(limit, kTouchesAtOnce);
+      const size_t taken =
+          page.TryTakeTouches(piece, [this](uint64_t touch) { ApplyTouch(touch); });
+      limit -= taken;
+      if (taken < piece) break;
+    }
   }
 }
 

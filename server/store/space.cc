@@ -183,10 +183,7 @@ uint64_t Space::PinnedBytes(std::span<const uint64_t> pins) const {
   for (const uint64_t pin : pins) {
     const uint32_t record = shm::PinnedRecord(pin);
     if (record == 0 || record > index_.view().header().record_capacity) continue;
-    // In limbo the generation is one more than it was when it could be pinned.
-    const uint64_t generation =
-        index_.view().record(record).generation.load(std::memory_order_relaxed) & ~uint64_t{1};
-    if (shm::MakePin(record, generation) != pin) continue;
+    // Whatever generation it names: a scan honours it all the same, so it has to weigh.
     if (states_[record].block != BlockAllocator::kNoBlock) bytes += BlockBytes(record);
   }
   return bytes;

@@ -118,7 +118,7 @@ class Space {
   // The bytes of those of these (record, since when) pairs that are in limbo, by their age.
   AgedBytes LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
                        uint64_t now_ms) const;
-  // The bytes that these pins, which may be any words, hold of visible and limbo objects.
+  // The bytes of the objects that these pins, which may be any words, keep from being reused.
   uint64_t PinnedBytes(std::span<const uint64_t> pins) const;
   std::span<std::byte> BytesOf(const shm::Record& record) const;
   RecordState& state(uint32_t record) const { return states_[record]; }

@@ -50,7 +50,11 @@ absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind
                                                    spec->quota_bytes, " bytes; the limit is ",
                                                    kMaxObjectBytes * 16));
   }
-  *pages = ChoosePages(options.arena_pages, spec->quota_bytes);
+  // A client with a writable descriptor can punch holes into a chunk. In ordinary memory the next
+  // touch gets a fresh page; a huge page may be taken by then, which is a SIGBUS for the daemon. An
+  // operator who trusts the writers can ask for them.
+  *pages = ChoosePages(options.arena_pages, spec->quota_bytes,
+                       /*hugetlb=*/!spec->writable_by_clients);
   const ArenaGeometry arena = PlanArena(spec->quota_bytes, options.chunk_bytes, *pages);
   if (arena.chunk_count > kMaxChunks) {
     return absl::InvalidArgumentError(
@@ -176,7 +180,12 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
       if (const auto maintenance = weak.lock()) maintenance->Wake();
     };
   }
-  auto impl = Namespace::Impl::Create(std::move(spec), std::move(environment));
+  auto impl = Namespace::Impl::Create(spec, environment);
+  if (!impl.ok() && pages == PageKind::kHugetlb && options_.arena_pages == PageChoice::kAuto) {
+    // Nobody asked for them: a limit of the cgroup, or somebody else, kept them from us.
+    environment.memory.pages = PageKind::k4k;
+    impl = Namespace::Impl::Create(spec, environment);
+  }
   MutexLock lock(&mu_);
   if (!impl.ok()) {
     namespaces_.erase(name);

@@ -34,7 +34,7 @@ using std::chrono::steady_clock;
 
 constexpr uint64_t kKeys = 2000;
 constexpr size_t kHeldViews = 12;
-// The deadline of every call, and the most it may take.
+// The deadline of every call, and the most that the calls of a step, three at most, may take.
 constexpr absl::Duration kDeadline = absl::Seconds(5);
 constexpr std::chrono::seconds kHang{15};
 

@@ -59,6 +59,7 @@ void Traffic::Round(uint64_t round) {
   }
   const uint64_t read_tag = Mix(round + 1) % kKeys;
   const auto got = worker_.Get(keys_ + std::to_string(read_tag), clock_.NowMs());
+  if (got) ++hits_;
   if (got && !MatchesTagged(std::as_bytes(std::span(*got)), read_tag)) ++wrong_;
 }
 

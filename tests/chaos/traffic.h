@@ -27,6 +27,7 @@ class Traffic {
   bool AwaitRounds(uint64_t more);
 
   uint64_t rounds() const { return rounds_; }
+  uint64_t hits() const { return hits_; }
   uint64_t wrong() const { return wrong_; }
   uint64_t refused() const { return refused_; }
   std::chrono::milliseconds slowest() const { return std::chrono::milliseconds(slowest_ms_); }
@@ -39,7 +40,7 @@ class Traffic {
   const Clock& clock_;
   const std::string keys_;
   std::atomic<bool> stop_{false};
-  std::atomic<uint64_t> rounds_{0}, wrong_{0}, refused_{0};
+  std::atomic<uint64_t> rounds_{0}, hits_{0}, wrong_{0}, refused_{0};
   std::atomic<int64_t> slowest_ms_{0};
   std::thread thread_;
 };

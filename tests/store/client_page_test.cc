@@ -32,11 +32,11 @@ class ClientPages : public StoreFixture {
   }
 
   // A pin word for what `key` is now.
-  uint64_t PinOf(std::string_view key) {
-    const FindResult found = client_->Find(key, clock_.NowMs());
+  uint64_t PinOf(std::string_view key, uint32_t slot = 0) {
+    const FindResult found = client_->Find(key, clock_.NowMs(), slot);
     EXPECT_EQ(found.outcome, FindOutcome::kPinned) << key;
-    const uint64_t pin = client_->page().slot(0).load();
-    client_->Unpin();
+    const uint64_t pin = client_->page().slot(slot).load();
+    client_->Unpin(slot);
     return pin;
   }
   void Touch(uint64_t word, uint32_t lane = 0) {
@@ -109,6 +109,18 @@ TEST_F(ClientPages, DrainStopsAtItsLimitAndGoesOnThere) {
   EXPECT_EQ(client_->page().lane(2).drained.load(), 10u) << "the client is not told";
 }
 
+// A thread that fills its ring faster than it is drained does not keep the others' touches waiting.
+TEST_F(ClientPages, ALaneThatRefillsDoesNotStarveTheOthers) {
+  ns_.MustPut("k", "value");
+  const uint64_t pin = PinOf("k");
+  Touch(pin, /*lane=*/5);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 20; ++i) Touch(pin, /*lane=*/0);
+    EXPECT_EQ(Drain(10), 10u);
+  }
+  EXPECT_EQ(client_->page().lane(5).drained.load(), 1u);
+}
+
 TEST_F(ClientPages, OverrunRingsLoseTheOldest) {
   ns_.MustPut("k", "value");
   const uint64_t pin = PinOf("k");
@@ -171,12 +183,14 @@ TEST_F(ClientPages, PinsAreWeighed) {
   EXPECT_EQ(use.pins, 2u);
   EXPECT_EQ(use.bytes, 3072u);
   EXPECT_EQ(ns_->Stats().client_pins, 2u);
-  // Words that name nothing are slots in use, and weigh nothing.
+  // A word that names no record is a slot in use, and weighs nothing.
   client_->page().slot(9).store(~uint64_t{0});
-  client_->page().slot(10).store(shm::MakePin(1, 0x1234));
   use = ns_->PinsOf(*client_->daemons_page());
-  EXPECT_EQ(use.pins, 4u);
+  EXPECT_EQ(use.pins, 3u);
   EXPECT_EQ(use.bytes, 3072u);
+  // One that names a record keeps it from being reused, whatever the generation: it weighs.
+  client_->page().slot(10).store(shm::MakePin(shm::PinnedRecord(PinOf("a", 11)), 0x1234));
+  EXPECT_EQ(ns_->PinsOf(*client_->daemons_page()).bytes, 4096u);
 }
 
 TEST_F(ClientPages, SlotsBeyondTheLimitDoNotCount) {
