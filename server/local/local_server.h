@@ -40,7 +40,7 @@ namespace infercache::local {
 struct LocalOptions {
   std::string socket_path;  // not empty
   uint32_t socket_mode = 0660;
-  uint32_t threads = 2;  // connections are dealt out to them
+  uint32_t threads = 2;          // connections are dealt out to them
   uint32_t max_sessions = 4096;  // more are refused with RESOURCE_EXHAUSTED
   std::string daemon_version;    // told to clients
 
