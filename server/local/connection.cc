@@ -22,6 +22,8 @@ using std::chrono::steady_clock;
 constexpr std::string_view kHttp2Preface = "PRI ";
 // Read in one turn; then other connections have theirs.
 constexpr size_t kReadBudget = 256 * 1024;
+// Small requests may ask for much work: one turn handles them for this long.
+constexpr std::chrono::milliseconds kTurn{1};
 // A client with more unread answers than this gets no further ones until it has read some.
 constexpr size_t kBackPressureBytes = 256 * 1024;
 static_assert(kBackPressureBytes + 2 * kMaxFrameBytes < kMaxUnsentBytesPerSession);
@@ -120,9 +122,25 @@ void Connection::AwaitWritable() {
                      });
 }
 
+void Connection::AwaitTurn() {
+  if (std::exchange(awaiting_turn_, true)) return;
+  asio::post(context_, [self = shared_from_this()] {
+    self->awaiting_turn_ = false;
+    self->turn_end_.reset();
+    self->Continue();
+  });
+}
+
+bool Connection::TurnIsOver() {
+  const auto now = steady_clock::now();
+  if (!turn_end_) turn_end_ = now + kTurn;
+  return now >= *turn_end_;
+}
+
 void Connection::OnReadable() {
   if (state_ == State::kPeeking) return Peek();
   if (state_ != State::kHello && state_ != State::kOpen) return;
+  turn_end_.reset();
   const auto read =
       reader_.Read(socket_.native_handle(), kReadBudget,
                    [this](std::string_view body, std::vector<UniqueFd>) { return OnFrame(body); });
@@ -197,6 +215,7 @@ void Connection::Continue() {
       if (const absl::Status status = HandleBacklog(); !status.ok()) {
         return End(EndReason::kProtocol, std::string(status.message()));
       }
+      if (!backlog_.empty() && !Congested()) return AwaitTurn();
       continue;
     }
     if (!*flushed && HasRoom(socket_.native_handle())) {
@@ -216,13 +235,13 @@ void Connection::Continue() {
 absl::Status Connection::OnFrame(std::string_view body) {
   Count(host_.counters.requests);
   if (state_ == State::kRefused) return absl::OkStatus();
-  if (backlog_.empty() && !Congested()) return HandleFrame(body);
+  if (backlog_.empty() && !Congested() && !TurnIsOver()) return HandleFrame(body);
   backlog_.emplace_back(body);
   return absl::OkStatus();
 }
 
 absl::Status Connection::HandleBacklog() {
-  while (!backlog_.empty() && !Congested()) {
+  while (!backlog_.empty() && !Congested() && !TurnIsOver()) {
     const std::string body = std::move(backlog_.front());
     backlog_.pop_front();
     RETURN_IF_ERROR(HandleFrame(body));

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,6 +58,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The socket.
   void AwaitReadable();
   void AwaitWritable();
+  // Goes on with the backlog after whatever else waits for the thread.
+  void AwaitTurn();
+  // Whether requests have had this turn's time, which begins with the first question.
+  bool TurnIsOver();
   void OnReadable();
   void OnWritable();
   void Peek();
@@ -102,13 +107,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::posix::stream_descriptor process_;  // open if there is a pidfd
   asio::steady_timer drain_timer_;
   bool awaiting_readable_ = false, awaiting_writable_ = false, awaiting_drain_ = false;
-  bool peek_at_tick_ = false;   // the preface has come in part
+  bool awaiting_turn_ = false;
+  std::optional<std::chrono::steady_clock::time_point> turn_end_;  // empty: a turn begins
+  bool peek_at_tick_ = false;                                      // the preface has come in part
   bool flush_at_tick_ = false;  // the socket has room, but descriptors cannot be sent now
   bool descriptors_unsent_ = false;
   bool said_goodbye_ = false;
   FrameReader reader_{/*max_descriptors=*/0};
   FrameWriter writer_;
-  std::deque<std::string> backlog_;  // requests that wait until answers have been read
+  // Requests that wait until answers have been read, or for the next turn.
+  std::deque<std::string> backlog_;
   Peer peer_;
   std::string client_;  // what it calls itself, escaped
   std::unique_ptr<Session> session_;

@@ -55,8 +55,9 @@ void Connection::End(EndReason reason, std::string_view detail) {
   writer_ = FrameWriter();
   if (was_open) {
     LogEnd(reason, detail);
-    // The client's process lives on and may hold pins that stop counting now.
-    if (reason != EndReason::kClosed && reason != EndReason::kProcessGone) session_->Revoke();
+    // The client's process may live on, whoever closed the connection, and hold pins that stop
+    // counting now.
+    if (reason != EndReason::kProcessGone) session_->Revoke();
     const bool had_witness = process_.is_open();
     GiveBack(reason);
     // Last: who sees a session ended sees everything given back.

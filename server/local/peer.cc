@@ -39,19 +39,35 @@ std::vector<uint32_t> PeerGroups(int socket) {
   return {groups.begin(), groups.end()};
 }
 
+// What it means that a witness of a live process could not be had.
+absl::Status NoWitness(const char* call, int error) {
+  switch (error) {
+    case ESRCH:
+    case EINVAL:  // SO_PEERPIDFD's word for it in Linux 6.5 and later
+      return absl::NotFoundError("the process that connected is gone");
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return absl::ResourceExhaustedError(absl::StrCat(call, ": ", strerror(error)));
+    default:
+      return absl::UnavailableError(absl::StrCat(call, ": ", strerror(error)));
+  }
+}
+
 absl::StatusOr<UniqueFd> OpenProcess(int socket, int32_t pid) {
   int fd = -1;
   socklen_t bytes = sizeof fd;
   if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &bytes) == 0) return UniqueFd(fd);
+  if (errno != ENOPROTOOPT) return NoWitness("SO_PEERPIDFD", errno);
   // Older kernels: by number, which is right as long as the process lives. A number that was
   // reused before this call is the one case in which the wrong process is watched; the end of the
   // connection is seen all the same.
-  if (errno != ESRCH && pid > 0) {
-    fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-    if (fd >= 0) return UniqueFd(fd);
-  }
-  if (errno == ESRCH) return absl::NotFoundError("the process that connected is gone");
-  return UniqueFd();
+  if (pid <= 0) return UniqueFd();
+  fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  if (fd >= 0) return UniqueFd(fd);
+  // Older still, or a sandbox that does not let us.
+  if (errno == ENOSYS || errno == EPERM) return UniqueFd();
+  return NoWitness("pidfd_open", errno);
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ struct Peer {
   UniqueFd process;
 };
 
-// NOT_FOUND: the process is gone. UNAVAILABLE names the system call: `socket` is no connected Unix
-// socket.
+// NOT_FOUND: the process is gone. RESOURCE_EXHAUSTED: out of descriptors or memory. UNAVAILABLE
+// names the system call: `socket` is no connected Unix socket.
 absl::StatusOr<Peer> IdentifyPeer(int socket);
 
 // An id that is mapped to nothing matches no list: it may be anybody's.

@@ -196,7 +196,13 @@ void Puts::Write(const v1::Write& request) {
   if (data.size() > kMaxWriteBytes) {
     reservation.wrong = absl::InvalidArgumentError(
         absl::StrCat("a Write carried ", data.size(), " bytes; the limit is ", kMaxWriteBytes));
-  } else if (request.offset() > bytes.size() || data.size() > bytes.size() - request.offset()) {
+  } else if (request.offset() != reservation.written) {
+    // Else Writes that overlap could add up to the object's size and leave bytes of an earlier
+    // object between them.
+    reservation.wrong = absl::InvalidArgumentError(
+        absl::StrCat("a Write at ", request.offset(), " after the first ", reservation.written,
+                     " bytes: they come in order"));
+  } else if (data.size() > bytes.size() - request.offset()) {
     reservation.wrong = absl::InvalidArgumentError(
         absl::StrCat("a Write of ", data.size(), " bytes at ", request.offset(),
                      " lies outside of the object's ", bytes.size()));

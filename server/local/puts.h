@@ -59,7 +59,7 @@ class Puts {
     store::WriteLease lease;
     Hash128 key_hash;  // tells two reservations of one key apart from others in a batch
     std::chrono::steady_clock::time_point deadline;
-    uint64_t written = 0;                   // bytes that came by Write
+    uint64_t written = 0;                   // bytes that came by Write: the first ones
     absl::Status wrong = absl::OkStatus();  // with a Write
   };
 

@@ -128,6 +128,56 @@ TEST_F(LocalHostile, AClientThatReadsNothingIsNotReadFrom) {
   }
 }
 
+// One loop thread was held until all requests that had been read were done.
+TEST_F(LocalHostile, AFloodOfSlowRequestsHoldsUpNeitherOthersNorAShutdown) {
+  constexpr int kObjects = 20'000;
+  constexpr uint64_t kRequests = 4'000;
+  const auto big = Create("big", 16 * kMiB, 2 * kObjects);
+  for (int i = 0; i < kObjects; ++i) big.MustPut("key" + std::to_string(i), "v");
+  Serve({.threads = 1});
+  Worker flooder = Open({.namespace_name = "big"}), bystander = Open();
+  v1::LocalRequest request;
+  request.set_id(1);
+  request.mutable_list_keys()->set_key_prefix("none");  // looks at all objects, answers with none
+  std::string frames;
+  for (uint64_t i = 0; i < kRequests; ++i) frames += Frame(request);
+  const uint64_t before = server_->stats().requests;
+  std::thread flood([&] {
+    (void)flooder.raw().SendBytes(frames);
+    while (flooder.raw().Receive().ok()) {
+    }
+  });
+  EXPECT_TRUE(Eventually([&] { return server_->stats().requests > before + 10; }));
+  for (int i = 0; i < 20; ++i) bystander.Ping();
+  EXPECT_LT(server_->stats().round_trips, kRequests) << "the flood went first";
+  server_->Shutdown(absl::InfinitePast());
+  EXPECT_LT(server_->stats().round_trips, kRequests) << "the shutdown waited for the flood";
+  flood.join();
+}
+
+TEST_F(LocalHostile, RequestsOfSeveralTurnsAreAllAnsweredInOrder) {
+  constexpr uint64_t kRequests = 300;
+  const auto big = Create("big", 16 * kMiB, 10'000);
+  for (int i = 0; i < 5'000; ++i) big.MustPut("key" + std::to_string(i), "v");
+  Serve({.threads = 1});
+  Worker worker = Open({.namespace_name = "big"});
+  std::string frames;
+  for (uint64_t i = 1; i <= kRequests; ++i) {
+    v1::LocalRequest request;
+    request.set_id(i);
+    request.mutable_list_keys()->set_key_prefix("none");
+    frames += Frame(request);
+  }
+  for (const uint64_t base : {0, 1}) {  // it is read from again once all is done
+    ASSERT_TRUE(worker.raw().SendBytes(frames).ok());
+    for (uint64_t i = 1; i <= kRequests; ++i) {
+      const auto received = worker.raw().Receive();
+      ASSERT_TRUE(received.ok()) << received.status() << " in round " << base;
+      ASSERT_EQ(received->response.id(), i);
+    }
+  }
+}
+
 TEST_F(LocalHostile, ADeadClientIsNoticedEvenIfItsAnswersAreStuck) {
   for (int i = 0; i < 500; ++i) ns_.MustPut(std::to_string(i) + std::string(900, 'k'), "v");
   Serve();

@@ -1,8 +1,13 @@
 #include "server/local/peer.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <filesystem>
 
 namespace infercache::local {
 namespace {
@@ -53,6 +58,49 @@ TEST(IdentifyPeer, KnowsThisProcess) {
   EXPECT_EQ(peer->pid, getpid());
   ASSERT_TRUE(peer->process.valid());
   EXPECT_FALSE(IsGone(peer->process));
+}
+
+// It fell back to pidfd_open, which failed too, and a session without a witness was opened.
+TEST(IdentifyPeer, OutOfDescriptorsIsNoPeerWithoutAWitness) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;  // what is open stays open
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto peer = IdentifyPeer(ours.get());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(peer.status().code(), absl::StatusCode::kResourceExhausted) << peer.status();
+}
+
+TEST(IdentifyPeer, AProcessThatIsGoneIsNeverTakenForALiveOne) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string path = ::testing::TempDir() + "/peer-" + std::to_string(getpid());
+  ASSERT_LT(path.size(), sizeof address.sun_path);
+  path.copy(address.sun_path, path.size());
+  const UniqueFd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  const UniqueFd theirs(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const pid_t child = fork();
+  if (child == 0) {
+    _exit(connect(theirs.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  std::filesystem::remove(path);
+  ASSERT_EQ(status, 0);
+  const UniqueFd ours(accept(listener.get(), nullptr, nullptr));
+  const auto peer = IdentifyPeer(ours.get());
+  if (peer.ok()) {  // the kernel still has a witness of it
+    ASSERT_TRUE(peer->process.valid());
+    EXPECT_TRUE(IsGone(peer->process));
+  } else {
+    EXPECT_EQ(peer.status().code(), absl::StatusCode::kNotFound) << peer.status();
+  }
 }
 
 TEST(IdentifyPeer, NeedsASocket) { EXPECT_FALSE(IdentifyPeer(-1).ok()); }

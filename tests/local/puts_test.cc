@@ -223,8 +223,8 @@ TEST_F(LocalSending, AClientThatMayNotWriteInPlaceSendsItsBytes) {
   Worker worker = Open();
   EXPECT_EQ(worker.welcome().put_access(), v1::Welcome::PUT_ACCESS_SEND);
   const v1::ReservedItem place = worker.Reserve("key", 10);
-  worker.SendWrite(place.reservation(), 5, "world");
   worker.SendWrite(place.reservation(), 0, "hello");
+  worker.SendWrite(place.reservation(), 5, "world");
   EXPECT_EQ(worker.Commit(place.reservation()).outcome(), v1::LOCAL_PUT_STORED);
   EXPECT_EQ(worker.Get("key", clock_.NowMs()), "helloworld");
 }
@@ -240,12 +240,36 @@ TEST_F(LocalSending, TheKernelRefusesAWritableMapping) {
   EXPECT_FALSE(SharedMapping::Map(received->descriptors[0].get(), 4096, true).ok());
 }
 
+// Lengths were added up, whatever they covered: the object kept bytes of whoever had the place
+// before.
+TEST_F(LocalSending, WritesComeInOrderWithoutGapOrOverlap) {
+  Serve();
+  Worker worker = Open();
+  const auto items = worker.ReserveAll(
+      {MakeItem("twice", 10), MakeItem("overlap", 10), MakeItem("gap", 10), MakeItem("back", 10)});
+  worker.SendWrite(items[0].reservation(), 0, "hello");
+  worker.SendWrite(items[0].reservation(), 0, "hello");
+  worker.SendWrite(items[1].reservation(), 0, "hello");
+  worker.SendWrite(items[1].reservation(), 4, "oworld");
+  worker.SendWrite(items[2].reservation(), 0, "hell");
+  worker.SendWrite(items[2].reservation(), 5, "world");
+  worker.SendWrite(items[3].reservation(), 5, "world");
+  worker.SendWrite(items[3].reservation(), 0, "hello");
+  for (const v1::ReservedItem& item : items) {
+    const v1::LocalPutResult result = worker.Commit(item.reservation());
+    EXPECT_EQ(result.code(), static_cast<uint32_t>(absl::StatusCode::kInvalidArgument));
+    EXPECT_THAT(result.message(), HasSubstr("in order"));
+  }
+  EXPECT_EQ(ns_->Stats().used_bytes, 0u);
+}
+
 TEST_F(LocalSending, WhatIsWrongWithAWriteShowsAtCommit) {
   Serve();
   Worker worker = Open();
   const auto items =
       worker.ReserveAll({MakeItem("beyond", 10), MakeItem("overflow", 10), MakeItem("partly", 10)});
-  worker.SendWrite(items[0].reservation(), 6, "world");
+  worker.SendWrite(items[0].reservation(), 0, "hello");
+  worker.SendWrite(items[0].reservation(), 5, "worlds");
   worker.SendWrite(items[1].reservation(), UINT64_MAX, "world");
   worker.SendWrite(items[2].reservation(), 0, "hello");
   const auto results =

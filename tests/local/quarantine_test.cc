@@ -1,6 +1,7 @@
 #include "server/local/quarantine.h"
 
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <asio/executor_work_guard.hpp>
@@ -58,6 +59,36 @@ TEST_F(QuarantineTest, AConnectionIsAWitnessOnceThePeerCloses) {
   client.Reset();
   EXPECT_TRUE(Eventually([&] { return books_.count() == 0; }));
   EXPECT_EQ(ns_->Stats().used_bytes, 0u);
+}
+
+// It was read until it was empty, which a peer that goes on sending can put off for ever.
+TEST_F(QuarantineTest, AWitnessThatNeverStopsSendingIsReadInTurns) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd client(ends[1]);
+  const std::string noise(4096, 'n');
+  int left = 0;
+  while (send(client.get(), noise.data(), noise.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+    left += static_cast<int>(noise.size());
+  }
+  constexpr int kMostInATurn = 64 * 1024;
+  ASSERT_GT(left, 2 * kMostInATurn);
+
+  asio::io_context context;  // run by hand, one handler after the other
+  Quarantine quarantine(context);
+  const int witness = ends[0];
+  quarantine.Hold(Quarantine::WitnessKind::kConnection, UniqueFd(witness), Hold("key", "value"));
+  while (left > 0) {
+    ASSERT_EQ(context.run_one(), 1u);
+    int now = 0;
+    ASSERT_EQ(ioctl(witness, FIONREAD, &now), 0);
+    ASSERT_LE(left - now, kMostInATurn);
+    left = now;
+  }
+  EXPECT_EQ(books_.count(), 1u);
+  client.Reset();
+  context.run();
+  EXPECT_EQ(books_.count(), 0u);
 }
 
 TEST_F(QuarantineTest, WithoutAWitnessBytesWaitForTheEnd) {

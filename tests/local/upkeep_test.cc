@@ -154,5 +154,19 @@ TEST_F(LocalUpkeep, ADeletedNamespaceSaysGoodbyeOnceAndKeepsWhatIsHeld) {
   EXPECT_TRUE(Eventually([&] { return store_->committed_bytes() == 0; }));
 }
 
+// A copy out of the arena is right only while its pin counts. A session that its own client had
+// closed left `revoked` at 0 although its pins stopped counting.
+TEST_F(LocalUpkeep, ThePageOfAClosedConnectionIsRevoked) {
+  ns_.MustPut("key", "value");
+  Serve();
+  Worker worker = Open();
+  ASSERT_EQ(worker.Get("key", clock_.NowMs(), 0, /*keep_pin=*/true), "value");
+  EXPECT_FALSE(worker.raw().page().revoked());
+  worker.raw().Close();
+  ExpectEnds(EndReason::kClosed);
+  EXPECT_EQ(ns_->Stats().client_pins, 0u);
+  EXPECT_TRUE(worker.raw().page().revoked());
+}
+
 }  // namespace
 }  // namespace infercache::local
