@@ -146,8 +146,8 @@ start_grpc_peer() {
 
 # The rest of the capacity is for the namespaces that cases make.
 start_infercached() {
-  local capacity=1536MiB quota=512MiB
-  [ -z "$quick" ] || capacity=384MiB quota=128MiB
+  local capacity=3GiB quota=512MiB
+  [ -z "$quick" ] || capacity=768MiB quota=128MiB
   start infercached "$daemon" --capacity "$capacity" --default-quota "$quota" \
     --grpc-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --socket "$directory/infercached.sock" \
     --ready-file "$directory/infercached.json" --log-level warn

@@ -253,7 +253,10 @@ class Daemon {
     const absl::Time deadline =
         absl::Now() + absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms));
     if (rpc_ != nullptr) rpc_->BeginDrain();
-    if (local_ != nullptr) local_->BeginDrain();
+    if (local_ != nullptr) {
+      local_->BeginDrain();
+      local_->StopListening();
+    }
     // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
     // go on: neither's patience is at the other's expense.
     if (rpc_ != nullptr) rpc_->Shutdown(deadline);

@@ -153,11 +153,9 @@ void LocalMatchChain(const Context& context) {
 
 void LocalPutMebibyte(const Context& context) {
   const std::vector<std::string> keys = Keys("lp:", kLargeKeys);
-  const auto client = std::make_shared<LocalClient>(context.servers.ours_unix);
+  const auto client = LargeValueClient(context, "bench-local-put");
   const auto memcached = std::make_shared<MemcachedClient>(context.servers.memcached);
   const auto value = std::make_shared<std::string>(kMebibyte, 'v');
-  // Once around the arena: the first touch is a row of its own.
-  client->WarmUp(*value, context.plan.quick ? 32 : 600);
   const std::vector<Side> sides = {
       {"ours", Timed([client, keys, value, next = size_t{0}]() mutable {
          client->PutInPlace(keys[next++ % keys.size()], *value);

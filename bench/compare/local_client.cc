@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "bench/compare/cache_client.h"
 #include "bench/compare/die.h"
 
 namespace infercache::bench {
@@ -96,6 +97,15 @@ void LocalClient::MatchAll(std::span<const std::string_view> keys) {
 
 void LocalClient::WarmUp(std::string_view value, size_t count) {
   for (size_t i = 0; i < count; ++i) PutInPlace(absl::StrCat("warm-up:", i), value);
+}
+
+std::shared_ptr<LocalClient> LargeValueClient(const Context& context, const std::string& name) {
+  const uint64_t values = context.plan.quick ? 48 : 192;
+  const std::string value(size_t{1} << 20, 'v');
+  ProtobufClient(context.servers.ours).CreateNamespace(name, values * value.size());
+  auto client = std::make_shared<LocalClient>(context.servers.ours_unix, name);
+  client->WarmUp(value, 2 * values);
+  return client;
 }
 
 }  // namespace infercache::bench

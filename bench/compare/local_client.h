@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/compare/cases.h"
 #include "infercache/client.h"
 
 namespace infercache::bench {
@@ -47,5 +48,9 @@ class LocalClient {
 
   const std::unique_ptr<Client> client_;
 };
+
+// A client in a new namespace for large values, whose whole arena it has written once: the first
+// touch is a row of its own.
+std::shared_ptr<LocalClient> LargeValueClient(const Context& context, const std::string& name);
 
 }  // namespace infercache::bench

@@ -192,12 +192,12 @@ void LocalHitWhileOthersEvict(const Context& context) {
 // A put in place by a client that has just connected, beside the same through a warm mapping.
 void LocalFirstTouch(const Context& context) {
   const std::string value(kValueBytes, 'v');
-  const auto warm = std::make_shared<LocalClient>(context.servers.ours_unix);
-  warm->WarmUp(value, context.plan.quick ? 32 : 600);
+  const std::string name = "bench-local-touch";
+  const auto warm = LargeValueClient(context, name);
   const std::vector<Side> sides = {
       {"first",
-       [endpoint = context.servers.ours_unix, value] {
-         LocalClient client(endpoint);
+       [endpoint = context.servers.ours_unix, name, value] {
+         LocalClient client(endpoint, name);
          client.Put("first-touch", "the session is open and its segments are mapped");
          const auto start = std::chrono::steady_clock::now();
          client.PutInPlace("first-touch", value);
@@ -207,7 +207,7 @@ void LocalFirstTouch(const Context& context) {
   const auto measured = Measured::TakeIdle(sides, Statistic::kMean, context.plan);
   Row row = measured.Compare("local_first_touch", {1}, std::nullopt);
   row.note += absl::StrCat("; pages of the arena: ",
-                           ProtobufClient(context.servers.ours).Stats("default").page_kind());
+                           ProtobufClient(context.servers.ours).Stats(name).page_kind());
   context.rows.Print(row);
 }
 

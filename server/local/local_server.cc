@@ -114,15 +114,16 @@ class LocalServer::Impl {
     for (const auto& connection : Connections()) connection->SayGoodbye("the daemon is draining");
   }
 
+  void StopListening() ABSL_LOCKS_EXCLUDED(shutdown_mu_) {
+    MutexLock lock(&shutdown_mu_);
+    if (!is_down_) StopListeningLocked();
+  }
+
   void Shutdown(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_, shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
     if (std::exchange(is_down_, true)) return;
     BeginDrain();
-    Outstanding listening;
-    listening.Add(1);
-    acceptor_.Stop([&listening] { listening.Remove(1); });
-    listening.WaitUntilNone(steady_clock::time_point::max());
-    socket_file_ = SocketFile();
+    StopListeningLocked();
     host_.reservations.WaitUntilNone(ToSteady(deadline));
 
     for (const auto& connection : Connections()) connection->Close(EndReason::kShutdown);
@@ -162,6 +163,14 @@ class LocalServer::Impl {
 
  private:
   using Table = std::unordered_map<uint64_t, std::shared_ptr<Connection>>;
+
+  void StopListeningLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shutdown_mu_) {
+    Outstanding listening;
+    listening.Add(1);
+    acceptor_.Stop([&listening] { listening.Remove(1); });
+    listening.WaitUntilNone(steady_clock::time_point::max());
+    socket_file_ = SocketFile();
+  }
 
   std::vector<std::shared_ptr<Connection>> Connections() const ABSL_LOCKS_EXCLUDED(mu_) {
     std::vector<std::shared_ptr<Connection>> all;
@@ -244,6 +253,7 @@ LocalServer::~LocalServer() = default;
 
 const std::string& LocalServer::socket_path() const { return impl_->options().socket_path; }
 void LocalServer::BeginDrain() { impl_->BeginDrain(); }
+void LocalServer::StopListening() { impl_->StopListening(); }
 void LocalServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
 LocalStats LocalServer::stats() const { return impl_->stats(); }
 store::AgedBytes LocalServer::QuarantinedIn(std::string_view namespace_name) const {

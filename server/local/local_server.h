@@ -104,8 +104,11 @@ class LocalServer {
   // New sessions, reservations and inline puts are refused with UNAVAILABLE, every session gets a
   // Goodbye; commits and reads go on until Shutdown.
   void BeginDrain();
-  // Stops listening, removes the socket file, waits until no session holds a reservation or
-  // `deadline` has come, then closes all. Everything is given back before it returns.
+  // Accepts no more connections and removes the socket file; those that are there go on.
+  // Idempotent.
+  void StopListening();
+  // Stops listening, waits until no session holds a reservation or `deadline` has come, then closes
+  // all. Everything is given back before it returns.
   void Shutdown(absl::Time deadline);
 
   LocalStats stats() const;
