@@ -65,7 +65,10 @@ void Connection::End(EndReason reason, std::string_view detail) {
     if (!had_witness) counters.sessions_without_pidfd.fetch_sub(1, std::memory_order_relaxed);
     counters.sessions_ended[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_release);
     counters.sessions.fetch_sub(1, std::memory_order_release);
-  } else if (reason == EndReason::kSlow) {
+  } else if (reason == EndReason::kSlow || reason == EndReason::kProtocol) {
+    host_.Log(LocalOptions::Severity::kDebug,
+              absl::StrCat("connection ", id_, " ended without a session: ",
+                           AbslView(EndReasonName(reason)), ": ", AbslView(detail)));
     Count(host_.counters.sessions_ended[static_cast<size_t>(reason)]);
   }
   asio::error_code ignored;

@@ -61,7 +61,9 @@ struct LocalOptions {
   std::function<void(Severity, std::string_view message)> log;
 };
 
-// Why sessions ended; kSlow counts connections that never became one.
+// Why sessions ended. kSlow counts connections that never became one, and kProtocol has those too.
+// Such ends are logged with kDebug, so that a flood of connections does not flood the log: the
+// counters tell of it.
 enum class EndReason : uint8_t {
   kClosed,       // the client closed its connection
   kProcessGone,  // its process died
