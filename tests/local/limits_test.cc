@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 
 class LocalLimits : public LocalFixture {
  protected:
-  LocalLimits() : ns_(Create("default", 16 * kMiB, 100'000)) {}
+  LocalLimits() : ns_(Create("default", 16 * kMiB, 200'000)) {}
 
   // `make(n)` is a request of n items.
   template <class Make>
@@ -148,6 +148,30 @@ TEST_F(LocalLimits, ReservationsOfASession) {
   EXPECT_THAT(refused.message(), HasSubstr("65536"));
   worker.Abort(some);
   EXPECT_NE(worker.Reserve("one more", 1).reservation(), 0u);
+}
+
+// One session could hold every record of the namespace with reservations of one byte.
+TEST_F(LocalLimits, ReservationsOfASessionAreHalfOfTheRecords) {
+  Create("few", kMiB, 200);
+  Create("fewest", kMiB, 100);
+  Serve({.reservation_timeout = absl::Milliseconds(1)});  // expired ones count too
+  for (const auto& [name, most] : {std::pair{"few", 100}, {"fewest", 64}}) {
+    Worker worker = Open({.namespace_name = name});
+    std::vector<v1::ReserveItem> items;
+    for (int i = 0; i <= most; ++i) items.push_back(MakeItem("k" + std::to_string(i), 1));
+    const auto reserved = worker.ReserveAll(items);
+    EXPECT_NE(reserved[most - 1].reservation(), 0u) << reserved[most - 1].message();
+    EXPECT_EQ(reserved[most].code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT(reserved[most].message(), HasSubstr("holds " + std::to_string(most)));
+    EXPECT_TRUE(Eventually(
+        [&] { return server_->stats().quarantined_reservations == static_cast<uint64_t>(most); }));
+    EXPECT_EQ(worker.Reserve("one more", 1).reservation(), 0u);
+    worker.Abort({reserved[0].reservation()});
+    EXPECT_NE(worker.Reserve("one more", 1).reservation(), 0u);
+    worker.raw().Close();
+    server_->Shutdown(absl::InfinitePast());
+    Serve({.reservation_timeout = absl::Milliseconds(1)});
+  }
 }
 
 TEST_F(LocalLimits, ReservedBytesOfASession) {
