@@ -41,8 +41,10 @@ struct LocalOptions {
   std::string socket_path;  // not empty
   uint32_t socket_mode = 0660;
   uint32_t threads = 2;  // connections are dealt out to them
-  uint32_t max_sessions = 4096;  // more are refused with RESOURCE_EXHAUSTED
-  std::string daemon_version;    // told to clients
+  // More are refused with RESOURCE_EXHAUSTED, and if it is 8 or more, so is what one user would
+  // have beyond three quarters of it.
+  uint32_t max_sessions = 4096;
+  std::string daemon_version;  // told to clients
 
   // A reservation of a client that hangs is aborted after this time.
   absl::Duration reservation_timeout = absl::Seconds(60);

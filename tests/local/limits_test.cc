@@ -259,5 +259,35 @@ TEST_F(LocalLimits, DescriptorsOfAChunk) {
   EXPECT_EQ(worker.raw().Ask(request).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+// Each holds a descriptor of the daemon, and one user could take them all by opening, reserving and
+// closing again and again.
+TEST_F(LocalLimits, QuarantinedSessionsOfAUser) {
+  Serve();
+  for (size_t i = 1; i <= kMaxQuarantinedSessionsPerUser; ++i) {
+    {
+      Worker worker = Open();
+      ASSERT_NE(worker.Reserve("k" + std::to_string(i), 1).reservation(), 0u);
+    }
+    ASSERT_TRUE(Eventually([&] { return server_->stats().sessions == 0; }));
+    ASSERT_EQ(server_->stats().quarantined_reservations, i);
+  }
+  const absl::Status refused = TryOpen({});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit is 256 of one user"));
+  EXPECT_EQ(server_->stats().quarantined_reservations, kMaxQuarantinedSessionsPerUser);
+}
+
+TEST_F(LocalLimits, SessionsOfAUser) {
+  Serve({.max_sessions = 8});
+  std::vector<Worker> workers;
+  for (int i = 0; i < 6; ++i) workers.push_back(Open());
+  const absl::Status refused = TryOpen({});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit of one user is 6 of 8"));
+  workers.pop_back();
+  EXPECT_TRUE(Eventually([&] { return server_->stats().sessions == 5; }));
+  Open();
+}
+
 }  // namespace
 }  // namespace infercache::local
