@@ -15,6 +15,8 @@ namespace infercache {
 namespace {
 
 constexpr size_t kFirstBufferBytes = 16 * 1024;
+// A larger buffer is given back as soon as it is empty.
+constexpr size_t kMostKeptBytes = 256 * 1024;
 // Frames that one sendmsg takes.
 constexpr size_t kPiecesAtOnce = 16;
 
@@ -104,6 +106,7 @@ absl::Status FrameReader::Deliver(OnFrame on_frame) {
     std::memmove(buffer_.data(), buffer_.data() + start, filled_ - start);
     filled_ -= start;
   }
+  if (filled_ == 0 && buffer_.capacity() > kMostKeptBytes) std::string().swap(buffer_);
   return absl::OkStatus();
 }
 

@@ -44,6 +44,9 @@ class FrameReader {
   // protocol, and the message says how. After an error the reader is of no use any more.
   absl::StatusOr<bool> Read(int socket, size_t budget, OnFrame on_frame);
 
+  // What it keeps between two calls: at most 256 KiB, unless the beginning of a frame is there.
+  size_t buffer_bytes() const { return buffer_.capacity(); }
+
  private:
   absl::StatusOr<size_t> Receive(int socket, size_t room);
   absl::Status Deliver(OnFrame on_frame);

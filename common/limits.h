@@ -38,10 +38,16 @@ inline constexpr size_t kMaxItemsPerFrame = 4'096;      // keys, reservations, p
 inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels in a PutInline
 inline constexpr uint64_t kMaxWriteBytes = 512 * 1024;  // of one Write
 inline constexpr size_t kMaxReservationsPerSession = 65'536;
+// Nor more than half of the namespace's objects, but as many as this in any.
+inline constexpr size_t kReservationsOfAnySession = 64;
 inline constexpr size_t kMaxLeasesPerSession = 4'096;  // held by Lookup
 inline constexpr size_t kMaxTouchesPerDrain = 1'024;   // of one session
 inline constexpr uint64_t kMaxSendsPerChunk = 4;       // descriptors of a chunk to one session
 inline constexpr size_t kMaxClientNameBytes = 128;
+// Sessions that are over while their process may still write, each a descriptor. A user that has as
+// many opens no further session, nor, if there are as many of all users, one that has any.
+inline constexpr size_t kMaxQuarantinedSessionsPerUser = 256;
+inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
 inline constexpr size_t kMaxLocalThreads = 64;
 inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8}

@@ -330,10 +330,14 @@ absl::Status Connection::OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* 
       host_.options.max_sessions) {
     status = absl::ResourceExhaustedError(absl::StrCat("there are ", host_.options.max_sessions,
                                                        " sessions already, which is the limit"));
-  } else {
+  } else if (status = host_.users.AddSession(peer_.user); status.ok()) {
     auto session = OpenSession(host_, hello, peer_, id_, welcome, descriptors);
     status = session.status();
-    if (session.ok()) session_ = *std::move(session);
+    if (session.ok()) {
+      session_ = *std::move(session);
+    } else {
+      host_.users.RemoveSession(peer_.user);
+    }
   }
   if (!status.ok()) host_.counters.sessions.fetch_sub(1, std::memory_order_relaxed);
   return status;

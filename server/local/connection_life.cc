@@ -61,11 +61,15 @@ void Connection::End(EndReason reason, std::string_view detail) {
     const bool had_witness = process_.is_open();
     GiveBack(reason);
     // Last: who sees a session ended sees everything given back.
+    host_.users.RemoveSession(peer_.user);
     Counters& counters = host_.counters;
     if (!had_witness) counters.sessions_without_pidfd.fetch_sub(1, std::memory_order_relaxed);
     counters.sessions_ended[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_release);
     counters.sessions.fetch_sub(1, std::memory_order_release);
-  } else if (reason == EndReason::kSlow) {
+  } else if (reason == EndReason::kSlow || reason == EndReason::kProtocol) {
+    host_.Log(LocalOptions::Severity::kDebug,
+              absl::StrCat("connection ", id_, " ended without a session: ",
+                           AbslView(EndReasonName(reason)), ": ", AbslView(detail)));
     Count(host_.counters.sessions_ended[static_cast<size_t>(reason)]);
   }
   asio::error_code ignored;
@@ -94,7 +98,8 @@ void Connection::GiveBack(EndReason reason) {
   }
   session_.reset();
   if (!still_written.empty()) {
-    host_.quarantine.Hold(kind, std::move(witness), std::move(still_written));
+    host_.quarantine.Hold(kind, std::move(witness), std::move(still_written),
+                          std::make_unique<QuarantinedSession>(host_.users, peer_.user));
   }
 }
 

@@ -16,6 +16,7 @@
 #include "server/local/local_server.h"
 #include "server/local/peer.h"
 #include "server/local/quarantine.h"
+#include "server/local/users.h"
 #include "server/store/store.h"
 
 namespace infercache::local {
@@ -47,7 +48,7 @@ struct Counters {
 
 struct Host {
   Host(const LocalOptions& o, store::Store& s, asio::io_context& context)
-      : options(o), store(s), quarantine(context) {}
+      : options(o), store(s), users(o.max_sessions), quarantine(context) {}
 
   void Log(LocalOptions::Severity severity, const std::string& message) const;
   // UNAVAILABLE once the daemon drains.
@@ -60,10 +61,11 @@ struct Host {
   // Drops the server's hold on a connection that is over. Set before the first one.
   std::function<void(uint64_t connection)> forget;
 
-  // Synchronize themselves. `books` outlives `quarantine`.
+  // Synchronize themselves. `users` and `books` outlive `quarantine`.
   std::atomic<bool> draining{false};
   Counters counters;
   Outstanding reservations;  // of open sessions, quarantined ones apart
+  Users users;
   QuarantineBooks books;
   Quarantine quarantine;
 };

@@ -40,9 +40,11 @@ namespace infercache::local {
 struct LocalOptions {
   std::string socket_path;  // not empty
   uint32_t socket_mode = 0660;
-  uint32_t threads = 2;          // connections are dealt out to them
-  uint32_t max_sessions = 4096;  // more are refused with RESOURCE_EXHAUSTED
-  std::string daemon_version;    // told to clients
+  uint32_t threads = 2;  // connections are dealt out to them
+  // More are refused with RESOURCE_EXHAUSTED, and if it is 8 or more, so is what one user would
+  // have beyond three quarters of it.
+  uint32_t max_sessions = 4096;
+  std::string daemon_version;  // told to clients
 
   // A reservation of a client that hangs is aborted after this time.
   absl::Duration reservation_timeout = absl::Seconds(60);
@@ -61,7 +63,9 @@ struct LocalOptions {
   std::function<void(Severity, std::string_view message)> log;
 };
 
-// Why sessions ended; kSlow counts connections that never became one.
+// Why sessions ended. kSlow counts connections that never became one, and kProtocol has those too.
+// Such ends are logged with kDebug, so that a flood of connections does not flood the log: the
+// counters tell of it.
 enum class EndReason : uint8_t {
   kClosed,       // the client closed its connection
   kProcessGone,  // its process died

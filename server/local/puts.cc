@@ -72,7 +72,16 @@ absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::Re
 }
 
 absl::Status Puts::CheckShare(uint64_t bytes) const {
-  const uint64_t share = namespace_->spec().quota_bytes / 2;
+  const store::NamespaceSpec& spec = namespace_->spec();
+  const uint64_t most = std::clamp<uint64_t>(spec.max_objects / 2, kReservationsOfAnySession,
+                                             kMaxReservationsPerSession);
+  if (open_.size() + expired_.size() >= most) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the session holds ", most,
+                     " reservations, which is the limit: half of the namespace's objects, and ",
+                     kReservationsOfAnySession, " to ", kMaxReservationsPerSession));
+  }
+  const uint64_t share = spec.quota_bytes / 2;
   if (held_bytes_ == 0 || bytes <= share - std::min(held_bytes_, share)) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("the session has reserved ", held_bytes_,
                                                    " bytes and has not committed them; ", bytes,
@@ -80,12 +89,6 @@ absl::Status Puts::CheckShare(uint64_t bytes) const {
 }
 
 void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
-  if (open_.size() + expired_.size() >= kMaxReservationsPerSession) {
-    return SetFailure(
-        absl::ResourceExhaustedError(absl::StrCat("the session holds ", kMaxReservationsPerSession,
-                                                  " reservations, which is the limit")),
-        out);
-  }
   const absl::Status share = CheckShare(item.size_bytes());
   if (!share.ok()) return SetFailure(share, out);
   auto lease = ReserveBytes(item);

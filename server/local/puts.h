@@ -64,7 +64,7 @@ class Puts {
   };
 
   absl::Status CheckMayPut() const;
-  // RESOURCE_EXHAUSTED: with `bytes` more the session would hold too much.
+  // RESOURCE_EXHAUSTED: with one reservation of `bytes` more the session would hold too much.
   absl::Status CheckShare(uint64_t bytes) const;
   // Frees an expired reservation. False if there is none of this id.
   bool FreeExpired(uint64_t id);
@@ -84,8 +84,8 @@ class Puts {
   // Ids only grow and the timeout is one for all: the order of ids is that of deadlines.
   std::map<uint64_t, Reservation> open_;
   std::map<uint64_t, Quarantined> expired_;
-  // Of both: one session may reserve its share of the namespace and no more, or a client that never
-  // commits would keep all others from putting.
+  // Of both, whose number has a limit for the same reason: one session may reserve its share of the
+  // namespace and no more, or a client that never commits would keep all others from putting.
   uint64_t held_bytes_ = 0;
   v1::ReserveItem scratch_;  // keeps its memory from one PutInline to the next
 };

@@ -87,8 +87,9 @@ Quarantined::~Quarantined() {
 
 Quarantine::Quarantine(asio::io_context& context) : strand_(asio::make_strand(context)) {}
 
-void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held) {
-  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held));
+void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
+                      std::unique_ptr<QuarantinedSession> session) {
+  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held), std::move(session));
   asio::error_code error;
   watch->witness.assign(witness.get(), error);
   // Without a way to wait nothing can show that the bytes are free: they stay until Clear.

@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/mutex.h"
 #include "common/unique_fd.h"
+#include "server/local/users.h"
 #include "server/store/aged_bytes.h"
 #include "server/store/lease.h"
 
@@ -77,18 +78,21 @@ class Quarantine {
   // What shows that nobody writes any more: a pidfd that becomes readable, or, where there is none,
   // the peer's end of a connection, which is read (and what comes thrown away) until it closes.
   enum class WitnessKind { kProcess, kConnection };
-  void Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held);
+  // `session` is kept as long, if there is one.
+  void Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
+            std::unique_ptr<QuarantinedSession> session = nullptr);
   // Frees all. For the end of the daemon.
   void Clear();
 
  private:
   struct Watch {
     Watch(const asio::strand<asio::io_context::executor_type>& strand, WitnessKind k,
-          std::vector<Quarantined> h)
-        : kind(k), witness(strand), held(std::move(h)) {}
+          std::vector<Quarantined> h, std::unique_ptr<QuarantinedSession> s)
+        : kind(k), witness(strand), session(std::move(s)), held(std::move(h)) {}
 
     const WitnessKind kind;
     asio::posix::stream_descriptor witness;
+    const std::unique_ptr<QuarantinedSession> session;
     std::vector<Quarantined> held;
   };
 

@@ -34,8 +34,9 @@ class WriteLease {
   // destruction. Writing needs no lock.
   std::span<std::byte> bytes() const { return bytes_; }
   Place place() const;
-  // The writer's session is over, its process may not be: nobody may have the bytes before this is
-  // destroyed, and the books call them quarantined. REQUIRES: it will not be committed.
+  // The writer's session is over or the reservation expired, but its process may still write:
+  // nobody may have the bytes before this is destroyed, and the books call them quarantined.
+  // REQUIRES: it will not be committed.
   void Quarantine();
 
  private:

@@ -113,6 +113,23 @@ TEST_F(LocalHandshake, TheFirstRequestIsAHello) {
   EXPECT_TRUE(client.AwaitClose().ok());
 }
 
+// The log told of it only once a session was open, and no counter did.
+TEST_F(LocalHandshake, WhatBreaksTheProtocolBeforeHelloIsLoggedAndCounted) {
+  Serve();
+  RawClient garbage = Connect(), early = Connect();
+  ASSERT_TRUE(garbage.SendFrame("nonsense").ok());
+  EXPECT_TRUE(garbage.AwaitClose().ok());
+  v1::LocalRequest ping;
+  ping.set_id(1);
+  ping.mutable_ping();
+  ASSERT_TRUE(early.Send(ping).ok());
+  EXPECT_TRUE(early.AwaitClose().ok());
+  EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kProtocol) == 2; }));
+  EXPECT_THAT(Log(), HasSubstr("ended without a session: protocol: a frame that is no request"));
+  EXPECT_THAT(Log(), HasSubstr("not a Hello"));
+  EXPECT_EQ(server_->stats().sessions_opened, 0u);
+}
+
 TEST_F(LocalHandshake, ASecondHelloEndsTheSession) {
   Serve();
   Worker worker = Open();

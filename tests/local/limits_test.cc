@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 
 class LocalLimits : public LocalFixture {
  protected:
-  LocalLimits() : ns_(Create("default", 16 * kMiB, 100'000)) {}
+  LocalLimits() : ns_(Create("default", 16 * kMiB, 200'000)) {}
 
   // `make(n)` is a request of n items.
   template <class Make>
@@ -150,6 +150,30 @@ TEST_F(LocalLimits, ReservationsOfASession) {
   EXPECT_NE(worker.Reserve("one more", 1).reservation(), 0u);
 }
 
+// One session could hold every record of the namespace with reservations of one byte.
+TEST_F(LocalLimits, ReservationsOfASessionAreHalfOfTheRecords) {
+  Create("few", kMiB, 200);
+  Create("fewest", kMiB, 100);
+  Serve({.reservation_timeout = absl::Milliseconds(1)});  // expired ones count too
+  for (const auto& [name, most] : {std::pair{"few", 100}, {"fewest", 64}}) {
+    Worker worker = Open({.namespace_name = name});
+    std::vector<v1::ReserveItem> items;
+    for (int i = 0; i <= most; ++i) items.push_back(MakeItem("k" + std::to_string(i), 1));
+    const auto reserved = worker.ReserveAll(items);
+    EXPECT_NE(reserved[most - 1].reservation(), 0u) << reserved[most - 1].message();
+    EXPECT_EQ(reserved[most].code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT(reserved[most].message(), HasSubstr("holds " + std::to_string(most)));
+    EXPECT_TRUE(Eventually(
+        [&] { return server_->stats().quarantined_reservations == static_cast<uint64_t>(most); }));
+    EXPECT_EQ(worker.Reserve("one more", 1).reservation(), 0u);
+    worker.Abort({reserved[0].reservation()});
+    EXPECT_NE(worker.Reserve("one more", 1).reservation(), 0u);
+    worker.raw().Close();
+    server_->Shutdown(absl::InfinitePast());
+    Serve({.reservation_timeout = absl::Milliseconds(1)});
+  }
+}
+
 TEST_F(LocalLimits, ReservedBytesOfASession) {
   Serve();
   Worker worker = Open();
@@ -233,6 +257,36 @@ TEST_F(LocalLimits, DescriptorsOfAChunk) {
   request.mutable_map_chunks();
   for (uint64_t i = 1; i < kMaxSendsPerChunk; ++i) EXPECT_TRUE(worker.raw().Ask(request).ok());
   EXPECT_EQ(worker.raw().Ask(request).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+// Each holds a descriptor of the daemon, and one user could take them all by opening, reserving and
+// closing again and again.
+TEST_F(LocalLimits, QuarantinedSessionsOfAUser) {
+  Serve();
+  for (size_t i = 1; i <= kMaxQuarantinedSessionsPerUser; ++i) {
+    {
+      Worker worker = Open();
+      ASSERT_NE(worker.Reserve("k" + std::to_string(i), 1).reservation(), 0u);
+    }
+    ASSERT_TRUE(Eventually([&] { return server_->stats().sessions == 0; }));
+    ASSERT_EQ(server_->stats().quarantined_reservations, i);
+  }
+  const absl::Status refused = TryOpen({});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit is 256 of one user"));
+  EXPECT_EQ(server_->stats().quarantined_reservations, kMaxQuarantinedSessionsPerUser);
+}
+
+TEST_F(LocalLimits, SessionsOfAUser) {
+  Serve({.max_sessions = 8});
+  std::vector<Worker> workers;
+  for (int i = 0; i < 6; ++i) workers.push_back(Open());
+  const absl::Status refused = TryOpen({});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit of one user is 6 of 8"));
+  workers.pop_back();
+  EXPECT_TRUE(Eventually([&] { return server_->stats().sessions == 5; }));
+  Open();
 }
 
 }  // namespace

@@ -1,0 +1,44 @@
+#include "common/frame_channel.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+namespace infercache {
+namespace {
+
+// One frame of the largest size kept a megabyte for as long as the connection lived.
+TEST(FrameReader, KeepsNoLargeBufferOnceItIsDrained) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameReader reader(/*max_descriptors=*/0);
+  FrameWriter writer;
+  size_t received = 0, most = 0;
+  const auto send = [&](size_t bytes) {
+    writer.Add(std::string(bytes, 'x'));
+    for (received = 0; received == 0;) {
+      ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+      ASSERT_TRUE(reader
+                      .Read(ours.get(), 1 << 20,
+                            [&](std::string_view body, std::vector<UniqueFd>) {
+                              received = body.size();
+                              return absl::OkStatus();
+                            })
+                      .ok());
+      most = std::max(most, reader.buffer_bytes());
+    }
+  };
+  send(kMaxFrameBytes);
+  EXPECT_EQ(received, kMaxFrameBytes);
+  EXPECT_GE(most, kMaxFrameBytes) << "it was never large";
+  EXPECT_LE(reader.buffer_bytes(), size_t{256} * 1024);
+  send(100);
+  EXPECT_EQ(received, 100u);
+  const size_t small = reader.buffer_bytes();
+  EXPECT_GT(small, 100u) << "what is small is kept";
+  send(100);
+  EXPECT_EQ(reader.buffer_bytes(), small);
+}
+
+}  // namespace
+}  // namespace infercache
