@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/local/local_server.h"
 #include "server/store/store.h"
 #include "tests/client/client_testing.h"
@@ -136,6 +137,30 @@ TEST_F(Fork, AChildMakesAClientOfItsOwn) {
             }),
             0);
   EXPECT_TRUE(client_->Get("child").hit());
+}
+
+TEST_F(Fork, AChildThatLivesOnKeepsNoSessionOfItsParent) {
+  ASSERT_TRUE(client_->Ping().ok());
+  ASSERT_EQ(server_->stats().sessions, 1u);
+  int end[2];
+  ASSERT_EQ(pipe(end), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(30);
+    close(end[1]);
+    char byte;
+    _exit(read(end[0], &byte, 1) == 0 ? 0 : 1);
+  }
+  close(end[0]);
+  client_ = nullptr;
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (server_->stats().sessions > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  EXPECT_EQ(server_->stats().sessions, 0u);
+  EXPECT_EQ(waitpid(child, nullptr, WNOHANG), 0) << "the child has lived on";
+  close(end[1]);
+  waitpid(child, nullptr, 0);
 }
 
 // All there is to inherit, while other threads make more of it.
