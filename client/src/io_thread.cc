@@ -102,8 +102,9 @@ void IoThread::Remove(Charge* charge) {
     MutexLock lock(&mu_);
     charges_.erase(charge);
   }
-  // Only once it is not called any more are its descriptors what they are.
-  { MutexLock until_it_returns(&calls_mu_); }
+  // Only once it is not called any more are its descriptors what they are: a call that is under way
+  // may watch another one.
+  MutexLock until_it_returns(&calls_mu_);
   std::vector<int> fds;
   {
     MutexLock lock(&mu_);

@@ -67,9 +67,11 @@ LocalConnection::LocalConnection(UniqueFd socket, std::string name, std::shared_
   }
 }
 
-// Nothing is under way any more: Detach or Break came before. A child closes its copy of the
-// socket, and nothing else.
-LocalConnection::~LocalConnection() = default;
+// Nothing is under way any more: Detach or Break came before. Shut, because a child's copy of the
+// socket would keep the session open. A child itself closes its copy, and nothing else.
+LocalConnection::~LocalConnection() {
+  if (!guard_.inherited()) shutdown(socket_.get(), SHUT_RDWR);
+}
 
 absl::Status LocalConnection::Send(v1::LocalRequest& request, Pending& pending) {
   if (!over_.ok()) return Unshared(over_);

@@ -71,7 +71,10 @@ LocalLink::~LocalLink() {
     changed_.SignalAll();
   }
   AnswerWaiting(LocalDeadline::min());
-  if (attempt_ != nullptr) attempt_->connection->Break(cancelled);
+  if (attempt_ != nullptr) {
+    attempt_->connection->Break(cancelled);
+    attempt_->connection->Detach(cancelled);
+  }
   lanes_.Install(nullptr);
   if (current_ != nullptr) current_->connection().Detach(cancelled);
 }

@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "client/src/get_sink.h"
 #include "client/src/local_object.h"
@@ -79,20 +80,72 @@ Settled CopyAndUnpin(LocalSession& session, const shm::Record& record,
   return intact ? Settled::kYes : Settled::kAskDaemon;
 }
 
-// An object's bytes in memory of this process.
-struct HeapCopy {
-  std::unique_ptr<std::byte[]> bytes;
-  Settled settled = Settled::kYes;
+// Room for a pin that lasts as long as a copy: bytes of the budget, or beyond it the turn of one
+// thread at a time. REQUIRES: who asks for it pins nothing, for it may wait.
+class RoomForCopy {
+ public:
+  RoomForCopy(LocalSession& session, uint64_t size) ABSL_NO_THREAD_SAFETY_ANALYSIS
+      : session_(session),
+        size_(size),
+        within_budget_(session.TakeBudget(size)) {
+    if (!within_budget_) session_.beyond_budget().Lock();
+  }
+  ~RoomForCopy() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (within_budget_) {
+      session_.ReturnBudget(size_);
+    } else {
+      session_.beyond_budget().Unlock();
+    }
+  }
+  RoomForCopy(const RoomForCopy&) = delete;
+  RoomForCopy& operator=(const RoomForCopy&) = delete;
+
+ private:
+  LocalSession& session_;
+  const uint64_t size_;
+  const bool within_budget_;
 };
 
-HeapCopy CopyToHeap(LocalSession& session, const shm::Record& record,
-                    std::span<const std::byte> bytes, shm::PinSlot& slot) {
-  HeapCopy copy;
-  copy.bytes.reset(new (std::nothrow) std::byte[bytes.size()]);
-  if (copy.bytes != nullptr) {
-    copy.settled = CopyAndUnpin(session, record, bytes, copy.bytes.get(), slot);
+}  // namespace
+
+// What came of a copy.
+struct LocalReader::Copied {
+  FindOutcome outcome = FindOutcome::kMiss;
+  Settled settled = Settled::kYes;  // if it was found
+  absl::Status status = {};
+  uint64_t pin = 0;
+  float compute_cost_ms = 0;
+  std::vector<PartSpec> parts = {};
+  ObjectInfo info = {};
+};
+
+namespace {
+
+// Copies what is under `key`, of destination.size() bytes when it was last looked at; another size
+// is a change. It is found once more: a pin cannot move from one slot to another, because the
+// daemon might look at each at the wrong moment, and nobody waits while holding one.
+LocalReader::Copied CopyInTurn(LocalSession& session, std::string_view key, uint64_t now_ms,
+                               bool describe, std::span<std::byte> destination,
+                               shm::PinSlot& slot) {
+  const RoomForCopy room(session, destination.size());
+  const FindResult found = shm::FindAndPin(session.index(), session.HashOf(key), key, now_ms, slot);
+  LocalReader::Copied copied = {.outcome = found.outcome};
+  if (found.outcome != FindOutcome::kPinned) return copied;
+  const shm::Record& record = *found.record;
+  const auto bytes = BytesOf(session, record);
+  copied.status = bytes.status();
+  if (bytes.ok() && bytes->size() != destination.size()) copied.outcome = FindOutcome::kChanging;
+  if (bytes.ok() && describe) {
+    copied.status = Describe(session, record, now_ms, &copied.parts, &copied.info);
   }
-  return copy;
+  if (!copied.status.ok() || copied.outcome != FindOutcome::kPinned) {
+    shm::Unpin(slot);
+    return copied;
+  }
+  copied.pin = slot.load(std::memory_order_relaxed);
+  copied.compute_cost_ms = record.compute_cost_ms;
+  copied.settled = CopyAndUnpin(session, record, *bytes, destination.data(), slot);
+  return copied;
 }
 
 }  // namespace
@@ -126,7 +179,7 @@ Settled LocalReader::CopyOne(Lane& lane, std::string_view key, std::span<std::by
   }
   if (bytes->size() > kMaxLaneCopyBytes) {
     shm::Unpin(slot);
-    return CopyLarge(lane, key, destination, now_ms, result, touch);
+    return CopyLarge(lane, key, destination.first(bytes->size()), now_ms, result, touch);
   }
   const uint64_t pin = slot.load(std::memory_order_relaxed);
   const float cost = record.compute_cost_ms;
@@ -141,46 +194,34 @@ Settled LocalReader::CopyOne(Lane& lane, std::string_view key, std::span<std::by
   return Settled::kYes;
 }
 
-// Found once more, in a slot that can be kept without the lane: a pin cannot move from one slot to
-// another, because the daemon might look at each at the wrong moment.
+// In a slot that can be kept without the lane.
 Settled LocalReader::CopyLarge(Lane& lane, std::string_view key, std::span<std::byte> destination,
                                uint64_t now_ms, GetIntoResult* result, uint64_t* touch) {
   const std::shared_ptr<LocalSession> session = lane.shared_session();
   ClaimedSlot claimed(*session, lane.number());
   // All slots are taken by views: then in the lane's own, and others wait for it.
   shm::PinSlot& slot = claimed.valid() ? claimed.slot() : lane.slot();
-  *result = {};
-  const FindResult found =
-      shm::FindAndPin(session->index(), session->HashOf(key), key, now_ms, slot);
-  if (found.outcome != FindOutcome::kPinned) return NotFound(lane, found.outcome);
-  const shm::Record& record = *found.record;
-  const auto bytes = BytesOf(*session, record);
-  if (!bytes.ok() || bytes->size() > destination.size()) {
-    result->status = bytes.ok() ? TooLarge(bytes->size(), destination.size()) : bytes.status();
-    if (bytes.ok()) result->size_bytes = bytes->size();
-    shm::Unpin(slot);
-    return Settled::kYes;
-  }
-  const uint64_t pin = slot.load(std::memory_order_relaxed);
-  const float cost = record.compute_cost_ms;
-  const uint64_t size = bytes->size();
   if (claimed.valid()) lane.Release();
-  Settled copied;
-  if (session->TakeBudget(size)) {
-    copied = CopyAndUnpin(*session, record, *bytes, destination.data(), slot);
-    session->ReturnBudget(size);
-  } else {
-    MutexLock one_at_a_time(&session->beyond_budget());
-    copied = CopyAndUnpin(*session, record, *bytes, destination.data(), slot);
-  }
-  if (!lane) lane = lanes_.Take();
-  if (copied != Settled::kYes) return copied;
-  result->size_bytes = size;
+  Copied copied = CopyInTurn(*session, key, now_ms, /*describe=*/false, destination, slot);
+  *result = {.status = std::move(copied.status)};
+  const Settled settled = CountCopied(lane, session, copied, destination.size(), touch);
+  if (settled != Settled::kYes || copied.pin == 0) return settled;
+  result->size_bytes = destination.size();
   result->hit = true;
+  return Settled::kYes;
+}
+
+Settled LocalReader::CountCopied(Lane& lane, const std::shared_ptr<LocalSession>& session,
+                                 const Copied& copied, uint64_t size, uint64_t* touch) {
+  if (!lane) lane = lanes_.Take();
+  const bool same_session = lane && lane.shared_session() == session;
+  if (copied.outcome != FindOutcome::kPinned) {
+    return same_session ? NotFound(lane, copied.outcome) : Settled::kNoSession;
+  }
   // After a reconnection the pin would name something else.
-  if (!lane || lane.shared_session() != session) return Settled::kYes;
-  lane.CountHit(size, cost);
-  *touch = pin;
+  if (copied.pin == 0 || copied.settled != Settled::kYes || !same_session) return copied.settled;
+  lane.CountHit(size, copied.compute_cost_ms);
+  *touch = copied.pin;
   return Settled::kYes;
 }
 
@@ -225,56 +266,40 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
     result->status = BeyondBudget(session, size);
     return Settled::kYes;
   }
+  shm::Unpin(claimed.slot());
   lane.Release();
-  HeapCopy copy;
-  {
-    MutexLock one_at_a_time(&kept->beyond_budget());
-    copy = CopyToHeap(*kept, record, *bytes, claimed.slot());
-  }
-  lane = lanes_.Take();
-  if (copy.settled != Settled::kYes) return copy.settled;
-  if (copy.bytes == nullptr) {
-    result->status = NoMemoryFor(size);
-    return Settled::kYes;
-  }
-  result->object.emplace(
-      HeapObject(std::move(copy.bytes), size, std::move(parts), std::move(info)));
-  if (!lane || lane.shared_session() != kept) return Settled::kYes;
-  lane.CountHit(size, cost);
-  *touch = pin;
-  return Settled::kYes;
+  return GetCopy(lane, kept, claimed.slot(), key, size, now_ms, result, touch);
 }
 
 Settled LocalReader::ViewWithoutSlot(Lane& lane, std::string_view key, Copies copies,
                                      uint64_t now_ms, GetResult* result, uint64_t* touch) {
-  LocalSession& session = lane.session();
+  const std::shared_ptr<LocalSession> session = lane.shared_session();
   shm::PinSlot& slot = lane.slot();
-  const FindResult found = shm::FindAndPin(session.index(), session.HashOf(key), key, now_ms, slot);
+  const FindResult found =
+      shm::FindAndPin(session->index(), session->HashOf(key), key, now_ms, slot);
   if (found.outcome != FindOutcome::kPinned) return NotFound(lane, found.outcome);
-  const shm::Record& record = *found.record;
-  std::vector<PartSpec> parts;
-  ObjectInfo info;
-  const auto bytes = BytesOf(session, record);
+  const auto bytes = BytesOf(*session, *found.record);
+  shm::Unpin(slot);
   result->status = bytes.status();
-  if (bytes.ok()) result->status = Describe(session, record, now_ms, &parts, &info);
-  if (result->status.ok() && copies == Copies::kRefused) result->status = OutOfSlots(session);
-  if (!result->status.ok()) {
-    shm::Unpin(slot);
-    return Settled::kYes;
-  }
-  const uint64_t pin = slot.load(std::memory_order_relaxed);
-  const uint64_t size = bytes->size();
-  HeapCopy copy = CopyToHeap(session, record, *bytes, slot);
-  if (copy.settled != Settled::kYes) return copy.settled;
-  if (copy.bytes == nullptr) {
-    shm::Unpin(slot);
+  if (bytes.ok() && copies == Copies::kRefused) result->status = OutOfSlots(*session);
+  if (!result->status.ok()) return Settled::kYes;
+  return GetCopy(lane, session, slot, key, bytes->size(), now_ms, result, touch);
+}
+
+Settled LocalReader::GetCopy(Lane& lane, const std::shared_ptr<LocalSession>& session,
+                             shm::PinSlot& slot, std::string_view key, uint64_t size,
+                             uint64_t now_ms, GetResult* result, uint64_t* touch) {
+  std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[size]);
+  if (memory == nullptr) {
     result->status = NoMemoryFor(size);
     return Settled::kYes;
   }
-  lane.CountHit(size, info.compute_cost_ms);
+  Copied copied = CopyInTurn(*session, key, now_ms, /*describe=*/true, {memory.get(), size}, slot);
+  result->status = std::move(copied.status);
+  const Settled settled = CountCopied(lane, session, copied, size, touch);
+  if (settled != Settled::kYes || copied.pin == 0) return settled;
   result->object.emplace(
-      HeapObject(std::move(copy.bytes), size, std::move(parts), std::move(info)));
-  *touch = pin;
+      HeapObject(std::move(memory), size, std::move(copied.parts), std::move(copied.info)));
   return Settled::kYes;
 }
 

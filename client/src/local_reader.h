@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -25,6 +26,8 @@ class LocalReader {
   // kAskDaemon: a key changes too fast to tell, or the bytes do not match their checksum.
   // kNoSession: there is none, or it is over. Nothing is in the result then.
   enum class Settled { kYes, kAskDaemon, kNoSession };
+
+  struct Copied;
 
   // `clock` is the daemon's, for expiry; null = the real one. `lanes` outlives the reader.
   LocalReader(LocalLanes& lanes, std::function<absl::Time()> clock)
@@ -53,12 +56,21 @@ class LocalReader {
   // One key each. `lane` may be given up and taken again. *touch = the pin that was held, or 0.
   Settled CopyOne(Lane& lane, std::string_view key, std::span<std::byte> destination,
                   uint64_t now_ms, GetIntoResult* result, uint64_t* touch);
+  // `destination` has the object's size.
   Settled CopyLarge(Lane& lane, std::string_view key, std::span<std::byte> destination,
                     uint64_t now_ms, GetIntoResult* result, uint64_t* touch);
   Settled ViewOne(Lane& lane, std::string_view key, Copies copies, uint64_t now_ms,
                   GetResult* result, uint64_t* touch);
   Settled ViewWithoutSlot(Lane& lane, std::string_view key, Copies copies, uint64_t now_ms,
                           GetResult* result, uint64_t* touch);
+  // A copy of an object of `size` bytes, made in `slot`, which is free. The lane may be given up
+  // unless the slot is its own.
+  Settled GetCopy(Lane& lane, const std::shared_ptr<LocalSession>& session, shm::PinSlot& slot,
+                  std::string_view key, uint64_t size, uint64_t now_ms, GetResult* result,
+                  uint64_t* touch);
+  // Takes the lane again and counts. As Settled says for all that was to be done.
+  Settled CountCopied(Lane& lane, const std::shared_ptr<LocalSession>& session,
+                      const Copied& copied, uint64_t size, uint64_t* touch);
 
   uint64_t NowMs() const;
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/local/local_server.h"
 #include "server/store/store.h"
 #include "tests/client/client_testing.h"
@@ -136,6 +137,83 @@ TEST_F(Fork, AChildMakesAClientOfItsOwn) {
             }),
             0);
   EXPECT_TRUE(client_->Get("child").hit());
+}
+
+TEST_F(Fork, AChildThatLivesOnKeepsNoSessionOfItsParent) {
+  ASSERT_TRUE(client_->Ping().ok());
+  ASSERT_EQ(server_->stats().sessions, 1u);
+  int end[2];
+  ASSERT_EQ(pipe(end), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(30);
+    close(end[1]);
+    char byte;
+    _exit(read(end[0], &byte, 1) == 0 ? 0 : 1);
+  }
+  close(end[0]);
+  client_ = nullptr;
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (server_->stats().sessions > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  EXPECT_EQ(server_->stats().sessions, 0u);
+  EXPECT_EQ(waitpid(child, nullptr, WNOHANG), 0) << "the child has lived on";
+  close(end[1]);
+  waitpid(child, nullptr, 0);
+}
+
+// All there is to inherit, while other threads make more of it.
+TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
+  client_->Put(Item("k", "value"));
+  const GetResult view = client_->View("k");
+  ASSERT_TRUE(view.hit()) << view.status;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      std::string buffer(100'000, '.');
+      for (int i = 0; !stop; ++i) {
+        const std::string key = absl::StrCat("k", t, "/", i % 10);
+        client_->Put(Item(key, buffer));
+        client_->Get(key);
+        client_->GetInto(key, std::as_writable_bytes(std::span(buffer)));
+      }
+    });
+  }
+  const std::string value(200'000, 'v');
+  for (int i = 0; i < 10; ++i) {
+    GetResult inherited = client_->View("k");
+    const std::string reserved_key = absl::StrCat("reserved", i);
+    const ReserveItem item = {.key = reserved_key, .size_bytes = 1000};
+    std::vector<ReserveResult> reserved = client_->Reserve(std::span(&item, 1));
+    ASSERT_TRUE(reserved[0].reservation.has_value()) << reserved[0].status;
+    const std::string put_key = absl::StrCat("async", i);
+    const PutItem put = Item(put_key, value);
+    const RequestId id = client_->SubmitPut(std::span(&put, 1));
+    ASSERT_EQ(InChild([&] {
+                if (CallsThatDoNotRefuse(*client_) != 0) return 1;
+                inherited.object.reset();
+                reserved.clear();
+                client_.reset();
+                const auto own = Connect();
+                if (!own->Ping().ok()) return 2;
+                return own->Get("k").hit() ? 0 : 3;
+              }),
+              0)
+        << i;
+    const std::vector<Completion> completions = WaitFor(*client_, 1);
+    ASSERT_EQ(completions.size(), 1u);
+    EXPECT_EQ(completions[0].id, id);
+    EXPECT_EQ(completions[0].put[0].outcome, PutOutcome::kStored) << completions[0].put[0].status;
+    Reservation& reservation = *reserved[0].reservation;
+    std::fill(reservation.bytes().begin(), reservation.bytes().end(), std::byte{'x'});
+    EXPECT_EQ(client_->Commit(std::span(&reservation, 1))[0].outcome, PutOutcome::kStored);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(Text(view.object->bytes()), "value");
+  EXPECT_TRUE(client_->Get("k").hit());
 }
 
 // Whatever locks the other threads hold at that moment.

@@ -169,6 +169,28 @@ TEST(LocalDestruction, CancelsWhatIsUnderWay) {
   }));
 }
 
+// A link used to be called after its end, about the connection that it was just making.
+TEST(LocalDestruction, AtAnyMomentOfConnecting) {
+  LocalDaemon daemon;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        LocalClient client(daemon.path());
+        // Later and later: before, during and after the handshake.
+        GetResult ignored;
+        for (int j = 0; j < i * t; ++j) {
+          client.transport().TryGet("k", LocalTransport::Copies::kAllowed, &ignored);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(Eventually([&] { return daemon.stats().sessions == 0; }));
+  LocalClient client(daemon.path());
+  EXPECT_TRUE(client.Reaches());
+}
+
 TEST(LocalGoodbye, PutsAreRefusedAndHitsGoOn) {
   LocalDaemon daemon;
   LocalClient client(daemon.path());

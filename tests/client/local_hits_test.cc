@@ -92,6 +92,41 @@ TEST(LocalHits, ViewsOutliveTheirDaemon) {
   EXPECT_TRUE(Eventually([&] { return absl::IsUnavailable(client.Get("k").status); }));
 }
 
+// Each thread used to wait for its turn with its pin held: together they were thrown out.
+TEST(LocalBudget, CopiesBeyondItTakeTurnsWithoutPins) {
+  LocalDaemon daemon({.quota_bytes = 16 * kMiB, .chunk_bytes = 16 * kMiB});  // budget 4 MiB
+  LocalClient client(daemon.path());
+  const std::string value(kMiB, 'a');
+  ASSERT_EQ(client.Put("k", value).outcome, PutOutcome::kStored);
+  std::vector<GetResult> held;
+  for (int i = 0; i < 4; ++i) {
+    held.push_back(client.View("k"));
+    ASSERT_TRUE(held.back().hit()) << held.back().status;
+  }
+  // Long enough for the daemon to look several times.
+  const absl::Time end = absl::Now() + absl::Milliseconds(700);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 32; ++t) {
+    threads.emplace_back([&, t] {
+      std::string buffer(kMiB, '.');
+      while (absl::Now() < end) {
+        if (t % 2 == 0) {
+          ASSERT_TRUE(client.GetInto("k", std::as_writable_bytes(std::span(buffer))).hit);
+        } else {
+          const GetResult got = client.Get("k");
+          ASSERT_TRUE(got.hit()) << got.status;
+          ASSERT_FALSE(got.object->zero_copy());
+        }
+      }
+      EXPECT_EQ(buffer, t % 2 == 0 ? value : std::string(kMiB, '.'));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(daemon.stats().sessions_opened, 1u) << "nobody was thrown out";
+  EXPECT_EQ(daemon.namespace_stats().client_pins, 4u);
+  for (const GetResult& view : held) EXPECT_EQ(Text(view.object->bytes()), value);
+}
+
 TEST(LocalBudget, GetCopiesBeyondItAndViewRefuses) {
   LocalDaemon daemon({.quota_bytes = 16 * kMiB, .chunk_bytes = 16 * kMiB});  // budget 4 MiB
   LocalClient client(daemon.path());
