@@ -128,13 +128,13 @@ await() {
 start_memcached() {
   local user=()
   [ "$(id -u)" -ne 0 ] || user=(-u root)
-  start memcached memcached "${user[@]}" -s "$directory/memcached.sock" -m 1024 -I 64m
+  start memcached memcached "${user[@]}" -s "$directory/memcached.sock" -m 4096 -I 64m
   await memcached "$directory/memcached.sock"
 }
 
 start_redis() {
   start redis redis-server --port 0 --unixsocket "$directory/redis.sock" --save '' \
-    --appendonly no --dir "$directory" --maxmemory 1gb --maxmemory-policy allkeys-lru
+    --appendonly no --dir "$directory" --maxmemory 2gb --maxmemory-policy allkeys-lru
   await redis "$directory/redis.sock"
 }
 
