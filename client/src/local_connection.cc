@@ -114,7 +114,7 @@ LocalAnswer LocalConnection::Call(v1::LocalRequest& request, LocalDeadline deadl
   const uint64_t id = next_id_;
   Pending pending = {.expected = ExpectedBody(request), .deadline = deadline, .waiter = &waiter};
   const absl::Status sent = Send(request, pending);
-  if (!sent.ok()) return {.status = sent, .reached = Reached::kNo};
+  if (!sent.ok()) return {.status = sent, .reached = Reached::kNo, .sent = false};
   Await(id, waiter, deadline);
   return std::move(waiter.answer);
 }
@@ -161,7 +161,8 @@ void LocalConnection::Submit(v1::LocalRequest& request, LocalDeadline deadline,
       if (deadlines_.begin()->second == id && io_ != nullptr) io_->WakeBy(deadline);
     }
   }
-  if (!sent.ok()) pending.on_answer({.status = std::move(sent), .reached = Reached::kNo});
+  if (sent.ok()) return;
+  pending.on_answer({.status = std::move(sent), .reached = Reached::kNo, .sent = false});
 }
 
 void LocalConnection::Tell(v1::LocalRequest& request) {

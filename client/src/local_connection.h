@@ -40,6 +40,7 @@ struct LocalAnswer {
   // CANCELLED; INTERNAL for an answer that makes no sense.
   absl::Status status = {};
   Reached reached = Reached::kYes;
+  bool sent = true;                 // false: the daemon never hears of the request
   v1::LocalResponse response = {};  // with the body that the request calls for, if status is OK
   std::vector<UniqueFd> descriptors = {};
 };

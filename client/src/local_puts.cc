@@ -128,7 +128,7 @@ void PutConversation::Take(LocalAnswer answer) {
   }
   if (status.ok()) return;
   // A Commit that was not answered may have been heard: then the room is not this client's.
-  if (asked_ != Asked::kCommit) AbortReserved();
+  if (asked_ != Asked::kCommit || !answer.sent) AbortReserved();
   for (const size_t i : asked_ == Asked::kInline ? group_ : reserved_) {
     results[i] = {.status = status};
   }

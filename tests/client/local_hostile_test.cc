@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -257,6 +258,47 @@ TEST(LocalHostile, MoreSlotsThanThePageHasAreNotUsed) {
            keys, LocalTransport::Copies::kRefused, absl::Now() + absl::Seconds(30), &reached)) {
     EXPECT_FALSE(result.hit());
   }
+}
+
+// A daemon that reads nothing while `busy`, and the reservations it was told to abort since.
+class BusyDaemon {
+ public:
+  BusyDaemon()
+      : daemon_([this](const v1::LocalRequest& request, Answer&) {
+          while (request.has_ping() && busy) absl::SleepFor(absl::Milliseconds(1));
+          aborted += request.abort().reservations_size();
+        }) {}
+  ~BusyDaemon() { busy = false; }
+
+  const std::string& path() const { return daemon_.path(); }
+
+  std::atomic<bool> busy{false};
+  std::atomic<int> aborted{0};
+
+ private:
+  FakeLocalDaemon daemon_;
+};
+
+// So many that the next request is refused right here.
+void FillUp(LocalClient& client) {
+  for (size_t i = 0; i < kMaxPendingRequests; ++i) {
+    client.transport().Ping(/*wait_for_daemon=*/false, absl::Now() + absl::Minutes(1),
+                            [](const absl::Status&, Reached) {});
+  }
+}
+
+// It used to count as committed, and its room stayed taken.
+TEST(LocalBusy, ACommitThatCannotBeSentIsAborted) {
+  BusyDaemon daemon;
+  LocalClient client(daemon.path());
+  ReserveResult reserved = client.Reserve("k", 10);
+  ASSERT_TRUE(reserved.reservation.has_value()) << reserved.status;
+  daemon.busy = true;
+  FillUp(client);
+  const PutResult put = client.Commit(*std::move(reserved.reservation));
+  EXPECT_TRUE(absl::IsResourceExhausted(put.status)) << put.status;
+  daemon.busy = false;
+  EXPECT_TRUE(Eventually([&] { return daemon.aborted == 1; }));
 }
 
 TEST(LocalHostile, RandomBytesAreNoAnswer) {
