@@ -34,7 +34,12 @@ void PutConversation::Fail(const absl::Status& status) {
 
 bool PutConversation::Next(v1::LocalRequest* request) {
   if (asked_ == Asked::kReserve || asked_ == Asked::kWritten) {
-    if (writes_.Next(session_->connection(), request)) {
+    const absl::StatusOr<bool> written = writes_.Next(session_->connection(), request);
+    if (!written.ok()) {
+      TakeAnswer({.status = written.status(), .reached = Reached::kNo, .sent = false});
+      return false;
+    }
+    if (*written) {
       asked_ = Asked::kWritten;
       return true;
     }

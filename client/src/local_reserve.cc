@@ -158,8 +158,13 @@ bool CommitConversation::BeginGroup() {
 }
 
 bool CommitConversation::Next(v1::LocalRequest* request) {
-  if ((group_.empty() || committing_) && !BeginGroup()) return false;
-  if (writes_.Next(session_->connection(), request)) return true;
+  while (true) {
+    if ((group_.empty() || committing_) && !BeginGroup()) return false;
+    const absl::StatusOr<bool> written = writes_.Next(session_->connection(), request);
+    if (written.ok() && *written) return true;
+    if (written.ok()) break;
+    TakeAnswer({.status = written.status(), .reached = Reached::kNo, .sent = false});
+  }
   committing_ = true;
   for (const size_t i : group_) request->mutable_commit()->add_reservations(rooms_[i]->id());
   return true;
