@@ -26,6 +26,12 @@ uint32_t BodyBytes(const char* header) {
   return size;
 }
 
+// Nothing is wrong with the peer: nothing is there, there is no room, or the kernel is short of
+// memory for the moment.
+bool ShouldTryAgain(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS || error == ENOMEM;
+}
+
 absl::Status CheckHeader(const char* header, int max_descriptors) {
   const uint32_t size = BodyBytes(header);
   const int fds = static_cast<unsigned char>(header[4]);
@@ -60,7 +66,7 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
     received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   } while (received < 0 && errno == EINTR);
   if (received < 0) {
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+    if (ShouldTryAgain(errno)) return 0;
     return absl::UnavailableError(absl::StrCat("recvmsg: ", strerror(errno)));
   }
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
@@ -173,7 +179,7 @@ absl::StatusOr<bool> FrameWriter::Flush(int socket) {
     if (sent < 0) {
       if (errno == EINTR) continue;
       // ETOOMANYREFS: too many descriptors of this user are on their way; they will be taken.
-      if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ETOOMANYREFS) return false;
+      if (ShouldTryAgain(errno) || errno == ETOOMANYREFS) return false;
       return absl::UnavailableError(absl::StrCat("sendmsg: ", strerror(errno)));
     }
     unsent_bytes_ -= static_cast<size_t>(sent);

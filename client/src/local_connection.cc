@@ -114,7 +114,7 @@ LocalAnswer LocalConnection::Call(v1::LocalRequest& request, LocalDeadline deadl
   const uint64_t id = next_id_;
   Pending pending = {.expected = ExpectedBody(request), .deadline = deadline, .waiter = &waiter};
   const absl::Status sent = Send(request, pending);
-  if (!sent.ok()) return {.status = sent, .reached = Reached::kNo};
+  if (!sent.ok()) return {.status = sent, .reached = Reached::kNo, .sent = false};
   Await(id, waiter, deadline);
   return std::move(waiter.answer);
 }
@@ -161,23 +161,31 @@ void LocalConnection::Submit(v1::LocalRequest& request, LocalDeadline deadline,
       if (deadlines_.begin()->second == id && io_ != nullptr) io_->WakeBy(deadline);
     }
   }
-  if (!sent.ok()) pending.on_answer({.status = std::move(sent), .reached = Reached::kNo});
+  if (sent.ok()) return;
+  pending.on_answer({.status = std::move(sent), .reached = Reached::kNo, .sent = false});
 }
 
-void LocalConnection::Tell(v1::LocalRequest& request) {
+bool LocalConnection::Tell(v1::LocalRequest& request) {
   MutexLock lock(&mu_);
-  if (broken() || writer_.unsent_bytes() > kMaxUnsentRequestBytes) return;
+  return TellLocked(request);
+}
+
+bool LocalConnection::TellLocked(v1::LocalRequest& request) {
+  // What gives back is bounded by what there is to give back.
+  const bool gives_back = request.has_abort() || request.has_release();
+  if (broken() || (!gives_back && writer_.unsent_bytes() > kMaxUnsentRequestBytes)) return false;
   const v1::LocalResponse::BodyCase expected = ExpectedBody(request);
   const bool answered = request.has_abort();
   request.set_id(answered ? next_id_ : 0);
   encoded_.clear();
-  if (!request.AppendToString(&encoded_) || encoded_.size() > kMaxFrameBytes) return;
+  if (!request.AppendToString(&encoded_) || encoded_.size() > kMaxFrameBytes) return false;
   if (answered) {
     pending_.emplace_hint(pending_.end(), next_id_++,
                           Pending{.expected = expected, .deadline = LocalDeadline::max()});
   }
   writer_.Add(encoded_);
   Flush();
+  return true;
 }
 
 void LocalConnection::ReadAnswers() {
@@ -246,18 +254,12 @@ void LocalConnection::GiveBack(const v1::LocalResponse& response) {
     for (const v1::ReservedItem& item : response.reserved().items()) {
       if (item.reservation() != 0) request.mutable_abort()->add_reservations(item.reservation());
     }
-    if (!request.has_abort()) return;
-    Pending nobody = {.expected = v1::LocalResponse::kEmpty, .deadline = LocalDeadline::max()};
-    (void)Send(request, nobody);
+    if (request.has_abort()) TellLocked(request);
   } else if (response.has_found()) {
     for (const v1::FoundItem& item : response.found().items()) {
       if (item.lease() != 0) request.mutable_release()->add_leases(item.lease());
     }
-    if (!request.has_release()) return;
-    encoded_.clear();
-    request.AppendToString(&encoded_);
-    writer_.Add(encoded_);
-    Flush();
+    if (request.has_release()) TellLocked(request);
   }
 }
 

@@ -40,6 +40,7 @@ struct LocalAnswer {
   // CANCELLED; INTERNAL for an answer that makes no sense.
   absl::Status status = {};
   Reached reached = Reached::kYes;
+  bool sent = true;                 // false: the daemon never hears of the request
   v1::LocalResponse response = {};  // with the body that the request calls for, if status is OK
   std::vector<UniqueFd> descriptors = {};
 };
@@ -61,9 +62,10 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   // Sends. `on_answer` is called exactly once, without locks, on any thread, possibly at once.
   void Submit(v1::LocalRequest& request, LocalDeadline deadline, OnAnswer on_answer)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // Sends what needs no answer, or one that nobody wants. Works until the connection breaks; what
-  // cannot be sent is dropped.
-  void Tell(v1::LocalRequest& request) ABSL_LOCKS_EXCLUDED(mu_);
+  // Sends what needs no answer, or one that nobody wants. Works until the connection breaks. False:
+  // it is not sent, because the connection is broken or, unless it gives something back, because
+  // too much waits to be sent.
+  bool Tell(v1::LocalRequest& request) ABSL_LOCKS_EXCLUDED(mu_);
 
   // From here on no answer is waited for: everything under way fails with `status`, and so does
   // what is asked later. The socket stays open, for the pins. Called at most once.
@@ -99,6 +101,7 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
 
   // Takes `pending` if it is OK.
   absl::Status Send(v1::LocalRequest& request, Pending& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool TellLocked(v1::LocalRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

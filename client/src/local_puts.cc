@@ -34,7 +34,12 @@ void PutConversation::Fail(const absl::Status& status) {
 
 bool PutConversation::Next(v1::LocalRequest* request) {
   if (asked_ == Asked::kReserve || asked_ == Asked::kWritten) {
-    if (writes_.Next(session_->connection(), request)) {
+    const absl::StatusOr<bool> written = writes_.Next(session_->connection(), request);
+    if (!written.ok()) {
+      TakeAnswer({.status = written.status(), .reached = Reached::kNo, .sent = false});
+      return false;
+    }
+    if (*written) {
       asked_ = Asked::kWritten;
       return true;
     }
@@ -128,7 +133,7 @@ void PutConversation::Take(LocalAnswer answer) {
   }
   if (status.ok()) return;
   // A Commit that was not answered may have been heard: then the room is not this client's.
-  if (asked_ != Asked::kCommit) AbortReserved();
+  if (asked_ != Asked::kCommit || !answer.sent) AbortReserved();
   for (const size_t i : asked_ == Asked::kInline ? group_ : reserved_) {
     results[i] = {.status = status};
   }

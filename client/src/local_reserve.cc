@@ -158,17 +158,23 @@ bool CommitConversation::BeginGroup() {
 }
 
 bool CommitConversation::Next(v1::LocalRequest* request) {
-  if ((group_.empty() || committing_) && !BeginGroup()) return false;
-  if (writes_.Next(session_->connection(), request)) return true;
-  committing_ = true;
-  for (const size_t i : group_) {
-    request->mutable_commit()->add_reservations(rooms_[i]->id());
-    rooms_[i]->Committed();
+  while (true) {
+    if ((group_.empty() || committing_) && !BeginGroup()) return false;
+    const absl::StatusOr<bool> written = writes_.Next(session_->connection(), request);
+    if (written.ok() && *written) return true;
+    if (written.ok()) break;
+    TakeAnswer({.status = written.status(), .reached = Reached::kNo, .sent = false});
   }
+  committing_ = true;
+  for (const size_t i : group_) request->mutable_commit()->add_reservations(rooms_[i]->id());
   return true;
 }
 
 void CommitConversation::Take(LocalAnswer answer) {
+  // Also one that was not answered may have been heard: then the room is not this client's.
+  if (committing_ && answer.sent) {
+    for (const size_t i : group_) rooms_[i]->Committed();
+  }
   absl::Status status = answer.status;
   if (status.ok() && committing_) status = TakeResults(answer.response.put_results());
   if (status.ok()) return;

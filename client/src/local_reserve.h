@@ -24,7 +24,7 @@ class LocalRoom final : public Reservation::Room {
   uint64_t id() const { return id_; }
   // What is to be sent before the commit; empty if it is in place.
   std::span<const std::byte> unsent() const { return {memory_.get(), memory_ ? size_bytes_ : 0}; }
-  // The daemon was told to commit it.
+  // The daemon was told to commit it, or may have been.
   void Committed() { open_ = false; }
 
  private:

@@ -45,7 +45,7 @@ void WriteQueue::Add(uint64_t reservation, std::span<const std::byte> bytes) {
   pieces_.push_back({reservation, 0, bytes});
 }
 
-bool WriteQueue::Next(LocalConnection& connection, v1::LocalRequest* ping) {
+absl::StatusOr<bool> WriteQueue::Next(LocalConnection& connection, v1::LocalRequest* ping) {
   if (pieces_.empty()) return false;
   size_t window = 0;
   while (!pieces_.empty() && window < kWindowBytes) {
@@ -56,7 +56,11 @@ bool WriteQueue::Next(LocalConnection& connection, v1::LocalRequest* ping) {
     write.set_reservation(piece.reservation);
     write.set_offset(piece.offset);
     write.set_data(piece.bytes.data(), count);
-    connection.Tell(request);
+    if (!connection.Tell(request)) {
+      // A broken one has more to say about that, to whoever asks it for an answer.
+      if (connection.broken()) break;
+      return absl::ResourceExhaustedError("too much waits to be sent to the daemon");
+    }
     piece.offset += count;
     piece.bytes = piece.bytes.subspan(count);
     window += count;

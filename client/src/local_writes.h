@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "client/src/local_session.h"
 #include "infercache/client.h"
 #include "infercache/v1/local.pb.h"
@@ -30,7 +32,8 @@ class WriteQueue {
   // `bytes` outlive the queue.
   void Add(uint64_t reservation, std::span<const std::byte> bytes);
   // Sends the next window and fills in its Ping; false if there is nothing to send.
-  bool Next(LocalConnection& connection, v1::LocalRequest* ping);
+  // RESOURCE_EXHAUSTED: the connection takes no more; the queue is of no use any more.
+  absl::StatusOr<bool> Next(LocalConnection& connection, v1::LocalRequest* ping);
 
  private:
   struct Piece {

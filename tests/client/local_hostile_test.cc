@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <optional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -257,6 +259,77 @@ TEST(LocalHostile, MoreSlotsThanThePageHasAreNotUsed) {
            keys, LocalTransport::Copies::kRefused, absl::Now() + absl::Seconds(30), &reached)) {
     EXPECT_FALSE(result.hit());
   }
+}
+
+// A daemon that reads nothing while `busy`, and the reservations it was told to abort since.
+class BusyDaemon {
+ public:
+  BusyDaemon()
+      : daemon_([this](const v1::LocalRequest& request, Answer& answer) {
+          if (request.has_hello()) {
+            answer.response.mutable_welcome()->set_put_access(v1::Welcome::PUT_ACCESS_SEND);
+          }
+          while (request.has_ping() && busy) absl::SleepFor(absl::Milliseconds(1));
+          aborted += request.abort().reservations_size();
+        }) {}
+  ~BusyDaemon() { busy = false; }
+
+  const std::string& path() const { return daemon_.path(); }
+
+  std::atomic<bool> busy{false};
+  std::atomic<int> aborted{0};
+
+ private:
+  FakeLocalDaemon daemon_;
+};
+
+// So many that the next request is refused right here.
+void FillUp(LocalClient& client) {
+  for (size_t i = 0; i < kMaxPendingRequests; ++i) {
+    client.transport().Ping(/*wait_for_daemon=*/false, absl::Now() + absl::Minutes(1),
+                            [](const absl::Status&, Reached) {});
+  }
+}
+
+// It used to count as committed, and its room stayed taken.
+TEST(LocalBusy, ACommitThatCannotBeSentIsAborted) {
+  BusyDaemon daemon;
+  LocalClient client(daemon.path());
+  ReserveResult reserved = client.Reserve("k", 10);
+  ASSERT_TRUE(reserved.reservation.has_value()) << reserved.status;
+  daemon.busy = true;
+  FillUp(client);
+  const PutResult put = client.Commit(*std::move(reserved.reservation));
+  EXPECT_TRUE(absl::IsResourceExhausted(put.status)) << put.status;
+  daemon.busy = false;
+  EXPECT_TRUE(Eventually([&] { return daemon.aborted == 1; }));
+}
+
+// What gives room back used to be dropped with the rest.
+TEST(LocalBusy, WritesStopWhereTooMuchIsUnsentAndAbortsGoOn) {
+  BusyDaemon daemon;
+  LocalClient client(daemon.path());
+  std::optional<ReserveResult> dropped = client.Reserve("dropped", 10);
+  ReserveResult written = client.Reserve("written", 10);
+  ASSERT_TRUE(dropped->reservation && written.reservation);
+  daemon.busy = true;
+  client.transport().Ping(/*wait_for_daemon=*/false, absl::Now() + absl::Minutes(1),
+                          [](const absl::Status&, Reached) {});
+  const std::string value(kMaxInlineBytes, 'v');
+  const std::vector<PutItem> items(50, {.key = "k", .value = {Bytes(value)}});
+  std::atomic<bool> full{false};
+  while (!full) {
+    client.transport().Put(items, absl::Now() + absl::Minutes(1),
+                           [&full](const std::vector<PutResult>& results, Reached) {
+                             if (absl::IsResourceExhausted(results[0].status)) full = true;
+                           });
+  }
+  const PutResult put = client.Commit(*std::move(written.reservation));
+  EXPECT_TRUE(absl::IsResourceExhausted(put.status)) << put.status;
+  dropped.reset();
+  daemon.busy = false;
+  EXPECT_TRUE(Eventually([&] { return daemon.aborted == 2; }));
+  client.Destroy();
 }
 
 TEST(LocalHostile, RandomBytesAreNoAnswer) {
