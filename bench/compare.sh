@@ -125,11 +125,12 @@ await() {
   done
 }
 
+# start_memcached NAME
 start_memcached() {
   local user=()
   [ "$(id -u)" -ne 0 ] || user=(-u root)
-  start memcached memcached "${user[@]}" -s "$directory/memcached.sock" -m 4096 -I 64m
-  await memcached "$directory/memcached.sock"
+  start "$1" memcached "${user[@]}" -s "$directory/$1.sock" -m 4096 -I 64m
+  await "$1" "$directory/$1.sock"
 }
 
 start_redis() {
@@ -156,7 +157,7 @@ start_infercached() {
 
 port_of() { cat "$directory/$1.port"; }
 
-start_memcached
+start_memcached memcached
 start_redis
 for peer in plain-sync plain-callback echo; do start_grpc_peer "$peer"; done
 start_infercached
@@ -168,7 +169,9 @@ daemon_address=$(sed -n 's/.*"grpc" *: *"\([^"]*\)".*/\1/p' "$directory/infercac
 run_case() {
   case $1 in
     overhead)
-      "$programs/infercache_overhead" --memcached "$directory/memcached.sock" \
+      # Its items are counted, and what was flushed counts until memcached comes across it.
+      start_memcached memcached-overhead
+      "$programs/infercache_overhead" --memcached "$directory/memcached-overhead.sock" \
         --redis "$directory/redis.sock" -o "$output" ${quick:+--objects 10000}
       ;;
     utilisation)
