@@ -281,12 +281,42 @@ void LocalConnection::Detach(const absl::Status& status) {
   {
     MutexLock lock(&mu_);
     if (over_.ok()) over_ = Unshared(status);
-    FailAll(status, Reached::kNo, &ready);
+    // The answers may still come, and bring what is to be given back.
+    for (auto& [id, pending] : pending_) {
+      Pending nobody = {.expected = pending.expected, .deadline = LocalDeadline::max()};
+      Deliver(std::exchange(pending, std::move(nobody)),
+              {.status = Unshared(status), .reached = Reached::kNo}, &ready);
+    }
+    deadlines_.clear();
     io = std::move(io_);
     io_ = nullptr;
   }
   if (io != nullptr) io->Unwatch(socket_.get());
   Run(std::move(ready));
+}
+
+bool LocalConnection::Expects(v1::LocalResponse::BodyCase body) const {
+  return std::any_of(pending_.begin(), pending_.end(),
+                     [body](const auto& entry) { return entry.second.expected == body; });
+}
+
+void LocalConnection::AwaitReserved(LocalDeadline deadline) {
+  constexpr std::chrono::milliseconds kFlushAgain{5};
+  MutexLock lock(&mu_);
+  if (!Expects(v1::LocalResponse::kReserved)) return;
+  // Also that the daemon has heard of the aborts: a daemon that sees the end of a connection does
+  // not always read what is before it.
+  while (!broken() &&
+         (Expects(v1::LocalResponse::kReserved) || Expects(v1::LocalResponse::kEmpty))) {
+    const LocalDeadline now = steady_clock::now();
+    if (now >= deadline) return;
+    Flush();
+    const bool unsent = !writer_.empty();
+    mu_.Unlock();
+    AwaitReadable(socket_.get(), unsent ? std::min(deadline, now + kFlushAgain) : deadline);
+    ReadAnswers();
+    mu_.Lock();
+  }
 }
 
 void LocalConnection::Break(const absl::Status& status) {

@@ -155,10 +155,9 @@ TEST(LocalDestruction, CancelsWhatIsUnderWay) {
   }
   client = nullptr;
   EXPECT_EQ(ended, 200);
-  EXPECT_TRUE(Eventually([&] {
-    return daemon.namespace_stats().reservations == 0 ||
-           daemon.namespace_stats().quarantined_bytes > 0;
-  }));
+  EXPECT_TRUE(Eventually([&] { return daemon.stats().sessions == 0; }));
+  EXPECT_EQ(daemon.namespace_stats().reservations, 0u);
+  EXPECT_EQ(daemon.namespace_stats().quarantined_bytes, 0u);
 }
 
 // A link used to be called after its end, about the connection that it was just making.
