@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -35,17 +37,36 @@ TEST(LocalStoppedDaemon, HitsGoOnAndPutsRunOutOfTime) {
   EXPECT_EQ(client.Put("newer", "v").outcome, PutOutcome::kStored);
 }
 
+int MappingsOfDaemons() {
+  std::ifstream maps("/proc/self/maps");
+  int count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("memfd:infercache") != std::string::npos) ++count;
+  }
+  return count;
+}
+
 TEST(LocalKilledDaemon, IsReplacedWithoutARestart) {
   const std::string path = NewSocketPath();
+  // Both are forked before there is a thread.
+  DaemonProcess next(path, DaemonProcess::Begins::kWhenTold);
   auto daemon = std::make_unique<DaemonProcess>(path);
   LocalClient client(path);
   ASSERT_EQ(client.Put("k", "value").outcome, PutOutcome::kStored);
-  const GetResult held = client.View("k");
+  GetResult held = client.View("k");
+  const int mappings = MappingsOfDaemons();
+  EXPECT_GT(mappings, 0);
   daemon->Kill();
   EXPECT_TRUE(Eventually([&] { return absl::IsUnavailable(client.Get("k").status); }));
-  EXPECT_EQ(Text(held.object->bytes()), "value");
-  daemon = nullptr;
-  client.Destroy();
+  next.Begin();
+  EXPECT_TRUE(client.Reaches());
+  EXPECT_EQ(client.Read("k"), "(miss)");
+  EXPECT_EQ(client.Put("k", "another").outcome, PutOutcome::kStored);
+  EXPECT_EQ(client.Read("k"), "another");
+  EXPECT_EQ(Text(held.object->bytes()), "value") << "of the daemon that is dead";
+  EXPECT_EQ(MappingsOfDaemons(), 2 * mappings);
+  held = {};
+  EXPECT_TRUE(Eventually([&] { return MappingsOfDaemons() == mappings; }, absl::Seconds(1)));
 }
 
 TEST(LocalDeadDaemon, EveryCallFailsFast) {
