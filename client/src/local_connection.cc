@@ -137,12 +137,16 @@ void LocalConnection::Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
     reading_ = true;
     mu_.Unlock();
     AwaitReadable(socket_.get(), deadline);
-    ReadAnswers();
+    Ready ready = ReadAnswers();
     mu_.Lock();
     reading_ = false;
     if (waiters_ > 0) changed_.SignalAll();
     // The I/O thread left the socket to this one.
     if (!deadlines_.empty()) SetWatch(/*readable=*/true, watch_writable_);
+    if (ready.empty()) continue;
+    mu_.Unlock();
+    Run(std::move(ready));
+    mu_.Lock();
   }
 }
 
@@ -188,18 +192,18 @@ bool LocalConnection::TellLocked(v1::LocalRequest& request) {
   return true;
 }
 
-void LocalConnection::ReadAnswers() {
+LocalConnection::Ready LocalConnection::ReadAnswers() {
   Ready ready;
   const auto read =
       reader_.Read(socket_.get(), kReadBudget,
                    [this, &ready](std::string_view body, std::vector<UniqueFd> descriptors) {
                      return OnFrame(body, std::move(descriptors), &ready);
                    });
-  Run(std::move(ready));
-  if (read.ok()) return;
+  if (read.ok()) return ready;
   Break(absl::IsUnavailable(read.status())
             ? absl::UnavailableError(absl::StrCat(name_, " closed the connection"))
             : BadAnswer(read.status().message()));
+  return ready;
 }
 
 absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueFd> descriptors,
@@ -314,7 +318,7 @@ void LocalConnection::AwaitReserved(LocalDeadline deadline) {
     const bool unsent = !writer_.empty();
     mu_.Unlock();
     AwaitReadable(socket_.get(), unsent ? std::min(deadline, now + kFlushAgain) : deadline);
-    ReadAnswers();
+    Run(ReadAnswers());
     mu_.Lock();
   }
 }
@@ -346,10 +350,13 @@ void LocalConnection::OnEvents(uint32_t events) {
     }
     reading_ = true;
   }
-  ReadAnswers();
-  MutexLock lock(&mu_);
-  reading_ = false;
-  if (waiters_ > 0) changed_.SignalAll();
+  Ready ready = ReadAnswers();
+  {
+    MutexLock lock(&mu_);
+    reading_ = false;
+    if (waiters_ > 0) changed_.SignalAll();
+  }
+  Run(std::move(ready));
 }
 
 LocalDeadline LocalConnection::OnTimer(LocalDeadline now) {

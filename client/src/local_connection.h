@@ -108,8 +108,9 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Reads what is there. REQUIRES: reading_ is the caller's.
-  void ReadAnswers() ABSL_LOCKS_EXCLUDED(mu_);
+  // Reads what is there. Returns what the caller is to Run once it has let others read: that may
+  // copy gigabytes. REQUIRES: reading_ is the caller's.
+  Ready ReadAnswers() ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status OnFrame(std::string_view body, std::vector<UniqueFd> descriptors, Ready* ready)
       ABSL_LOCKS_EXCLUDED(mu_);
   void Deliver(Pending pending, LocalAnswer answer, Ready* ready)

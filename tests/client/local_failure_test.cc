@@ -163,6 +163,24 @@ TEST(LocalSilentDaemon, CostsOneDeadline) {
   unlink(path.c_str());
 }
 
+// It used to keep everybody from their answers.
+TEST(LocalCallback, ThatTakesLongKeepsNobodyWaiting) {
+  LocalDaemon daemon;
+  LocalClient client(daemon.path());
+  ASSERT_TRUE(client.Reaches());
+  std::atomic<bool> called{false}, release{false};
+  client.transport().Ping(/*wait_for_daemon=*/false, absl::Now() + absl::Minutes(1),
+                          [&](const absl::Status&, Reached) {
+                            called = true;
+                            Eventually([&] { return release.load(); });
+                          });
+  ASSERT_TRUE(Eventually([&] { return called.load(); }));
+  EXPECT_TRUE(client.Ping(kFast).ok());
+  EXPECT_EQ(client.Put("k", "value").outcome, PutOutcome::kStored);
+  release = true;
+  client.Destroy();
+}
+
 TEST(LocalDestruction, CancelsWhatIsUnderWay) {
   LocalDaemon daemon;
   auto client = std::make_unique<LocalClient>(daemon.path());
