@@ -149,6 +149,8 @@ void LocalLink::OnEvents(int fd, uint32_t events) {
 
 IoThread::Clock::time_point LocalLink::OnTimer(IoThread::Clock::time_point now) {
   LocalDeadline next = LocalDeadline::max();
+  // A daemon that throws its clients out at once is not asked more and more often.
+  if (current_ != nullptr && !retired_ && now - opened_at_ > kMaxBackOff) back_off_ = kFirstBackOff;
   if (current_ != nullptr && !current_->alive()) {
     DropSession(absl::UnavailableError(absl::StrCat(name_, " is gone")));
     Retry(now);
@@ -178,8 +180,6 @@ IoThread::Clock::time_point LocalLink::OnTimer(IoThread::Clock::time_point now) 
 bool LocalLink::OnIdle() { return current_ != nullptr && !retired_ && current_->PopulateStep(); }
 
 void LocalLink::Retry(LocalDeadline now) {
-  // A daemon that throws its clients out at once is not asked more and more often.
-  if (now - opened_at_ > kMaxBackOff) back_off_ = kFirstBackOff;
   next_attempt_ = now + back_off_;
   back_off_ = std::min(2 * back_off_, kMaxBackOff);
 }

@@ -326,7 +326,7 @@ uint32_t LocalReader::SlotsLacking(size_t views) {
   const Lane lane = lanes_.Take();
   if (!lane) return 0;
   const PinSlots& slots = lane.session().slots();
-  if (views <= 1 || slots.limit() == slots.capacity()) return 0;
+  if (views <= 1 || slots.limit() == slots.capacity() || !lane.session().grants_slots()) return 0;
   const uint32_t free = slots.CountFree();
   return views <= free ? 0 : static_cast<uint32_t>(std::min<size_t>(views - free, kMaxPinSlots));
 }

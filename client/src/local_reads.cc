@@ -43,7 +43,9 @@ void ReadConversation::Take(LocalAnswer answer) {
   if (!read_) {
     // Without them some of the views become copies.
     if (answer.status.ok()) {
-      session_->slots().RaiseLimit(answer.response.slots_granted().slot_limit());
+      session_->SlotsGranted(answer.response.slots_granted().slot_limit());
+    } else if (answer.reached == Reached::kNotInTime) {
+      session_->SlotsGranted(0);
     }
     return;
   }

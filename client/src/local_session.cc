@@ -119,10 +119,15 @@ void LocalSession::AskForSlots(uint32_t slots) {
                         const std::shared_ptr<LocalSession> self = session.lock();
                         if (self == nullptr) return;
                         if (answer.status.ok()) {
-                          self->slots_.RaiseLimit(answer.response.slots_granted().slot_limit());
+                          self->SlotsGranted(answer.response.slots_granted().slot_limit());
                         }
                         self->asking_for_slots_.store(false, std::memory_order_relaxed);
                       });
+}
+
+void LocalSession::SlotsGranted(uint32_t limit) {
+  slots_.RaiseLimit(limit);
+  grants_slots_.store(limit > 0, std::memory_order_relaxed);
 }
 
 bool LocalSession::PopulateStep() {

@@ -78,6 +78,11 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
 
   // Asks the daemon for so many slots, without waiting, unless that is under way.
   void AskForSlots(uint32_t slots);
+  // Whether waiting for more slots is worth while: not after it took a whole deadline, until the
+  // daemon grants some.
+  bool grants_slots() const { return grants_slots_.load(std::memory_order_relaxed); }
+  // What the daemon answered to somebody who waited; 0 = nothing, in time.
+  void SlotsGranted(uint32_t limit);
 
   // Maps a piece of the arena ahead of its use. False = all of it is. One thread.
   bool PopulateStep();
@@ -105,6 +110,7 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   PinSlots slots_;
   alignas(64) std::atomic<uint64_t> pinned_bytes_{0};
   std::atomic<bool> asking_for_slots_{false};
+  std::atomic<bool> grants_slots_{true};
   Mutex beyond_budget_;
 
   // The populating thread's.

@@ -218,6 +218,9 @@ TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
 
 // Whatever locks the other threads hold at that moment.
 TEST_F(Fork, InTheMiddleOfEverything) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer's allocator may be locked, for good, in the child";
+#endif
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   for (int t = 0; t < 3; ++t) {
@@ -230,7 +233,7 @@ TEST_F(Fork, InTheMiddleOfEverything) {
     });
   }
   for (int i = 0; i < 20; ++i) {
-    ASSERT_EQ(InChild([&] {
+    EXPECT_EQ(InChild([&] {
                 if (CallsThatDoNotRefuse(*client_) != 0) return 1;
                 client_.reset();
                 return Connect()->Ping().ok() ? 0 : 2;

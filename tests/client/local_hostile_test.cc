@@ -232,9 +232,9 @@ TEST(LocalHostile, AnswersThatMakeNoSenseFailTheirCall) {
        [](const auto& q, Answer& a) {
          if (q.has_ping()) a.times = 0;
        }},
-      {"descriptors that nobody asked for",
+      {"more descriptors than go beside a frame",
        [](const auto& q, Answer& a) {
-         if (q.has_ping()) a.descriptors.assign(9, 0);
+         if (q.has_ping()) a.raw = std::string("\0\0\0\0\x09\0\0\0", 8);
        }},
       {"half a frame",
        [](const auto& q, Answer& a) {
