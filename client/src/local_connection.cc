@@ -137,12 +137,16 @@ void LocalConnection::Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
     reading_ = true;
     mu_.Unlock();
     AwaitReadable(socket_.get(), deadline);
-    ReadAnswers();
+    Ready ready = ReadAnswers();
     mu_.Lock();
     reading_ = false;
     if (waiters_ > 0) changed_.SignalAll();
     // The I/O thread left the socket to this one.
     if (!deadlines_.empty()) SetWatch(/*readable=*/true, watch_writable_);
+    if (ready.empty()) continue;
+    mu_.Unlock();
+    Run(std::move(ready));
+    mu_.Lock();
   }
 }
 
@@ -188,18 +192,18 @@ bool LocalConnection::TellLocked(v1::LocalRequest& request) {
   return true;
 }
 
-void LocalConnection::ReadAnswers() {
+LocalConnection::Ready LocalConnection::ReadAnswers() {
   Ready ready;
   const auto read =
       reader_.Read(socket_.get(), kReadBudget,
                    [this, &ready](std::string_view body, std::vector<UniqueFd> descriptors) {
                      return OnFrame(body, std::move(descriptors), &ready);
                    });
-  Run(std::move(ready));
-  if (read.ok()) return;
+  if (read.ok()) return ready;
   Break(absl::IsUnavailable(read.status())
             ? absl::UnavailableError(absl::StrCat(name_, " closed the connection"))
             : BadAnswer(read.status().message()));
+  return ready;
 }
 
 absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueFd> descriptors,
@@ -281,12 +285,42 @@ void LocalConnection::Detach(const absl::Status& status) {
   {
     MutexLock lock(&mu_);
     if (over_.ok()) over_ = Unshared(status);
-    FailAll(status, Reached::kNo, &ready);
+    // The answers may still come, and bring what is to be given back.
+    for (auto& [id, pending] : pending_) {
+      Pending nobody = {.expected = pending.expected, .deadline = LocalDeadline::max()};
+      Deliver(std::exchange(pending, std::move(nobody)),
+              {.status = Unshared(status), .reached = Reached::kNo}, &ready);
+    }
+    deadlines_.clear();
     io = std::move(io_);
     io_ = nullptr;
   }
   if (io != nullptr) io->Unwatch(socket_.get());
   Run(std::move(ready));
+}
+
+bool LocalConnection::Expects(v1::LocalResponse::BodyCase body) const {
+  return std::any_of(pending_.begin(), pending_.end(),
+                     [body](const auto& entry) { return entry.second.expected == body; });
+}
+
+void LocalConnection::AwaitReserved(LocalDeadline deadline) {
+  constexpr std::chrono::milliseconds kFlushAgain{5};
+  MutexLock lock(&mu_);
+  if (!Expects(v1::LocalResponse::kReserved)) return;
+  // Also that the daemon has heard of the aborts: a daemon that sees the end of a connection does
+  // not always read what is before it.
+  while (!broken() &&
+         (Expects(v1::LocalResponse::kReserved) || Expects(v1::LocalResponse::kEmpty))) {
+    const LocalDeadline now = steady_clock::now();
+    if (now >= deadline) return;
+    Flush();
+    const bool unsent = !writer_.empty();
+    mu_.Unlock();
+    AwaitReadable(socket_.get(), unsent ? std::min(deadline, now + kFlushAgain) : deadline);
+    Run(ReadAnswers());
+    mu_.Lock();
+  }
 }
 
 void LocalConnection::Break(const absl::Status& status) {
@@ -316,10 +350,13 @@ void LocalConnection::OnEvents(uint32_t events) {
     }
     reading_ = true;
   }
-  ReadAnswers();
-  MutexLock lock(&mu_);
-  reading_ = false;
-  if (waiters_ > 0) changed_.SignalAll();
+  Ready ready = ReadAnswers();
+  {
+    MutexLock lock(&mu_);
+    reading_ = false;
+    if (waiters_ > 0) changed_.SignalAll();
+  }
+  Run(std::move(ready));
 }
 
 LocalDeadline LocalConnection::OnTimer(LocalDeadline now) {

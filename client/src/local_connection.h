@@ -70,7 +70,10 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   // From here on no answer is waited for: everything under way fails with `status`, and so does
   // what is asked later. The socket stays open, for the pins. Called at most once.
   void Detach(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
-  // The same, and the session is over.
+  // After Detach: waits for answers to Reserve that nobody wants any more, and gives back what they
+  // bring. Without them it returns at once.
+  void AwaitReserved(LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // As Detach, and the session is over.
   void Break(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   // On the I/O thread.
@@ -105,8 +108,9 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Reads what is there. REQUIRES: reading_ is the caller's.
-  void ReadAnswers() ABSL_LOCKS_EXCLUDED(mu_);
+  // Reads what is there. Returns what the caller is to Run once it has let others read: that may
+  // copy gigabytes. REQUIRES: reading_ is the caller's.
+  Ready ReadAnswers() ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status OnFrame(std::string_view body, std::vector<UniqueFd> descriptors, Ready* ready)
       ABSL_LOCKS_EXCLUDED(mu_);
   void Deliver(Pending pending, LocalAnswer answer, Ready* ready)
@@ -114,6 +118,7 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   void GiveBack(const v1::LocalResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailAll(const absl::Status& status, Reached reached, Ready* ready)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Expects(v1::LocalResponse::BodyCase body) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SetWatch(bool readable, bool writable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static void Run(Ready ready);
 

@@ -22,6 +22,8 @@ constexpr milliseconds kFirstBackOff{10};
 constexpr milliseconds kMaxBackOff{1'000};
 // As long as the daemon gives a connection to say Hello.
 constexpr std::chrono::seconds kHandshakeTimeout{10};
+// How long the end of a client waits for a daemon's answers to what it asked room for.
+constexpr std::chrono::seconds kGiveBackTimeout{1};
 
 absl::StatusOr<UniqueFd> ConnectTo(const std::string& path) {
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -76,7 +78,10 @@ LocalLink::~LocalLink() {
     attempt_->connection->Detach(cancelled);
   }
   lanes_.Install(nullptr);
-  if (current_ != nullptr) current_->connection().Detach(cancelled);
+  if (current_ == nullptr) return;
+  current_->connection().Detach(cancelled);
+  // Room that is granted after the end would be quarantined until this process is gone.
+  current_->connection().AwaitReserved(steady_clock::now() + kGiveBackTimeout);
 }
 
 LocalLink::Opened LocalLink::Await(bool wait_for_daemon, LocalDeadline deadline) {

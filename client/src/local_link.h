@@ -45,6 +45,7 @@ class LocalLink final : public IoThread::Charge {
   // descriptors or threads.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Start(Options options, LocalLanes& lanes);
   // Whatever is under way fails with CANCELLED, before this returns. Views keep their session.
+  // Waits up to a second for room that is being reserved, to give it back.
   ~LocalLink() override;
 
   // Without `wait_for_daemon`, waits for the first attempt only. DEADLINE_EXCEEDED, or what the

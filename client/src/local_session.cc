@@ -67,8 +67,14 @@ absl::StatusOr<std::shared_ptr<LocalSession>> LocalSession::Make(
   if (!shm::CheckSessionHeader(segments.page.bytes(), welcome.slot_capacity())) {
     return BadAnswer("the session page's header");
   }
-  return std::shared_ptr<LocalSession>(
+  const uint64_t index_bytes = segments.index.bytes().size();
+  std::shared_ptr<LocalSession> session(
       new LocalSession(welcome, fingerprint, std::move(segments), std::move(connection)));
+  // Once more, as it was copied: the daemon may write it at any time.
+  if (!shm::CheckIndexHeader(session->index().header(), index_bytes)) {
+    return BadAnswer("the index segment's header");
+  }
+  return session;
 }
 
 LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprint,

@@ -14,15 +14,18 @@ bool Fits(uint64_t offset, uint64_t count, uint64_t item_bytes, uint64_t segment
 
 }  // namespace
 
-bool CheckIndexHeader(std::span<const std::byte> memory) {
-  if (memory.size() < kIndexPageBytes) return false;
-  const auto& h = *reinterpret_cast<const IndexHeader*>(memory.data());
+bool CheckIndexHeader(const IndexHeader& h, uint64_t segment_bytes) {
   return h.magic == kIndexMagic && h.layout_version == kIndexLayoutVersion &&
-         h.segment_bytes == memory.size() && std::has_single_bit(h.bucket_count) &&
+         h.segment_bytes == segment_bytes && std::has_single_bit(h.bucket_count) &&
          Fits(h.buckets_offset, h.bucket_count, sizeof(Bucket), h.segment_bytes) &&
          Fits(h.overflow_offset, h.overflow_bucket_count, sizeof(Bucket), h.segment_bytes) &&
          Fits(h.records_offset, uint64_t{h.record_capacity} + 1, sizeof(Record), h.segment_bytes) &&
          Fits(h.heap_offset, h.heap_bytes, 1, h.segment_bytes);
+}
+
+bool CheckIndexHeader(std::span<const std::byte> memory) {
+  return memory.size() >= kIndexPageBytes &&
+         CheckIndexHeader(*reinterpret_cast<const IndexHeader*>(memory.data()), memory.size());
 }
 
 }  // namespace infercache::shm

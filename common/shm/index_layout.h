@@ -11,6 +11,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -140,47 +141,61 @@ struct Record {
 static_assert(sizeof(Record) == 96 && std::is_standard_layout_v<Record>);
 
 // A mapped index segment, taken apart. Copyable; does not own the memory. The daemon's view points
-// to writable memory; readers only ever load through theirs.
+// to writable memory; readers only ever load through theirs. Whatever is in the segment, nothing
+// outside of it is accessed: a reader does not depend on its daemon to make sense.
 class IndexView {
  public:
   IndexView() = default;
-  // REQUIRES: `memory` starts with a header that CheckIndexHeader accepted for its size.
+  // REQUIRES: `memory` starts with a header that CheckIndexHeader accepted for its size. It is read
+  // here, and not again.
   explicit IndexView(std::span<std::byte> memory)
-      : base_(memory.data()), header_(reinterpret_cast<const IndexHeader*>(memory.data())) {}
+      : base_(memory.data()), header_(*reinterpret_cast<const IndexHeader*>(memory.data())) {}
 
-  const IndexHeader& header() const { return *header_; }
+  const IndexHeader& header() const { return header_; }
   uint32_t bucket_of(const Hash128& hash) const {
     // From the high word: the low word's upper half is the entry's tag.
-    return static_cast<uint32_t>(hash.hi >> 32) & (header_->bucket_count - 1);
+    return static_cast<uint32_t>(hash.hi >> 32) & (header_.bucket_count - 1);
   }
-  Bucket& bucket(uint32_t i) const { return At<Bucket>(header_->buckets_offset, i); }
-  Bucket& overflow_bucket(uint32_t i) const { return At<Bucket>(header_->overflow_offset, i); }
-  Record& record(uint32_t i) const { return At<Record>(header_->records_offset, i); }
+  // REQUIRES: i < bucket_count.
+  Bucket& bucket(uint32_t i) const { return At<Bucket>(header_.buckets_offset, i); }
+  // REQUIRES: i < overflow_bucket_count.
+  Bucket& overflow_bucket(uint32_t i) const { return At<Bucket>(header_.overflow_offset, i); }
+  // Record 0, which is none, for a number that there is not.
+  Record& record(uint32_t i) const {
+    return At<Record>(header_.records_offset, i <= header_.record_capacity ? i : 0);
+  }
   // The next bucket of a chain, or null.
   Bucket* next(const Bucket& bucket) const {
     const uint32_t next = bucket.next.load(std::memory_order_acquire);
-    return next == 0 ? nullptr : &overflow_bucket(next - 1);
+    return next - 1 < header_.overflow_bucket_count ? &overflow_bucket(next - 1) : nullptr;
   }
 
-  // Key and part table of a record that cannot change under the caller.
+  // Key and part table of a record that cannot change under the caller; empty, as no key is, if
+  // what the record says of them makes no sense.
   std::string_view meta(const Record& record) const {
-    const char* start =
-        record.meta_in_heap()
-            ? reinterpret_cast<const char*>(base_ + header_->heap_offset + record.heap_offset())
-            : record.meta;
-    return {start, record.meta_size};
+    const size_t size = record.meta_size;
+    if (!record.meta_in_heap()) [[likely]] {
+      return {record.meta, size <= Record::kInlineMetaBytes ? size : 0};
+    }
+    const uint64_t offset = record.heap_offset();
+    if (offset > header_.heap_bytes || size > header_.heap_bytes - offset) return {};
+    return {reinterpret_cast<const char*>(heap() + offset), size};
   }
   std::string_view key(const Record& record) const {
-    return meta(record).substr(0, record.key_size());
+    const std::string_view both = meta(record);
+    const size_t size = record.key_size();
+    return {both.data(), size <= both.size() ? size : 0};
   }
   std::string_view part_table(const Record& record) const {
-    return meta(record).substr(record.key_size());
+    std::string_view both = meta(record);
+    both.remove_prefix(std::min<size_t>(record.key_size(), both.size()));
+    return both;
   }
   bool expired(const Record& record, uint64_t now_ms) const {
     return record.expiry_tick != 0 &&
-           now_ms >= header_->expiry_epoch_ms + uint64_t{record.expiry_tick} * kExpiryTickMs;
+           now_ms >= header_.expiry_epoch_ms + uint64_t{record.expiry_tick} * kExpiryTickMs;
   }
-  std::byte* heap() const { return base_ + header_->heap_offset; }
+  std::byte* heap() const { return base_ + header_.heap_offset; }
 
  private:
   template <class T>
@@ -189,9 +204,11 @@ class IndexView {
   }
 
   std::byte* base_ = nullptr;
-  const IndexHeader* header_ = nullptr;
+  IndexHeader header_ = {};
 };
 
+// Whether this is a header of this layout whose tables lie within a segment of `segment_bytes`.
+bool CheckIndexHeader(const IndexHeader& header, uint64_t segment_bytes);
 // Whether `memory` starts with a header of this layout whose tables lie within it.
 bool CheckIndexHeader(std::span<const std::byte> memory);
 

@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -46,14 +48,36 @@ TEST(LocalStoppedDaemon, HitsGoOnAndPutsRunOutOfTime) {
   EXPECT_EQ(client.Put("newer", "v").outcome, PutOutcome::kStored);
 }
 
-TEST(LocalKilledDaemon, LeavesViewsAndNothingElse) {
-  DaemonProcess daemon;
-  LocalClient client(daemon.path());
+int MappingsOfDaemons() {
+  std::ifstream maps("/proc/self/maps");
+  int count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("memfd:infercache") != std::string::npos) ++count;
+  }
+  return count;
+}
+
+TEST(LocalKilledDaemon, IsReplacedWithoutARestart) {
+  const std::string path = NewSocketPath();
+  // Both are forked before there is a thread.
+  DaemonProcess next(path, DaemonProcess::Begins::kWhenTold);
+  auto daemon = std::make_unique<DaemonProcess>(path);
+  LocalClient client(path);
   ASSERT_EQ(client.Put("k", "value").outcome, PutOutcome::kStored);
-  const GetResult held = client.View("k");
-  daemon.Kill();
+  GetResult held = client.View("k");
+  const int mappings = MappingsOfDaemons();
+  EXPECT_GT(mappings, 0);
+  daemon->Kill();
   EXPECT_TRUE(Eventually([&] { return absl::IsUnavailable(client.Get("k").status); }));
-  EXPECT_EQ(Text(held.object->bytes()), "value");
+  next.Begin();
+  EXPECT_TRUE(client.Reaches());
+  EXPECT_EQ(client.Read("k"), "(miss)");
+  EXPECT_EQ(client.Put("k", "another").outcome, PutOutcome::kStored);
+  EXPECT_EQ(client.Read("k"), "another");
+  EXPECT_EQ(Text(held.object->bytes()), "value") << "of the daemon that is dead";
+  EXPECT_EQ(MappingsOfDaemons(), 2 * mappings);
+  held = {};
+  EXPECT_TRUE(Eventually([&] { return MappingsOfDaemons() == mappings; }, absl::Seconds(1)));
 }
 
 TEST(LocalDeadDaemon, EveryCallFailsFast) {
@@ -150,6 +174,24 @@ TEST(LocalSilentDaemon, CostsOneDeadline) {
   unlink(path.c_str());
 }
 
+// It used to keep everybody from their answers.
+TEST(LocalCallback, ThatTakesLongKeepsNobodyWaiting) {
+  LocalDaemon daemon;
+  LocalClient client(daemon.path());
+  ASSERT_TRUE(client.Reaches());
+  std::atomic<bool> called{false}, release{false};
+  client.transport().Ping(/*wait_for_daemon=*/false, absl::Now() + absl::Minutes(1),
+                          [&](const absl::Status&, Reached) {
+                            called = true;
+                            Eventually([&] { return release.load(); });
+                          });
+  ASSERT_TRUE(Eventually([&] { return called.load(); }));
+  EXPECT_TRUE(client.Ping(kFast).ok());
+  EXPECT_EQ(client.Put("k", "value").outcome, PutOutcome::kStored);
+  release = true;
+  client.Destroy();
+}
+
 TEST(LocalDestruction, CancelsWhatIsUnderWay) {
   LocalDaemon daemon;
   auto client = std::make_unique<LocalClient>(daemon.path());
@@ -163,10 +205,9 @@ TEST(LocalDestruction, CancelsWhatIsUnderWay) {
   }
   client = nullptr;
   EXPECT_EQ(ended, 200);
-  EXPECT_TRUE(Eventually([&] {
-    return daemon.namespace_stats().reservations == 0 ||
-           daemon.namespace_stats().quarantined_bytes > 0;
-  }));
+  EXPECT_TRUE(Eventually([&] { return daemon.stats().sessions == 0; }));
+  EXPECT_EQ(daemon.namespace_stats().reservations, 0u);
+  EXPECT_EQ(daemon.namespace_stats().quarantined_bytes, 0u);
 }
 
 // A link used to be called after its end, about the connection that it was just making.

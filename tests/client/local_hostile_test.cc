@@ -5,11 +5,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
+#include <functional>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/fingerprint.h"
+#include "common/hash.h"
 #include "common/limits.h"
+#include "common/shm/index_layout.h"
 #include "tests/client/fake_local_daemon.h"
 #include "tests/client/local_testing.h"
 
@@ -258,6 +264,85 @@ TEST(LocalHostile, MoreSlotsThanThePageHasAreNotUsed) {
   for (const GetResult& result : client.transport().GetNow(
            keys, LocalTransport::Copies::kRefused, absl::Now() + absl::Seconds(30), &reached)) {
     EXPECT_FALSE(result.hit());
+  }
+}
+
+// Whatever is in the index: no crash, and nothing is found that is not there.
+TEST(LocalHostile, AnIndexOfNonsenseHoldsNothing) {
+  using Change = std::function<void(shm::IndexHeader&, shm::Bucket&, shm::Record&)>;
+  const Hash128 hash = HashKey(0, Fingerprint().hash(), "k");
+  const auto bits = [](uint64_t size, size_t key_size, bool in_heap) {
+    return shm::Record::MakeBits(size, ObjectKind{}, 0, key_size, in_heap);
+  };
+  const std::pair<const char*, Change> changes[] = {
+      {"a record beyond all",
+       [&](auto&, auto& b, auto&) {
+         for (auto& entry : b.entries) entry = shm::MakeEntry(hash, ~0u);
+       }},
+      {"a bucket beyond all",
+       [](auto&, auto& b, auto&) {
+         b.entries[0] = 0;
+         b.next = ~0u;
+       }},
+      {"a chain without end",
+       [](auto&, auto& b, auto&) {
+         b.entries[0] = 0;
+         b.next = 1;
+       }},
+      {"a key beyond its meta", [&](auto&, auto&, auto& r) { r.bits = bits(1, 2000, false); }},
+      {"meta beyond its record",
+       [&](auto&, auto&, auto& r) {
+         r.meta_size = 65'535;
+         r.bits = bits(1, 2000, false);
+       }},
+      {"meta beyond the heap",
+       [&](auto&, auto&, auto& r) {
+         r.bits = bits(1, 1, true);
+         std::memset(r.meta, 0xff, sizeof r.meta);
+       }},
+      {"meta that ends beyond the heap",
+       [&](auto&, auto&, auto& r) {
+         r.bits = bits(1, 1, true);
+         r.meta_size = 65;
+         std::memset(r.meta, 0, sizeof r.meta);
+       }},
+      {"a header that changes",
+       [](auto& h, auto& b, auto&) {
+         h.bucket_count = 1u << 31;
+         h.records_offset = h.overflow_offset = h.buckets_offset = h.heap_offset = ~uint64_t{0} / 2;
+         b.entries[0] = 0;
+       }},
+      {"a value beyond its chunk",
+       [&](auto&, auto&, auto& r) { r.bits = bits((uint64_t{1} << 44) - 1, 1, false); }},
+      {"parts that are none",
+       [&](auto&, auto&, auto& r) {
+         r.meta_size = 42;
+         std::memset(r.meta + 1, 0xff, sizeof r.meta - 1);
+       }},
+  };
+  for (const auto& [what, change] : changes) {
+    SCOPED_TRACE(what);
+    FakeLocalDaemon daemon([](const v1::LocalRequest&, Answer&) {});
+    LocalClient client(daemon.path());
+    std::byte* memory = daemon.index().bytes().data();
+    auto& bucket = *reinterpret_cast<shm::Bucket*>(memory + shm::kIndexPageBytes);
+    auto& record = reinterpret_cast<shm::Record*>(&bucket + 1)[1];
+    record.hash_lo = hash.lo;
+    record.hash_hi = hash.hi;
+    record.bits = bits(5, 1, false);
+    record.meta_size = 1;
+    record.meta[0] = 'k';
+    bucket.entries[0] = shm::MakeEntry(hash, 1);
+    ASSERT_TRUE(client.Reaches());
+    ASSERT_TRUE(client.View("k").hit()) << "as long as it makes sense";
+    change(*reinterpret_cast<shm::IndexHeader*>(memory), bucket, record);
+    std::string buffer(10, '.');
+    const std::string_view key = "k";
+    EXPECT_FALSE(client.View("k", kSoon).hit());
+    EXPECT_FALSE(client.Get("k", kSoon).hit());
+    (void)client.GetInto("k", std::as_writable_bytes(std::span(buffer)), kSoon);
+    (void)client.Match(std::span(&key, 1));
+    EXPECT_FALSE(client.View("other", kSoon).hit());
   }
 }
 

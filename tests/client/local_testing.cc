@@ -1,5 +1,6 @@
 #include "tests/client/local_testing.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -62,22 +63,31 @@ void LocalDaemon::Stop() {
   store_ = nullptr;
 }
 
-DaemonProcess::DaemonProcess(std::string path) : path_(std::move(path)) {
-  int ready[2];
-  if (pipe(ready) != 0) std::abort();
+DaemonProcess::DaemonProcess(std::string path, Begins begins) : path_(std::move(path)) {
+  int begin[2], ready[2];
+  if (pipe2(begin, O_CLOEXEC) != 0 || pipe2(ready, O_CLOEXEC) != 0) std::abort();
   pid_ = fork();
+  if (pid_ < 0) std::abort();
   if (pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    char byte;
+    if (read(begin[0], &byte, 1) != 1) _exit(1);
     LocalSetup setup;
     setup.options.socket_path = path_;
     const LocalDaemon daemon(setup);
     if (write(ready[1], "r", 1) != 1) _exit(1);
     while (true) pause();
   }
+  close(begin[0]);
   close(ready[1]);
+  begin_ = UniqueFd(begin[1]);
+  ready_ = UniqueFd(ready[0]);
+  if (begins == Begins::kAtOnce) Begin();
+}
+
+void DaemonProcess::Begin() {
   char byte;
-  if (pid_ < 0 || read(ready[0], &byte, 1) != 1) std::abort();
-  close(ready[0]);
+  if (write(begin_.get(), "b", 1) != 1 || read(ready_.get(), &byte, 1) != 1) std::abort();
 }
 
 void DaemonProcess::Signal(int number) {

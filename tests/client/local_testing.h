@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "client/src/local_transport.h"
 #include "common/clock.h"
+#include "common/unique_fd.h"
 #include "server/local/local_server.h"
 #include "server/store/store.h"
 
@@ -78,16 +79,20 @@ class LocalDaemon {
 // constructed.
 class DaemonProcess {
  public:
-  explicit DaemonProcess(std::string path = NewSocketPath());
+  enum class Begins { kAtOnce, kWhenTold };
+  explicit DaemonProcess(std::string path = NewSocketPath(), Begins begins = Begins::kAtOnce);
   ~DaemonProcess() { Kill(); }
 
   const std::string& path() const { return path_; }
+  // Returns once it serves.
+  void Begin();
   void Signal(int number);
   void Kill();
 
  private:
   const std::string path_;
   pid_t pid_ = -1;
+  UniqueFd begin_, ready_;
 };
 
 class LocalClient {
