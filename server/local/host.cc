@@ -2,19 +2,22 @@
 
 namespace infercache::local {
 
-void Outstanding::Add(uint64_t n) { count_.fetch_add(n, std::memory_order_relaxed); }
+void Outstanding::Add(uint64_t n) {
+  MutexLock lock(&mu_);
+  count_ += n;
+}
 
 void Outstanding::Remove(uint64_t n) {
-  if (n == 0 || count_.fetch_sub(n, std::memory_order_acq_rel) != n) return;
-  // Taken and let go, so that who has just found the count above 0 is waiting by now.
-  { MutexLock lock(&mu_); }
-  none_.SignalAll();
+  MutexLock lock(&mu_);
+  count_ -= n;
+  // With the mutex held: once it is free, this may be gone.
+  if (count_ == 0) none_.SignalAll();
 }
 
 bool Outstanding::WaitUntilNone(std::chrono::steady_clock::time_point deadline) {
   MutexLock lock(&mu_);
-  while (count_.load(std::memory_order_acquire) != 0) {
-    if (!none_.WaitUntil(&mu_, deadline)) return count_.load(std::memory_order_acquire) == 0;
+  while (count_ != 0) {
+    if (!none_.WaitUntil(&mu_, deadline)) return count_ == 0;
   }
   return true;
 }

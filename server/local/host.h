@@ -23,19 +23,18 @@ namespace infercache::local {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 
-// A number of things that somebody may wait to be none.
+// A number of things that somebody may wait to be none; whoever has waited may destroy it.
 class Outstanding {
  public:
-  void Add(uint64_t n);
+  void Add(uint64_t n) ABSL_LOCKS_EXCLUDED(mu_);
   void Remove(uint64_t n) ABSL_LOCKS_EXCLUDED(mu_);
-  uint64_t count() const { return count_.load(std::memory_order_relaxed); }
   // False if there are some when `deadline` comes.
   bool WaitUntilNone(std::chrono::steady_clock::time_point deadline) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  std::atomic<uint64_t> count_{0};
   Mutex mu_;
   CondVar none_;
+  uint64_t count_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 struct Counters {

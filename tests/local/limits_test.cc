@@ -155,8 +155,10 @@ TEST_F(LocalLimits, ReservationsOfASessionAreHalfOfTheRecords) {
   Create("few", kMiB, 200);
   Create("fewest", kMiB, 100);
   Serve({.reservation_timeout = absl::Milliseconds(1)});  // expired ones count too
-  for (const auto& [name, most] : {std::pair{"few", 100}, {"fewest", 64}}) {
-    Worker worker = Open({.namespace_name = name});
+  // Not a structured binding: clang 14 captures none.
+  for (const auto& limit : {std::pair{"few", 100}, {"fewest", 64}}) {
+    const int most = limit.second;
+    Worker worker = Open({.namespace_name = limit.first});
     std::vector<v1::ReserveItem> items;
     for (int i = 0; i <= most; ++i) items.push_back(MakeItem("k" + std::to_string(i), 1));
     const auto reserved = worker.ReserveAll(items);
