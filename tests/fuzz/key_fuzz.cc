@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,19 +17,12 @@
 #include "common/fingerprint.h"
 #include "common/limits.h"
 #include "server/store/store.h"
+#include "tests/fuzz/require.h"
 
 namespace infercache::store {
 namespace {
 
 constexpr uint64_t kQuota = 64 * 1024;
-
-#define REQUIRE(condition)                                                 \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                        \
-    }                                                                      \
-  } while (false)
 
 struct Name {
   std::string key;

@@ -8,8 +8,6 @@
 
 #include <asio/io_context.hpp>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,19 +17,12 @@
 #include "server/local/connection.h"
 #include "server/local/host.h"
 #include "server/local/inline_put.h"
+#include "tests/fuzz/require.h"
 
 namespace infercache::local {
 namespace {
 
 constexpr uint64_t kQuota = 256 * 1024;
-
-#define REQUIRE(condition)                                                 \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                        \
-    }                                                                      \
-  } while (false)
 
 // A namespace and what connections share, made once: what a run leaves in it is the failure.
 struct Daemon {

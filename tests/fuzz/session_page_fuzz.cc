@@ -5,8 +5,6 @@
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -15,19 +13,12 @@
 #include "common/shm/reader.h"
 #include "server/store/client_page.h"
 #include "server/store/store.h"
+#include "tests/fuzz/require.h"
 
 namespace infercache::store {
 namespace {
 
 constexpr uint64_t kQuota = 64 * 1024;
-
-#define REQUIRE(condition)                                                 \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                        \
-    }                                                                      \
-  } while (false)
 
 bool Put(Namespace& ns, const std::string& key, uint64_t size) {
   auto reserved =
