@@ -13,6 +13,7 @@
 #include "server/local/local_server.h"
 #include "server/store/store.h"
 #include "tests/client/client_testing.h"
+#include "tests/store/build_kind.h"
 
 namespace infercache {
 namespace {
@@ -165,15 +166,19 @@ TEST_F(Fork, AChildThatLivesOnKeepsNoSessionOfItsParent) {
 
 // All there is to inherit, while other threads make more of it.
 TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
+  if (testing::kAddressSanitizer) {
+    GTEST_SKIP()
+        << "gcc 12's AddressSanitizer forks with its allocator's locks as they are: the child "
+           "of a process with threads waits for them for ever";
+  }
   client_->Put(Item("k", "value"));
   const GetResult view = client_->View("k");
   ASSERT_TRUE(view.hit()) << view.status;
-  std::atomic<bool> stop{false};
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
   for (int t = 0; t < 3; ++t) {
-    threads.emplace_back([&, t] {
+    threads.emplace_back([&, t](const std::stop_token& stop) {
       std::string buffer(100'000, '.');
-      for (int i = 0; !stop; ++i) {
+      for (int i = 0; !stop.stop_requested(); ++i) {
         const std::string key = absl::StrCat("k", t, "/", i % 10);
         client_->Put(Item(key, buffer));
         client_->Get(key);
@@ -210,8 +215,7 @@ TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
     std::fill(reservation.bytes().begin(), reservation.bytes().end(), std::byte{'x'});
     EXPECT_EQ(client_->Commit(std::span(&reservation, 1))[0].outcome, PutOutcome::kStored);
   }
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
+  threads.clear();
   EXPECT_EQ(Text(view.object->bytes()), "value");
   EXPECT_TRUE(client_->Get("k").hit());
 }
