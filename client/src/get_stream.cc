@@ -13,7 +13,7 @@
 namespace infercache {
 namespace {
 
-constexpr char kMethod[] = "/infercache.v1.Cache/GetStream";
+constexpr char kGetStreamMethod[] = "/infercache.v1.Cache/GetStream";
 
 // One read is under way at any time; OnDone comes last.
 class GetStreamCall final : public RemoteCall, public StreamReactor {
@@ -30,7 +30,7 @@ class GetStreamCall final : public RemoteCall, public StreamReactor {
   void Start() {
     if (!Begin()) return;
     self_ = shared_from_this();
-    stub().PrepareBidiStreamingCall(&context(), kMethod, {}, this);
+    stub().PrepareBidiStreamingCall(&context(), kGetStreamMethod, {}, this);
     StartWriteLast(&request_, grpc::WriteOptions());
     StartRead(&incoming_);
     StartCall();

@@ -11,14 +11,7 @@
 #include "common/status_macros.h"
 
 namespace infercache {
-namespace {
-
-// Leaves room for what is around the items.
-constexpr size_t kMaxRequestBytes = kMaxFrameBytes - 4096;
-// Tag and length of an item.
-constexpr size_t kItemOverhead = 8;
-
-}  // namespace
+namespace {}  // namespace
 
 PutConversation::PutConversation(std::span<const PutItem> items, Done<Results> done)
     : results(items.size()), items_(items), done_(std::move(done)) {

@@ -11,9 +11,6 @@
 namespace infercache {
 namespace {
 
-constexpr size_t kMaxRequestBytes = kMaxFrameBytes - 4096;
-constexpr size_t kItemOverhead = 8;
-
 void Abort(LocalConnection& connection, std::span<const uint64_t> reservations) {
   v1::LocalRequest request;
   for (const uint64_t id : reservations) request.mutable_abort()->add_reservations(id);

@@ -12,10 +12,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/src/local_session.h"
+#include "common/limits.h"
 #include "infercache/client.h"
 #include "infercache/v1/local.pb.h"
 
 namespace infercache {
+
+// A batch is cut into requests of this many bytes, which leaves room for what is around the items.
+inline constexpr size_t kMaxRequestBytes = kMaxFrameBytes - 4096;
+// Tag and length of an item.
+inline constexpr size_t kItemOverhead = 8;
 
 // INVALID_ARGUMENT: an object has at least one byte.
 absl::Status CheckObjectBytes(uint64_t size_bytes);

@@ -11,7 +11,7 @@
 namespace infercache {
 namespace {
 
-constexpr char kMethod[] = "/infercache.v1.Cache/PutStream";
+constexpr char kPutStreamMethod[] = "/infercache.v1.Cache/PutStream";
 constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
 
 // Writes follow each other, reads follow each other, and OnDone comes last; a write and a read may
@@ -29,7 +29,7 @@ class PutStreamCall final : public RemoteCall, public StreamReactor {
   void Start() {
     if (!Begin()) return;
     self_ = shared_from_this();
-    stub().PrepareBidiStreamingCall(&context(), kMethod, {}, this);
+    stub().PrepareBidiStreamingCall(&context(), kPutStreamMethod, {}, this);
     StartRead(&incoming_);
     StartWrite(&outgoing_);
     StartCall();

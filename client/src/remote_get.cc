@@ -13,7 +13,7 @@
 namespace infercache {
 namespace {
 
-constexpr char kMethod[] = "/infercache.v1.Cache/Get";
+constexpr char kGetMethod[] = "/infercache.v1.Cache/Get";
 constexpr absl::Duration kFirstRetryDelay = absl::Milliseconds(1);
 constexpr absl::Duration kMaxRetryDelay = absl::Milliseconds(128);
 
@@ -58,7 +58,7 @@ class RemoteGet {
     v1::GetRequest request;
     *request.mutable_scope() = backend_.scope;
     for (const size_t i : group) request.add_keys(keys_[i]);
-    backend_.calls.Unary(kMethod, Serialize(request), deadline_, /*wait_for_ready=*/false,
+    backend_.calls.Unary(kGetMethod, Serialize(request), deadline_, /*wait_for_ready=*/false,
                          [self = std::move(self), group = std::move(group)](
                              absl::Status status, grpc::ByteBuffer& response) mutable {
                            if (self->ShouldRetry(status)) {

@@ -15,9 +15,9 @@
 namespace infercache {
 namespace {
 
-constexpr char kMethod[] = "/infercache.v1.Cache/Put";
+constexpr char kPutMethod[] = "/infercache.v1.Cache/Put";
 
-PutResult FromProto(const v1::PutResult& proto) {
+PutResult ToPutResult(const v1::PutResult& proto) {
   switch (proto.outcome()) {
     case v1::PUT_OUTCOME_STORED:
       return {.outcome = PutOutcome::kStored};
@@ -81,7 +81,7 @@ class RemotePut {
   void Send(std::unique_ptr<RemotePut> self) {
     const size_t end = GroupEnd();
     backend_.calls.Unary(
-        kMethod, MakePutRequest(backend_.scope, std::span(items_).subspan(next_, end - next_)),
+        kPutMethod, MakePutRequest(backend_.scope, std::span(items_).subspan(next_, end - next_)),
         deadline_, /*wait_for_ready=*/false,
         [self = std::move(self), end](absl::Status status, grpc::ByteBuffer& response) mutable {
           if (status.ok()) status = self->Take(response, end);
@@ -111,7 +111,7 @@ class RemotePut {
           absl::StrCat(message.results_size(), " results for ", end - next_, " items"));
     }
     for (size_t i = next_; i < end; ++i) {
-      results_[i] = FromProto(message.results(static_cast<int>(i - next_)));
+      results_[i] = ToPutResult(message.results(static_cast<int>(i - next_)));
     }
     return absl::OkStatus();
   }

@@ -61,6 +61,8 @@ steady_clock::time_point ToSteady(absl::Time deadline) {
   return steady_clock::now() + absl::ToChronoMilliseconds(left);
 }
 
+}  // namespace
+
 // One thread that runs one context. Several threads on one context would wake each other for every
 // request: with two of them a round trip takes half as long again.
 class Loop {
@@ -79,6 +81,8 @@ class Loop {
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::thread thread_;
 };
+
+namespace {
 
 std::vector<std::unique_ptr<Loop>> MakeLoops(uint32_t count) {
   std::vector<std::unique_ptr<Loop>> loops;

@@ -6,18 +6,12 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cli/finding_matcher.h"
 
 namespace infercache::cli {
 namespace {
 
-using testing::AllOf;
-using testing::Field;
 using testing::HasSubstr;
-
-auto Is(const std::string& check, Level level, const std::string& found) {
-  return AllOf(Field(&Finding::check, check), Field(&Finding::level, level),
-               Field(&Finding::found, HasSubstr(found)));
-}
 
 TEST(DoctorLocal, SaysWhatASessionMayDo) {
   v1::Welcome welcome;

@@ -13,23 +13,17 @@
 #include "client/cli/doctor_machine.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cli/finding_matcher.h"
 
 namespace infercache::cli {
 namespace {
 
-using testing::AllOf;
 using testing::ElementsAre;
-using testing::Field;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
 constexpr uint64_t kGiB = uint64_t{1} << 30;
-
-auto Is(const std::string& check, Level level, const std::string& found) {
-  return AllOf(Field(&Finding::check, check), Field(&Finding::level, level),
-               Field(&Finding::found, HasSubstr(found)));
-}
 
 // Whatever is not good comes with what to do about it.
 testing::AssertionResult Advises(const Finding& finding) {

@@ -18,11 +18,11 @@
 namespace infercache {
 namespace {
 
-class Fork : public testing::Test {
+class Fork : public ::testing::Test {
  protected:
   Fork() {
     options_.socket_path =
-        absl::StrCat(testing::TempDir(), "/infercache-fork-", getpid(), "-", ++count_, ".sock");
+        absl::StrCat(::testing::TempDir(), "/infercache-fork-", getpid(), "-", ++count_, ".sock");
     store::NamespaceSpec spec;
     spec.name = "default";
     spec.quota_bytes = 16 << 20;

@@ -37,7 +37,7 @@ std::string Serialized(const v1::GetResult& result) {
   return response.SerializeAsString();
 }
 
-absl::Status Parse(const std::string& text, size_t expected) {
+absl::Status ParseText(const std::string& text, size_t expected) {
   const auto pieces = AsPieces(text);
   return ParseGetResponse(WireCursor(pieces), expected).status();
 }
@@ -74,18 +74,18 @@ TEST(GetResponse, AnObjectWithoutPartsHasOne) {
 
 TEST(GetResponse, RefusesTheWrongNumberOfResults) {
   const std::string one = Serialized(Hit());
-  EXPECT_TRUE(Parse(one, 1).ok());
-  EXPECT_FALSE(Parse(one, 2).ok());
-  EXPECT_FALSE(Parse(one + one, 1).ok());
-  EXPECT_FALSE(Parse("", 1).ok());
-  EXPECT_TRUE(Parse("", 0).ok());
+  EXPECT_TRUE(ParseText(one, 1).ok());
+  EXPECT_FALSE(ParseText(one, 2).ok());
+  EXPECT_FALSE(ParseText(one + one, 1).ok());
+  EXPECT_FALSE(ParseText("", 1).ok());
+  EXPECT_TRUE(ParseText("", 0).ok());
 }
 
 TEST(GetResponse, RefusesWhatDoesNotAddUp) {
   const auto refused = [](auto change) {
     v1::GetResult result = Hit();
     change(result);
-    return !Parse(Serialized(result), 1).ok();
+    return !ParseText(Serialized(result), 1).ok();
   };
   ASSERT_FALSE(refused([](v1::GetResult&) {}));
   using R = v1::GetResult;
@@ -110,7 +110,7 @@ TEST(GetResponse, NoTruncationAndNoMutationCrashesOrReadsTooFar) {
   std::minstd_rand random(11);
   const std::string whole = Serialized(Hit());
   for (size_t length = 0; length < whole.size(); ++length) {
-    EXPECT_FALSE(Parse(whole.substr(0, length), 1).ok()) << length;
+    EXPECT_FALSE(ParseText(whole.substr(0, length), 1).ok()) << length;
   }
   int accepted = 0;
   for (int i = 0; i < 100'000; ++i) {

@@ -11,8 +11,6 @@
 namespace infercache {
 namespace {
 
-constexpr size_t kMiB = size_t{1} << 20;
-
 std::vector<std::string> Keys(size_t count) {
   std::vector<std::string> keys;
   for (size_t i = 0; i < count; ++i) keys.push_back(absl::StrCat("k/", i));

@@ -9,8 +9,6 @@
 namespace infercache {
 namespace {
 
-constexpr size_t kMiB = size_t{1} << 20;
-
 TEST(LocalPuts, TakeRoundTripsPerBatch) {
   LocalDaemon daemon;
   LocalClient client(daemon.path());

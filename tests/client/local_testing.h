@@ -22,6 +22,8 @@
 
 namespace infercache {
 
+inline constexpr size_t kMiB = size_t{1} << 20;
+
 inline std::span<const std::byte> Bytes(std::string_view text) {
   return std::as_bytes(std::span(text));
 }

@@ -5,11 +5,10 @@
 #include "client/src/proto_convert.h"
 #include "client/src/remote_call.h"
 #include "infercache/v1/cache.pb.h"
+#include "tests/client/client_testing.h"
 
 namespace infercache {
 namespace {
-
-std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
 
 template <typename Message>
 Message Parsed(grpc::ByteBuffer buffer) {

@@ -6,13 +6,12 @@
 #include <random>
 
 #include "infercache/v1/cache.pb.h"
+#include "tests/client/client_testing.h"
 
 namespace infercache {
 namespace {
 
 using Piece = WireCursor::Piece;
-
-std::span<const std::byte> Bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 // The text cut into pieces of `length` bytes, with empty ones between.
 std::vector<Piece> Cut(const std::string& text, size_t length) {

@@ -14,7 +14,6 @@ using testing::HasSubstr;
 using testing::MatchesRegex;
 
 constexpr int kUsage = 2;
-constexpr int kConfigError = 78;
 
 TEST(Binary, HelpIsShort) {
   const auto run = RunDaemonToEnd({"--help"});

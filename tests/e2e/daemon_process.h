@@ -28,6 +28,8 @@
 
 namespace infercache::e2e {
 
+inline constexpr int kConfigError = 78;  // EX_CONFIG of sysexits.h
+
 // A directory that is removed with everything in it.
 class TemporaryDirectory {
  public:

@@ -100,7 +100,6 @@ TEST(LocalLane, TheConfigurationSaysWhoMayUseAndWriteANamespace) {
 }
 
 TEST(LocalLane, AnUnknownUserIsAConfigurationError) {
-  constexpr int kConfigError = 78;
   const TemporaryDirectory directory;
   const std::string file = directory.File(
       "c.yaml", "namespaces:\n  - {name: a, quota: 1MiB, local_users: [no-such-user-here]}\n");

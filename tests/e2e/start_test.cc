@@ -27,7 +27,6 @@ using testing::Not;
 
 constexpr int kUnavailable = 69;
 constexpr int kOsError = 71;
-constexpr int kConfigError = 78;
 
 // Arguments of a second daemon that may collide only where a test wants it to.
 std::vector<std::string> Second(std::vector<std::string> arguments) {

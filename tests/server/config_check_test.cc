@@ -11,7 +11,6 @@ namespace {
 
 using testing::AllOf;
 using testing::Contains;
-using testing::Field;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -33,8 +32,8 @@ CredentialConfig Credential(const std::string& name, const std::string& token) {
 }
 
 auto Complains(const std::string& key, const std::string& text) {
-  return Contains(AllOf(Field(&ConfigProblem::key, HasSubstr(key)),
-                        Field(&ConfigProblem::text, HasSubstr(text))));
+  return Contains(AllOf(testing::Field(&ConfigProblem::key, HasSubstr(key)),
+                        testing::Field(&ConfigProblem::text, HasSubstr(text))));
 }
 
 TEST(CheckConfig, DefaultsMakeSense) { EXPECT_THAT(CheckConfig(Config()), IsEmpty()); }
