@@ -50,8 +50,6 @@ inline constexpr size_t kMaxQuarantinedSessionsPerUser = 256;
 inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
 inline constexpr size_t kMaxLocalThreads = 64;
-inline constexpr size_t kMaxUnsentBytesPerSession = size_t{8}
-                                                    << 20;  // answers a client does not read
 
 // What a client of the same-host lane lets pile up for a daemon that does not read, and what it
 // takes from one that it does not know.

@@ -82,8 +82,11 @@ constexpr std::array kConfigFields = {
 
     Field<C>{"local.threads", K::kCount, &C::local_threads,
              "Threads that serve sessions; hits need none.", kLocal, 1, kMaxLocalThreads},
-    Field<C>{"local.max_sessions", K::kCount, &C::local_max_sessions,
-             "Sessions at once; more are refused with RESOURCE_EXHAUSTED.", kLocal, 1, 1'000'000},
+    Field<C>{
+        "local.max_sessions", K::kCount, &C::local_max_sessions,
+        "Sessions at once; more are refused with RESOURCE_EXHAUSTED. One user has at most three "
+        "quarters of them.",
+        kLocal, 1, 1'000'000},
     Field<C>{"local.reservation_timeout", K::kDuration, &C::local_reservation_timeout_ms,
              "Abort a put that was begun and neither committed nor given up for this long. Its "
              "bytes stay out of use until its process is gone or says that it stopped.",

@@ -26,7 +26,6 @@ constexpr size_t kReadBudget = 256 * 1024;
 constexpr std::chrono::milliseconds kTurn{1};
 // A client with more unread answers than this gets no further ones until it has read some.
 constexpr size_t kBackPressureBytes = 256 * 1024;
-static_assert(kBackPressureBytes + 2 * kMaxFrameBytes < kMaxUnsentBytesPerSession);
 
 absl::Status CheckItemCount(size_t count) {
   if (count <= kMaxItemsPerFrame) return absl::OkStatus();
