@@ -1,5 +1,5 @@
 // What the same-host lane costs where it could hurt: puts and hits while a full namespace evicts,
-// the first touch of a mapping, and the daemon's own time while clients hit.
+// and the daemon's own time while clients hit.
 
 #include <unistd.h>
 
@@ -187,28 +187,6 @@ void LocalHitWhileOthersEvict(const Context& context) {
        HitSide(context.servers, "with room", MakeStream(context, "bench-local-hit-room", true))},
       Statistic::kP99, context.plan);
   context.rows.Print(measured.Compare("local_hit_p99_evicting", {1}, Target::AtMost(2)));
-}
-
-// A put in place by a client that has just connected, beside the same through a warm mapping.
-void LocalFirstTouch(const Context& context) {
-  const std::string value(kValueBytes, 'v');
-  const std::string name = "bench-local-touch";
-  const auto warm = LargeValueClient(context, name);
-  const std::vector<Side> sides = {
-      {"first",
-       [endpoint = context.servers.ours_unix, name, value] {
-         LocalClient client(endpoint, name);
-         client.Put("first-touch", "the session is open and its segments are mapped");
-         const auto start = std::chrono::steady_clock::now();
-         client.PutInPlace("first-touch", value);
-         return Nanoseconds(std::chrono::steady_clock::now() - start);
-       }},
-      {"warm", Timed([warm, value] { warm->PutInPlace("first-touch", value); })}};
-  const auto measured = Measured::TakeIdle(sides, Statistic::kMean, context.plan);
-  Row row = measured.Compare("local_first_touch", {1}, std::nullopt);
-  row.note += absl::StrCat("; pages of the arena: ",
-                           ProtobufClient(context.servers.ours).Stats(name).page_kind());
-  context.rows.Print(row);
 }
 
 void DaemonWhileClientsHit(const Context& context) {
