@@ -221,10 +221,6 @@ absl::Status Store::DeleteNamespace(std::string_view name) {
   return absl::OkStatus();
 }
 
-void Store::CloseClaims(const absl::Status& why) {
-  for (const auto& ns : Namespaces()) ns->claims().Close(why);
-}
-
 std::vector<std::shared_ptr<Namespace>> Store::Namespaces() const {
   std::vector<std::shared_ptr<Namespace>> all;
   MutexLock lock(&mu_);

@@ -54,9 +54,6 @@ class Store {
   // Closes it: its objects are gone, further calls on it find nothing and refuse puts. Its quota is
   // free again once the last lease on it is gone. NOT_FOUND if there is none.
   absl::Status DeleteNamespace(std::string_view name);
-  // Nobody waits for a computation any more: all claims and waits of the namespaces that there are
-  // end, and none are admitted. For a daemon that drains.
-  void CloseClaims(const absl::Status& why);
   // Sorted by name.
   std::vector<std::shared_ptr<Namespace>> Namespaces() const;
 
