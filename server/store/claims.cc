@@ -71,7 +71,9 @@ absl::StatusOr<Claims::Joined> Claims::Join(const ClaimParty& party, const Hash1
                                             const Request& request) {
   MutexLock lock(&mu_);
   if (!closed_.ok()) return Unshared(closed_);
-  Member& member = *members_.at(&party);
+  const auto entered = members_.find(&party);
+  if (entered == members_.end()) return absl::CancelledError("the client has left");
+  Member& member = *entered->second;
   auto flight = flights_.find(key);
   const bool computed = flight != flights_.end();
   if (computed ? request.wait_ms == 0 : !request.may_win) return Joined{};

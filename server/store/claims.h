@@ -93,7 +93,7 @@ class Claims {
   // Its waits are forgotten, its claims pass on.
   void Leave(const ClaimParty& party) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // RESOURCE_EXHAUSTED names the limit; UNAVAILABLE: closed. REQUIRES: `party` has entered.
+  // RESOURCE_EXHAUSTED names the limit; UNAVAILABLE: closed; CANCELLED: the party has left.
   absl::StatusOr<Joined> Join(const ClaimParty& party, const Hash128& key, const Request& request)
       ABSL_LOCKS_EXCLUDED(mu_);
   // A claim passes on, a wait is forgotten. False if the party has no such ticket (any more).

@@ -130,8 +130,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // Size of the object; counts as a use if `touch`. Counts neither hit nor miss.
   std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
   // Single flight: whether the key is visible (then it counts as used), or who computes it. What
-  // `party` waits for it is told later; see claims.h. Errors: those of Claims::Join. REQUIRES:
-  // `party` has entered claims(); a key of legal length; times within kMaxWaitMs and kMaxClaimMs.
+  // `party` waits for it is told later; see claims.h. Errors: those of Claims::Join. REQUIRES: a
+  // key of legal length; times within kMaxWaitMs and kMaxClaimMs.
   struct GetOrReserved {
     enum class State : uint8_t { kHit, kWin, kWait, kMiss };
     State state = State::kMiss;
