@@ -53,7 +53,8 @@ absl::Status CheckItemCounts(const v1::LocalRequest& request) {
     case v1::LocalRequest::kGetOrReserve:
       return CheckItemCount(request.get_or_reserve().keys_size());
     case v1::LocalRequest::kGiveUp:
-      return CheckItemCount(request.give_up().claims_size());
+      return CheckItemCount(size_t{0} + request.give_up().claims_size() +
+                            request.give_up().requests_size());
     default:
       return absl::OkStatus();
   }

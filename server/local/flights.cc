@@ -1,6 +1,7 @@
 #include "server/local/flights.h"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -139,6 +140,13 @@ absl::Status Flights::GetOrReserve(uint64_t request_id, const v1::GetOrReserve& 
 
 void Flights::GiveUp(const v1::GiveUp& request) {
   for (const uint64_t claim : request.claims()) GiveUp(claim);
+  if (request.requests_size() == 0) return;
+  const std::unordered_set<uint64_t> requests(request.requests().begin(), request.requests().end());
+  std::vector<uint64_t> forgotten;
+  for (const auto& [ticket, asked] : waits_) {
+    if (requests.contains(asked.request)) forgotten.push_back(ticket);
+  }
+  for (const uint64_t ticket : forgotten) GiveUp(ticket);
 }
 
 bool Flights::BindToReservation(uint64_t claim, std::string_view key) {
