@@ -99,7 +99,8 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
       absl::MutexLock lock(&mu_);
       writing_ = false;
     }
-    if (!ok) return End(absl::CancelledError("the client left"));
+    if (!ok) End(absl::CancelledError("the client left"));
+    // Also if it had ended before: the end has waited for this write.
     Pump();
   }
 

@@ -148,11 +148,20 @@ class SingleFlight : public ::testing::Test {
     return stats.namespaces(0);
   }
   v1::ClaimStats Claims() { return Stats().claims(); }
+  // But for the one that asks.
+  uint64_t CallsInFlight() {
+    e2e::TestClient client(daemon_->grpc_address());
+    v1::GetStatsResponse stats;
+    EXPECT_TRUE(client.Stats(stats).ok());
+    return stats.calls_in_flight() - 1;
+  }
   void ExpectNothingIsClaimed() {
     const auto deadline = steady_clock::now() + std::chrono::seconds(30);
-    while (Claims().claims() + Claims().waiters() > 0 && steady_clock::now() < deadline) {
+    while (Claims().claims() + Claims().waiters() + CallsInFlight() > 0 &&
+           steady_clock::now() < deadline) {
       std::this_thread::yield();
     }
+    EXPECT_EQ(CallsInFlight(), 0u) << "a stream outlived its client";
     EXPECT_EQ(Claims().claims(), 0u);
     EXPECT_EQ(Claims().waiters(), 0u);
   }
