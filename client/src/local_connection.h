@@ -147,6 +147,7 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   // Nothing is heard any more; what is won later is given up.
   void FailFlights(const absl::Status& status, Reached reached, Ready* ready)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TellNobodyWaits(const std::vector<uint64_t>& requests) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void EndOverdueFlights(LocalDeadline now, Ready* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether something is to be read that no thread waits for here.
   bool ReadsUnasked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {

@@ -92,19 +92,19 @@ absl::Status LocalConnection::OnClaimEvents(v1::ClaimEvents events, Ready* ready
 }
 
 void LocalConnection::FailFlights(const absl::Status& status, Reached reached, Ready* ready) {
-  v1::LocalRequest give_up;
+  std::vector<uint64_t> over;
   for (const auto& [id, flight] : flights_) {
     ready->emplace_back(Tells(flight.listener),
                         LocalAnswer{.status = Unshared(status), .reached = reached});
-    give_up.mutable_give_up()->add_requests(id);
+    over.push_back(id);
   }
   flights_.clear();
   flight_deadlines_.clear();
-  if (give_up.has_give_up()) TellLocked(give_up);
+  TellNobodyWaits(over);
 }
 
 void LocalConnection::EndOverdueFlights(LocalDeadline now, Ready* ready) {
-  v1::LocalRequest give_up;
+  std::vector<uint64_t> over;
   while (!flight_deadlines_.empty() && flight_deadlines_.begin()->first <= now) {
     const uint64_t id = flight_deadlines_.begin()->second;
     ready->emplace_back(
@@ -112,7 +112,18 @@ void LocalConnection::EndOverdueFlights(LocalDeadline now, Ready* ready) {
         LocalAnswer{.status = absl::DeadlineExceededError("the key was not computed in time"),
                     .reached = Reached::kNotInTime});
     EndFlight(id);
+    over.push_back(id);
+  }
+  TellNobodyWaits(over);
+}
+
+void LocalConnection::TellNobodyWaits(const std::vector<uint64_t>& requests) {
+  v1::LocalRequest give_up;
+  for (const uint64_t id : requests) {
     give_up.mutable_give_up()->add_requests(id);
+    if (static_cast<size_t>(give_up.give_up().requests_size()) < kMaxItemsPerFrame) continue;
+    TellLocked(give_up);
+    give_up.Clear();
   }
   if (give_up.has_give_up()) TellLocked(give_up);
 }

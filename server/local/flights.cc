@@ -56,7 +56,11 @@ void Flights::Party::OnClaimEvents(std::span<const store::ClaimEvent> events) {
   MutexLock lock(&mu_);
   if (!wake_) return;
   const bool first = events_.empty();
-  events_.insert(events_.end(), events.begin(), events.end());
+  for (const store::ClaimEvent& event : events) {
+    events_.push_back(event);
+    // A copy that shares nothing: Abseil counts references where ThreadSanitizer does not look.
+    events_.back().why = absl::Status(event.why.code(), event.why.message());
+  }
   if (first) wake_();
 }
 
