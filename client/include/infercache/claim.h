@@ -85,10 +85,10 @@ class ComputeSlot {
 
   virtual size_t index() const = 0;  // of the key in its batch
   virtual std::string_view key() const = 0;
-  // Room for the value, to be filled before the computation returns OK: on the local lane the
-  // daemon's memory itself where there is room, else memory of this process. What is in it at first
-  // is unspecified. Once a computation. INVALID_ARGUMENT: of nothing, or a second time.
-  // RESOURCE_EXHAUSTED: there is no memory.
+  // Room for the value, filled before the computation returns OK: on the local lane the daemon's
+  // own memory if it has room, for a minute (local.reservation_timeout: allocate after what takes
+  // long), else this process's. Uninitialized. Once a computation. INVALID_ARGUMENT: of nothing, or
+  // a second time. RESOURCE_EXHAUSTED: there is no memory.
   virtual absl::StatusOr<std::span<std::byte>> Allocate(uint64_t size_bytes,
                                                         const ObjectInfo& info = {},
                                                         std::vector<PartSpec> parts = {}) = 0;
