@@ -194,6 +194,7 @@ bool Claims::GiveUp(const ClaimParty& party, uint64_t number) {
     MutexLock lock(&mu_);
     const auto it = tickets_.find(number);
     if (it == tickets_.end() || it->second.member->party.get() != &party) return false;
+    if (!it->second.is_claim) ++stats_.waits_missed;
     Drop(number, &notices);
   }
   notices.Send();

@@ -525,8 +525,8 @@ absl::StatusOr<Namespace::GetOrReserved> Namespace::GetOrReserve(const ObjectId&
       impl_->claims.OnVisible(hash);
       return GetOrReserved{State::kHit};
     case Claims::Joined::State::kWaiting:
-      // If the wait is over already, its event is on the way and says how.
-      if (visible && impl_->claims.GiveUp(party, joined.ticket)) return GetOrReserved{State::kHit};
+      // Its event comes as any, perhaps before this answer.
+      if (visible) impl_->claims.OnVisible(hash);
       return GetOrReserved{State::kWait, joined.ticket};
   }
   return GetOrReserved{};
