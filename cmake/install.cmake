@@ -65,7 +65,7 @@ target_compile_features(infercache_client INTERFACE cxx_std_20)
 install(TARGETS ${client_targets} EXPORT infercache
         ARCHIVE COMPONENT client
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES client/include/infercache/client.h common/include/infercache/types.h
+install(FILES client/include/infercache/claim.h client/include/infercache/client.h common/include/infercache/types.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/infercache COMPONENT client)
 install(DIRECTORY proto/infercache DESTINATION ${CMAKE_INSTALL_DATADIR}/infercache/proto
         COMPONENT client FILES_MATCHING PATTERN "*.proto")

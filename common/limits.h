@@ -28,6 +28,13 @@ inline constexpr uint64_t kMaxObjectsPerNamespace = uint64_t{1} << 30;
 inline constexpr size_t kMaxKeysPerCall = 65'536;
 inline constexpr size_t kMaxListPageSize = 10'000;
 
+// Single flight: claims and waits together. A namespace's take some 200 bytes each.
+inline constexpr size_t kMaxClaimsPerParty = 16'384;  // of a session or a stream
+inline constexpr size_t kMaxClaimsPerNamespace = 262'144;
+inline constexpr uint64_t kMaxWaitMs = 3'600'000;
+inline constexpr uint64_t kMaxClaimMs = 3'600'000;
+inline constexpr uint64_t kDefaultClaimMs = 60'000;
+
 inline constexpr uint32_t kDefaultPinSlots = 1'024;
 inline constexpr uint32_t kMaxPinSlots = 65'536;
 

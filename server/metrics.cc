@@ -112,9 +112,21 @@ void AddLanes(std::string_view name, const store::NamespaceStats& s, Families& o
           static_cast<double>(s.saved_compute_us + s.client.saved_compute_us) / 1e6);
 }
 
+void AddClaims(std::string_view name, const store::ClaimStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kClaims, {name}, s.claims);
+  out.Add(Id::kClaimWaiters, {name}, s.waiters);
+  out.Add(Id::kClaimsGranted, {name}, s.granted);
+  out.Add(Id::kClaimWaits, {name, "hit"}, s.waits_hit);
+  out.Add(Id::kClaimWaits, {name, "win"}, s.waits_won);
+  out.Add(Id::kClaimWaits, {name, "miss"}, s.waits_missed);
+  out.Add(Id::kCoalescedComputes, {name}, s.waits_hit);
+}
+
 void AddNamespace(std::string_view name, const store::NamespaceStats& s, Families& out) {
   using Id = MetricId;
   AddLanes(name, s, out);
+  AddClaims(name, s.claims, out);
   AddAge(Id::kLimboBytes, name, s.limbo_age, out);
   out.Add(Id::kQuotaBytes, {name}, s.quota_bytes);
   out.Add(Id::kUsedBytes, {name, "reserved"}, s.reserved_bytes);

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "client/src/circuit_breaker.h"
 #include "client/src/completion_queue.h"
+#include "client/src/flight_batch.h"
 #include "client/src/fork_guard.h"
 #include "client/src/local_transport.h"
 #include "client/src/transport.h"
@@ -97,6 +98,9 @@ class Client::Impl {
                Deliver<std::vector<ReserveResult>> deliver);
   void Commit(std::span<Reservation> reservations, const CallOptions& call,
               Deliver<std::vector<PutResult>> deliver);
+  // `on_pieces` as in FlightBatch.
+  void GetOrReserve(std::span<const std::string_view> keys, const ComputeOptions& options,
+                    FlightBatch::OnPieces on_pieces);
   void Match(std::span<const std::string_view> keys, const CallOptions& call,
              Deliver<MatchResult> deliver);
   void Keys(KeysVerb verb, std::span<const std::string_view> keys, const CallOptions& call,

@@ -40,13 +40,16 @@ v1::LocalResponse::BodyCase ExpectedBody(const v1::LocalRequest& request) {
       return v1::LocalResponse::kKeyPage;
     case v1::LocalRequest::kGrowSlots:
       return v1::LocalResponse::kSlotsGranted;
+    case v1::LocalRequest::kGetOrReserve:
+      return v1::LocalResponse::kClaimAnswers;
     default:
       return v1::LocalResponse::kEmpty;
   }
 }
 
-// Until something can be read, or `deadline`.
-void AwaitReadable(int socket, LocalDeadline deadline) {
+}  // namespace
+
+void LocalConnection::AwaitReadable(int socket, LocalDeadline deadline) {
   const auto left = std::max(deadline - steady_clock::now(), steady_clock::duration::zero());
   const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
   timespec timeout = {.tv_sec = std::min<time_t>(seconds.count(), 3600),
@@ -54,8 +57,6 @@ void AwaitReadable(int socket, LocalDeadline deadline) {
   pollfd item = {.fd = socket, .events = POLLIN | POLLRDHUP, .revents = 0};
   ppoll(&item, 1, &timeout, nullptr);
 }
-
-}  // namespace
 
 LocalConnection::LocalConnection(UniqueFd socket, std::string name, std::shared_ptr<IoThread> io,
                                  IoThread::Charge* charge)
@@ -142,7 +143,7 @@ void LocalConnection::Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
     reading_ = false;
     if (waiters_ > 0) changed_.SignalAll();
     // The I/O thread left the socket to this one.
-    if (!deadlines_.empty()) SetWatch(/*readable=*/true, watch_writable_);
+    if (ReadsUnasked()) SetWatch(/*readable=*/true, watch_writable_);
     if (ready.empty()) continue;
     mu_.Unlock();
     Run(std::move(ready));
@@ -176,7 +177,7 @@ bool LocalConnection::Tell(v1::LocalRequest& request) {
 
 bool LocalConnection::TellLocked(v1::LocalRequest& request) {
   // What gives back is bounded by what there is to give back.
-  const bool gives_back = request.has_abort() || request.has_release();
+  const bool gives_back = request.has_abort() || request.has_release() || request.has_give_up();
   if (broken() || (!gives_back && writer_.unsent_bytes() > kMaxUnsentRequestBytes)) return false;
   const v1::LocalResponse::BodyCase expected = ExpectedBody(request);
   const bool answered = request.has_abort();
@@ -222,7 +223,7 @@ absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueF
       retired_.store(true, std::memory_order_relaxed);
       if (io_ != nullptr) io_->WakeBy(LocalDeadline::min());
     }
-    return absl::OkStatus();
+    return OnClaimEvents(std::move(*response.mutable_claim_events()), ready);
   }
   const auto it = pending_.find(response.id());
   if (it == pending_.end()) {
@@ -232,6 +233,9 @@ absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueF
     return absl::InvalidArgumentError("an answer to another kind of request");
   }
   if (response.code() != 0) answer.status = SaidByDaemon(response.code(), response.message());
+  if (it->second.expected == v1::LocalResponse::kClaimAnswers) {
+    if (absl::Status status = OnClaimAnswers(response.id(), answer); !status.ok()) return status;
+  }
   Pending pending = std::move(it->second);
   deadlines_.erase({pending.deadline, it->first});
   pending_.erase(it);
@@ -251,27 +255,12 @@ void LocalConnection::Deliver(Pending pending, LocalAnswer answer, Ready* ready)
   }
 }
 
-// What an answer brings for which nobody waits any more.
-void LocalConnection::GiveBack(const v1::LocalResponse& response) {
-  v1::LocalRequest request;
-  if (response.has_reserved()) {
-    for (const v1::ReservedItem& item : response.reserved().items()) {
-      if (item.reservation() != 0) request.mutable_abort()->add_reservations(item.reservation());
-    }
-    if (request.has_abort()) TellLocked(request);
-  } else if (response.has_found()) {
-    for (const v1::FoundItem& item : response.found().items()) {
-      if (item.lease() != 0) request.mutable_release()->add_leases(item.lease());
-    }
-    if (request.has_release()) TellLocked(request);
-  }
-}
-
 void LocalConnection::FailAll(const absl::Status& status, Reached reached, Ready* ready) {
   for (auto& [id, pending] : std::exchange(pending_, {})) {
     Deliver(std::move(pending), {.status = Unshared(status), .reached = reached}, ready);
   }
   deadlines_.clear();
+  FailFlights(status, reached, ready);
   if (waiters_ > 0) changed_.SignalAll();
 }
 
@@ -292,35 +281,12 @@ void LocalConnection::Detach(const absl::Status& status) {
               {.status = Unshared(status), .reached = Reached::kNo}, &ready);
     }
     deadlines_.clear();
+    FailFlights(status, Reached::kNo, &ready);
     io = std::move(io_);
     io_ = nullptr;
   }
   if (io != nullptr) io->Unwatch(socket_.get());
   Run(std::move(ready));
-}
-
-bool LocalConnection::Expects(v1::LocalResponse::BodyCase body) const {
-  return std::any_of(pending_.begin(), pending_.end(),
-                     [body](const auto& entry) { return entry.second.expected == body; });
-}
-
-void LocalConnection::AwaitReserved(LocalDeadline deadline) {
-  constexpr std::chrono::milliseconds kFlushAgain{5};
-  MutexLock lock(&mu_);
-  if (!Expects(v1::LocalResponse::kReserved)) return;
-  // Also that the daemon has heard of the aborts: a daemon that sees the end of a connection does
-  // not always read what is before it.
-  while (!broken() &&
-         (Expects(v1::LocalResponse::kReserved) || Expects(v1::LocalResponse::kEmpty))) {
-    const LocalDeadline now = steady_clock::now();
-    if (now >= deadline) return;
-    Flush();
-    const bool unsent = !writer_.empty();
-    mu_.Unlock();
-    AwaitReadable(socket_.get(), unsent ? std::min(deadline, now + kFlushAgain) : deadline);
-    Run(ReadAnswers());
-    mu_.Lock();
-  }
 }
 
 void LocalConnection::Break(const absl::Status& status) {
@@ -372,12 +338,14 @@ LocalDeadline LocalConnection::OnTimer(LocalDeadline now) {
                                          absl::StrCat(name_, " did not answer in time")),
                                      .reached = Reached::kNotInTime});
     }
+    EndOverdueFlights(now, &ready);
     if (watch_again_ <= now) {
       watch_again_ = LocalDeadline::max();
       SetWatch(/*readable=*/true, watch_writable_);
     }
     next = watch_again_;
     if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first);
+    if (!flight_deadlines_.empty()) next = std::min(next, flight_deadlines_.begin()->first);
   }
   Run(std::move(ready));
   return next;

@@ -45,6 +45,16 @@ struct LocalAnswer {
   std::vector<UniqueFd> descriptors = {};
 };
 
+// Hears what becomes of a GetOrReserve: its answer, events, or what keeps them from coming. Called
+// without locks, on any thread, several at once and in any order. A status that is not OK is about
+// every key of which nothing was heard before; it may come more than once.
+class FlightListener {
+ public:
+  virtual ~FlightListener() = default;
+  // `answer` has a body of ClaimAnswers, or one of ClaimEvents of this request.
+  virtual void OnNews(LocalAnswer answer) = 0;
+};
+
 class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
  public:
   using OnAnswer = absl::AnyInvocable<void(LocalAnswer answer)>;
@@ -62,6 +72,9 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   // Sends. `on_answer` is called exactly once, without locks, on any thread, possibly at once.
   void Submit(v1::LocalRequest& request, LocalDeadline deadline, OnAnswer on_answer)
       ABSL_LOCKS_EXCLUDED(mu_);
+  // Sends a GetOrReserve. By the deadline the listener has heard of every key, or a status.
+  void SubmitFlight(v1::LocalRequest& request, LocalDeadline deadline,
+                    std::shared_ptr<FlightListener> listener) ABSL_LOCKS_EXCLUDED(mu_);
   // Sends what needs no answer, or one that nobody wants. Works until the connection breaks. False:
   // it is not sent, because the connection is broken or, unless it gives something back, because
   // too much waits to be sent.
@@ -101,6 +114,12 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
     OnAnswer on_answer = nullptr;
   };
   using Ready = std::vector<std::pair<OnAnswer, LocalAnswer>>;
+  // A GetOrReserve of which something is still to be heard.
+  struct Flight {
+    std::shared_ptr<FlightListener> listener;
+    LocalDeadline deadline;
+    int left;  // keys
+  };
 
   // Takes `pending` if it is OK.
   absl::Status Send(v1::LocalRequest& request, Pending& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -116,10 +135,30 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   void Deliver(Pending pending, LocalAnswer answer, Ready* ready)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveBack(const v1::LocalResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // --- local_connection_flights.cc ---
+  static OnAnswer Tells(std::shared_ptr<FlightListener> listener);
+  // The answer to a GetOrReserve: what of it is still to be waited for.
+  absl::Status OnClaimAnswers(uint64_t id, const LocalAnswer& answer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status OnClaimEvents(v1::ClaimEvents events, Ready* ready)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndFlight(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Nothing is heard any more; what is won later is given up.
+  void FailFlights(const absl::Status& status, Reached reached, Ready* ready)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TellNobodyWaits(const std::vector<uint64_t>& requests) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndOverdueFlights(LocalDeadline now, Ready* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether something is to be read that no thread waits for here.
+  bool ReadsUnasked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return !deadlines_.empty() || !flights_.empty();
+  }
   void FailAll(const absl::Status& status, Reached reached, Ready* ready)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Expects(v1::LocalResponse::BodyCase body) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SetWatch(bool readable, bool writable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Until something can be read, or `deadline`.
+  static void AwaitReadable(int socket, LocalDeadline deadline);
   static void Run(Ready ready);
 
   // Constant after construction.
@@ -140,6 +179,8 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   std::map<uint64_t, Pending> pending_ ABSL_GUARDED_BY(mu_);
   // Of asynchronous requests, by deadline.
   std::set<std::pair<LocalDeadline, uint64_t>> deadlines_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, Flight> flights_ ABSL_GUARDED_BY(mu_);  // by request
+  std::set<std::pair<LocalDeadline, uint64_t>> flight_deadlines_ ABSL_GUARDED_BY(mu_);
   FrameWriter writer_ ABSL_GUARDED_BY(mu_);
   std::string encoded_ ABSL_GUARDED_BY(mu_);  // keeps its memory
   int waiters_ ABSL_GUARDED_BY(mu_) = 0;      // threads on changed_

@@ -222,6 +222,7 @@ void LocalLink::SayHello() {
   hello.set_version(1);
   *hello.mutable_scope() = options_.scope;
   hello.set_client(ProgramName());
+  hello.set_single_flight(true);
   attempt_->connection->Submit(request, attempt_->deadline,
                                [this](LocalAnswer answer) { TakeWelcome(std::move(answer)); });
 }

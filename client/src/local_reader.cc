@@ -258,7 +258,7 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
     }
     result->object.emplace(*bytes, std::move(parts), std::move(info),
                            HoldPin(std::move(kept), claimed.HandOn(), size));
-    lane.CountHit(size, cost);
+    if (copies != Copies::kOwn) lane.CountHit(size, cost);
     *touch = pin;
     return Settled::kYes;
   }

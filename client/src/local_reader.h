@@ -21,8 +21,9 @@ namespace infercache {
 
 class LocalReader {
  public:
-  // Whether an object may be copied: for Get beyond the budget, for View never.
-  enum class Copies { kAllowed, kRefused };
+  // Whether an object may be copied: for Get beyond the budget, for View never. kOwn is kAllowed
+  // for what this client has stored just now: a view of it counts as no hit.
+  enum class Copies { kAllowed, kRefused, kOwn };
   // kAskDaemon: a key changes too fast to tell, or the bytes do not match their checksum.
   // kNoSession: there is none, or it is over. Nothing is in the result then.
   enum class Settled { kYes, kAskDaemon, kNoSession };

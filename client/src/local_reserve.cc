@@ -47,6 +47,7 @@ bool ReserveConversation::Next(v1::LocalRequest* request) {
     }
     v1::ReserveItem& proto = *request->mutable_reserve()->add_items();
     FillReserveItem(item.key, item.size_bytes, item.info, item.parts, item.overwrite, &proto);
+    if (const LocalRight* right = RightOf(item); right != nullptr) proto.set_claim(right->number());
     const size_t item_bytes = proto.ByteSizeLong() + kItemOverhead;
     if (!group_.empty() && bytes + item_bytes > kMaxRequestBytes) {
       request->mutable_reserve()->mutable_items()->RemoveLast();
@@ -56,6 +57,13 @@ bool ReserveConversation::Next(v1::LocalRequest* request) {
     group_.push_back(next_);
   }
   return !group_.empty();
+}
+
+// The claim of an item, if it is one of this session.
+const LocalRight* ReserveConversation::RightOf(const ReserveItem& item) const {
+  if (item.claim == nullptr || !*item.claim) return nullptr;
+  const auto* right = dynamic_cast<const LocalRight*>(item.claim->right());
+  return right != nullptr && right->session() == session_ ? right : nullptr;
 }
 
 void ReserveConversation::Take(LocalAnswer answer) {
@@ -104,6 +112,8 @@ ReserveResult ReserveConversation::TakeItem(const ReserveItem& item,
   auto room = std::make_unique<LocalRoom>(owner_, session_, reserved.reservation(),
                                           std::move(memory), item.size_bytes);
   if (no_memory) return {.status = NoMemoryFor(item.size_bytes)};
+  // What becomes of the room becomes of the claim: that is the daemon's business from here on.
+  if (RightOf(item) != nullptr) item.claim->Fulfilled();
   ReserveResult result;
   result.reservation.emplace(bytes, std::move(room));
   return result;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "client/src/local_conversation.h"
+#include "client/src/local_flight.h"
 #include "client/src/local_writes.h"
 
 namespace infercache {
@@ -55,6 +56,7 @@ class ReserveConversation : public Conversation {
 
  private:
   absl::Status TakeReserved(const v1::Reserved& reserved);
+  const LocalRight* RightOf(const ReserveItem& item) const;
   ReserveResult TakeItem(const ReserveItem& item, const v1::ReservedItem& reserved);
 
   const void* const owner_;

@@ -86,6 +86,7 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
       fingerprint_(fingerprint),
       put_access_(welcome.put_access()),
       checksums_(welcome.checksums()),
+      single_flight_(welcome.single_flight()),
       pin_budget_bytes_(welcome.pin_budget_bytes()),
       chunk_bytes_(welcome.chunk_bytes()),
       slots_(page_, welcome.slot_limit()) {}

@@ -67,6 +67,7 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
 
   v1::Welcome::PutAccess put_access() const { return put_access_; }
   bool checksums() const { return checksums_; }
+  bool single_flight() const { return single_flight_; }
   uint64_t pin_budget_bytes() const { return pin_budget_bytes_; }
   LocalConnection& connection() const { return *connection_; }
 
@@ -103,6 +104,7 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   const Hash128 fingerprint_;
   const v1::Welcome::PutAccess put_access_;
   const bool checksums_;
+  const bool single_flight_;
   const uint64_t pin_budget_bytes_;
   const uint64_t chunk_bytes_;
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/src/local_conversation.h"
+#include "client/src/local_flight.h"
 #include "client/src/local_puts.h"
 #include "client/src/local_reads.h"
 #include "client/src/local_requests.h"
@@ -335,6 +336,16 @@ void LocalTransport::Commit(std::span<Reservation> reservations, absl::Time dead
                             Done<std::vector<PutResult>> done) {
   Hold(*link_, ToLocal(deadline), /*wait_for_daemon=*/false,
        std::make_unique<CommitConversation>(this, reservations, std::move(done)));
+}
+
+void LocalTransport::GetOrReserve(std::span<const std::string_view> keys, absl::Time deadline,
+                                  absl::Duration claim_time, OnWords on_words) {
+  if (absl::Status status = CheckKeys(keys); !status.ok()) {
+    std::vector<ClaimWord> words(keys.size());
+    for (size_t i = 0; i < words.size(); ++i) words[i] = {.index = i, .status = status};
+    return on_words(std::move(words));
+  }
+  StartLocalFlight(*link_, keys, ToLocal(deadline), claim_time, std::move(on_words));
 }
 
 void LocalTransport::Match(std::span<const std::string_view> keys, absl::Time deadline,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "client/src/remote_call.h"
+#include "client/src/remote_flight.h"
 #include "client/src/transport.h"
 #include "infercache/v1/types.pb.h"
 
@@ -17,7 +18,8 @@ namespace infercache {
 struct RemoteBackend {
   v1::Scope scope;
   uint64_t max_unary_bytes;  // of values in one request
-  RemoteCalls calls;         // destroyed first: waits for the operations
+  RemoteFlights flights = {};
+  RemoteCalls calls;  // destroyed first: waits for the operations
 };
 
 // What the outcome of a call says about the daemon.

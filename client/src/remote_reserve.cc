@@ -14,9 +14,12 @@ namespace {
 class RemoteRoom final : public Reservation::Room {
  public:
   RemoteRoom(const void* owner, const ReserveItem& item, std::unique_ptr<std::byte[]> memory)
-      : owner_(owner), key_(item.key), item_(item), memory_(std::move(memory)) {}
+      : owner_(owner), key_(item.key), item_(item), memory_(std::move(memory)) {
+    if (item.claim != nullptr) claim_ = std::move(*item.claim);
+  }
 
   const void* owner() const { return owner_; }
+  void Committed() { claim_.Fulfilled(); }
   // Borrows from the room.
   PutItem ToPutItem() const {
     return {.key = key_,
@@ -31,6 +34,7 @@ class RemoteRoom final : public Reservation::Room {
   const std::string key_;
   const ReserveItem item_;  // its key is gone
   const std::unique_ptr<std::byte[]> memory_;
+  Claim claim_;  // given up with the room, unless that is committed
 };
 
 }  // namespace
@@ -81,7 +85,10 @@ void StartRemoteCommit(const void* owner, RemoteBackend& backend,
       backend, items, deadline,
       [rooms = std::move(rooms), indices = std::move(indices), results = std::move(results),
        done = std::move(done)](std::vector<PutResult> put, Reached reached) mutable {
-        for (size_t k = 0; k < put.size(); ++k) results[indices[k]] = std::move(put[k]);
+        for (size_t k = 0; k < put.size(); ++k) {
+          if (put[k].status.ok()) static_cast<RemoteRoom&>(*rooms[k]).Committed();
+          results[indices[k]] = std::move(put[k]);
+        }
         done(std::move(results), reached);
       });
 }

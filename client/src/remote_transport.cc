@@ -8,6 +8,7 @@
 #include "client/src/get_sink.h"
 #include "client/src/health.h"
 #include "client/src/proto_convert.h"
+#include "client/src/remote_flight.h"
 #include "client/src/remote_get.h"
 #include "client/src/remote_keys.h"
 #include "client/src/remote_put.h"
@@ -76,6 +77,11 @@ void RemoteTransport::Reserve(std::span<const ReserveItem> items, absl::Time,
 void RemoteTransport::Commit(std::span<Reservation> reservations, absl::Time deadline,
                              Done<std::vector<PutResult>> done) {
   StartRemoteCommit(this, backend_, reservations, deadline, std::move(done));
+}
+
+void RemoteTransport::GetOrReserve(std::span<const std::string_view> keys, absl::Time deadline,
+                                   absl::Duration claim_time, OnWords on_words) {
+  StartRemoteFlight(backend_, keys, deadline, claim_time, std::move(on_words));
 }
 
 void RemoteTransport::Match(std::span<const std::string_view> keys, absl::Time deadline,

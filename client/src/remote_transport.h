@@ -22,6 +22,8 @@ class RemoteTransport final : public Transport {
                Done<std::vector<ReserveResult>> done) override;
   void Commit(std::span<Reservation> reservations, absl::Time deadline,
               Done<std::vector<PutResult>> done) override;
+  void GetOrReserve(std::span<const std::string_view> keys, absl::Time deadline,
+                    absl::Duration claim_time, OnWords on_words) override;
   void Match(std::span<const std::string_view> keys, absl::Time deadline,
              Done<MatchResult> done) override;
   void Keys(KeysVerb verb, std::span<const std::string_view> keys, absl::Time deadline,

@@ -12,6 +12,8 @@
 
 #pragma once
 
+#include <cstddef>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -33,6 +35,19 @@ using Done = absl::AnyInvocable<void(Result result, Reached reached)>;
 
 enum class KeysVerb { kExists, kDelete, kTouch };
 
+// What the daemon says of one key that a client would compute.
+struct ClaimWord {
+  size_t index = 0;
+  enum class State {
+    kVisible,  // it is there: to be got as any object
+    kWon,      // `claim` is this client's
+    kMiss,     // `status` says why, if there is a reason
+  };
+  State state = State::kMiss;
+  absl::Status status = {};
+  std::optional<Claim> claim = {};
+};
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -50,6 +65,12 @@ class Transport {
                        Done<std::vector<ReserveResult>> done) = 0;
   virtual void Commit(std::span<Reservation> reservations, absl::Time deadline,
                       Done<std::vector<PutResult>> done) = 0;
+  // Asks for the right to compute `keys`, and waits until the deadline for others that have it.
+  // `on_words` is called any number of times, by several threads at once, and hears of every key
+  // exactly once; until it has of all, it counts as a `done` that was not called.
+  using OnWords = absl::AnyInvocable<void(std::vector<ClaimWord> words)>;
+  virtual void GetOrReserve(std::span<const std::string_view> keys, absl::Time deadline,
+                            absl::Duration claim_time, OnWords on_words) = 0;
   virtual void Match(std::span<const std::string_view> keys, absl::Time deadline,
                      Done<MatchResult> done) = 0;
   virtual void Keys(KeysVerb verb, std::span<const std::string_view> keys, absl::Time deadline,

@@ -49,6 +49,11 @@ absl::Status CheckItemCounts(const v1::LocalRequest& request) {
       return CheckItemCount(request.release().leases_size());
     case v1::LocalRequest::kRemove:
       return CheckItemCount(request.remove().keys_size());
+    case v1::LocalRequest::kGetOrReserve:
+      return CheckItemCount(request.get_or_reserve().keys_size());
+    case v1::LocalRequest::kGiveUp:
+      return CheckItemCount(size_t{0} + request.give_up().claims_size() +
+                            request.give_up().requests_size());
     default:
       return absl::OkStatus();
   }
@@ -86,14 +91,6 @@ void Connection::Tick() {
   asio::post(context_, [self = shared_from_this()] {
     self->tick_pending_.store(false, std::memory_order_relaxed);
     self->OnTick();
-  });
-}
-
-void Connection::SayGoodbye(std::string reason) {
-  asio::post(context_, [self = shared_from_this(), reason = std::move(reason)] {
-    if (self->state_ != State::kOpen) return;
-    self->SendGoodbye(reason);
-    self->Continue();
   });
 }
 
@@ -277,6 +274,7 @@ absl::Status Connection::HandleRequest(const Request& request) {
       return absl::InvalidArgumentError("a second Hello");
     case Request::kWrite:
     case Request::kRelease:
+    case Request::kGiveUp:
       break;
     case Request::kDrain:
       AskForDrain();
@@ -334,6 +332,7 @@ absl::Status Connection::OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* 
     status = session.status();
     if (session.ok()) {
       session_ = *std::move(session);
+      if (hello.single_flight()) welcome->set_single_flight(OpenFlights());
     } else {
       host_.users.RemoveSession(peer_.user);
     }
@@ -371,13 +370,6 @@ void Connection::Send(const Response& response, std::vector<UniqueFd> descriptor
   response.AppendToString(&encoded_);
   descriptors_unsent_ |= !descriptors.empty();
   writer_.Add(encoded_, std::move(descriptors));
-}
-
-void Connection::SendGoodbye(const std::string& reason) {
-  if (std::exchange(said_goodbye_, true)) return;
-  Response event;
-  event.mutable_goodbye()->set_reason(reason);
-  Send(event, {});
 }
 
 }  // namespace infercache::local

@@ -79,6 +79,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   absl::Status OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* welcome,
                                  std::vector<UniqueFd>* descriptors);
   absl::Status HandleInlinePuts();
+  // False: it is too late for claims.
+  bool OpenFlights();
+  void SendClaimEvents();
   void AskForDrain();
   void Answer(uint64_t id, const absl::Status& status, Response* response,
               std::vector<UniqueFd> descriptors = {});

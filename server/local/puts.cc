@@ -46,8 +46,12 @@ void InStoringOrder(size_t count, KeyHash key_hash, F f) {
 }  // namespace
 
 Puts::Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
-           PutAccess access)
-    : host_(host), namespace_(std::move(ns)), fingerprint_(fingerprint), access_(access) {}
+           PutAccess access, Flights& flights)
+    : host_(host),
+      namespace_(std::move(ns)),
+      fingerprint_(fingerprint),
+      access_(access),
+      flights_(flights) {}
 
 Puts::~Puts() {
   const uint64_t count = open_.size();
@@ -98,12 +102,15 @@ void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
   out->set_reservation(next_id_);
   out->set_chunk(place.chunk);
   out->set_offset(place.offset);
+  // A claim that has passed on changes nothing: this one may still be the first to commit.
+  const bool bound = item.claim() != 0 && flights_.BindToReservation(item.claim(), item.key());
   open_.emplace_hint(
       open_.end(), next_id_++,
       Reservation{.lease = *std::move(*lease),
                   .key_hash = HashBytes(item.key()),
                   .deadline = steady_clock::now() +
-                              absl::ToChronoMilliseconds(host_.options.reservation_timeout)});
+                              absl::ToChronoMilliseconds(host_.options.reservation_timeout),
+                  .claim = bound ? item.claim() : 0});
   held_bytes_ += item.size_bytes();
   host_.reservations.Add(1);
 }
@@ -145,8 +152,11 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
   Reservation reservation = std::move(it->second);
   open_.erase(it);
   held_bytes_ -= reservation.lease.bytes().size();
-  RETURN_IF_ERROR(CheckWritten(reservation));
-  return namespace_->Commit(std::move(reservation.lease));
+  const absl::Status written = CheckWritten(reservation);
+  absl::StatusOr<store::CommitOutcome> outcome =
+      written.ok() ? namespace_->Commit(std::move(reservation.lease)) : written;
+  if (!outcome.ok()) flights_.GiveUp(reservation.claim);
+  return outcome;
 }
 
 absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
@@ -183,6 +193,7 @@ absl::Status Puts::Abort(const v1::Abort& request) {
       FreeExpired(id);
     } else {
       held_bytes_ -= it->second.lease.bytes().size();
+      flights_.GiveUp(it->second.claim);
       open_.erase(it);
     }
   }
@@ -267,6 +278,7 @@ uint64_t Puts::Expire(steady_clock::time_point now) {
   uint64_t count = 0;
   while (!open_.empty() && open_.begin()->second.deadline <= now) {
     auto node = open_.extract(open_.begin());
+    flights_.GiveUp(node.mapped().claim);
     expired_.emplace(node.key(), Quarantined(host_.books, namespace_->spec().name,
                                              std::move(node.mapped().lease)));
     ++count;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "common/hash.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/flights.h"
 #include "server/local/host.h"
 #include "server/local/inline_put.h"
 #include "server/local/quarantine.h"
@@ -29,8 +30,9 @@ using PutAccess = v1::Welcome::PutAccess;
 
 class Puts {
  public:
+  // `flights` are the session's.
   Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
-       PutAccess access);
+       PutAccess access, Flights& flights);
   ~Puts();
   Puts(const Puts&) = delete;
   Puts& operator=(const Puts&) = delete;
@@ -59,6 +61,7 @@ class Puts {
     store::WriteLease lease;
     Hash128 key_hash;  // tells two reservations of one key apart from others in a batch
     std::chrono::steady_clock::time_point deadline;
+    uint64_t claim = 0;                     // that it fulfils; 0 = none
     uint64_t written = 0;                   // bytes that came by Write: the first ones
     absl::Status wrong = absl::OkStatus();  // with a Write
   };
@@ -79,6 +82,7 @@ class Puts {
   const std::shared_ptr<store::Namespace> namespace_;
   const Hash128 fingerprint_;
   const PutAccess access_;
+  Flights& flights_;
 
   uint64_t next_id_ = 1;
   // Ids only grow and the timeout is one for all: the order of ids is that of deadlines.

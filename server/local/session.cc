@@ -19,7 +19,8 @@ Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint f
       namespace_(std::move(ns)),
       fingerprint_(std::move(fingerprint)),
       page_(std::move(page)),
-      puts_(host, namespace_, fingerprint_.hash(), access) {
+      flights_(namespace_, fingerprint_.hash(), access != v1::Welcome::PUT_ACCESS_NONE),
+      puts_(host, namespace_, fingerprint_.hash(), access, flights_) {
   namespace_->AttachPage(page_);
 }
 

@@ -18,6 +18,7 @@
 #include "common/fingerprint.h"
 #include "common/unique_fd.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/flights.h"
 #include "server/local/host.h"
 #include "server/local/puts.h"
 #include "server/store/client_page.h"
@@ -44,6 +45,7 @@ class Session {
   }
 
   const store::Namespace& ns() const { return *namespace_; }
+  Flights& flights() { return flights_; }
 
   // --- Upkeep, ten times a second ---
 
@@ -64,6 +66,8 @@ class Session {
   std::vector<Quarantined> TakeReservations() { return puts_.TakeAll(); }
 
  private:
+  absl::Status GetOrReserve(uint64_t id, const v1::GetOrReserve& request,
+                            v1::ClaimAnswers* response);
   absl::Status MapChunks(const v1::MapChunks& request, v1::Chunks* response,
                          std::vector<UniqueFd>* descriptors);
   absl::Status Lookup(const v1::Lookup& request, v1::Found* response);
@@ -80,6 +84,7 @@ class Session {
   const Fingerprint fingerprint_;
   const std::shared_ptr<store::ClientPage> page_;
 
+  Flights flights_;
   Puts puts_;
   std::map<uint64_t, store::ReadLease> leases_;
   uint64_t next_lease_ = 1;

@@ -57,6 +57,13 @@ absl::Status Session::Handle(const v1::LocalRequest& request, v1::LocalResponse*
       return ListKeys(request.list_keys(), response->mutable_key_page());
     case v1::LocalRequest::kGrowSlots:
       return GrowSlots(request.grow_slots(), response->mutable_slots_granted());
+    case v1::LocalRequest::kGetOrReserve:
+      return GetOrReserve(request.id(), request.get_or_reserve(),
+                          response->mutable_claim_answers());
+    case v1::LocalRequest::kGiveUp:
+      response->mutable_empty();
+      flights_.GiveUp(request.give_up());
+      return absl::OkStatus();
     case v1::LocalRequest::kDrain:
     case v1::LocalRequest::kPing:
       response->mutable_empty();
@@ -66,6 +73,13 @@ absl::Status Session::Handle(const v1::LocalRequest& request, v1::LocalResponse*
       break;
   }
   return absl::InvalidArgumentError("not a request");
+}
+
+absl::Status Session::GetOrReserve(uint64_t id, const v1::GetOrReserve& request,
+                                   v1::ClaimAnswers* response) {
+  RETURN_IF_ERROR(host_.CheckTakesWork());
+  RETURN_IF_ERROR(CheckKeys(request.keys()));
+  return flights_.GetOrReserve(id, request, response);
 }
 
 absl::Status Session::MapChunks(const v1::MapChunks& request, v1::Chunks* response,

@@ -91,9 +91,19 @@ void SetLocalStats(const store::NamespaceStats& stats, v1::NamespaceStats* out) 
   SetAge(stats.limbo_age, out->mutable_limbo_age());
 }
 
+void SetClaimStats(const store::ClaimStats& stats, v1::ClaimStats* out) {
+  out->set_claims(stats.claims);
+  out->set_waiters(stats.waiters);
+  out->set_granted(stats.granted);
+  out->set_waits_hit(stats.waits_hit);
+  out->set_waits_won(stats.waits_won);
+  out->set_waits_missed(stats.waits_missed);
+}
+
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
   const store::NamespaceStats stats = ns.Stats();
   SetLocalStats(stats, out);
+  SetClaimStats(stats.claims, out->mutable_claims());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
   out->set_page_kind(PageKindName(ns.page_kind()));

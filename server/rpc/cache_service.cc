@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/flight_stream.h"
 #include "server/rpc/get_stream.h"
 #include "server/rpc/message_bytes.h"
 #include "server/rpc/put.h"
@@ -262,6 +263,11 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* CacheService::GetStream(
 grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::PutStream(
     grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
   return StartPutStream(environment_, context, response);
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CacheService::Flight(
+    grpc::CallbackServerContext* context) {
+  return StartFlightStream(environment_, context);
 }
 
 }  // namespace infercache::rpc

@@ -9,11 +9,12 @@
 
 namespace infercache::rpc {
 
-using CacheServiceBase = v1::Cache::WithRawCallbackMethod_Get<v1::Cache::WithRawCallbackMethod_Put<
-    v1::Cache::WithRawCallbackMethod_GetStream<v1::Cache::WithRawCallbackMethod_PutStream<
-        v1::Cache::WithRawCallbackMethod_Match<v1::Cache::WithRawCallbackMethod_Exists<
-            v1::Cache::WithRawCallbackMethod_Delete<v1::Cache::WithRawCallbackMethod_Touch<
-                v1::Cache::WithRawCallbackMethod_List<v1::Cache::Service>>>>>>>>>;
+using CacheServiceBase = v1::Cache::WithRawCallbackMethod_Get<
+    v1::Cache::WithRawCallbackMethod_Put<v1::Cache::WithRawCallbackMethod_GetStream<
+        v1::Cache::WithRawCallbackMethod_PutStream<v1::Cache::WithRawCallbackMethod_Match<
+            v1::Cache::WithRawCallbackMethod_Exists<v1::Cache::WithRawCallbackMethod_Delete<
+                v1::Cache::WithRawCallbackMethod_Touch<v1::Cache::WithRawCallbackMethod_List<
+                    v1::Cache::WithRawCallbackMethod_Flight<v1::Cache::Service>>>>>>>>>>;
 
 // Thread-safe. Lists walk the whole index: they run on `background`.
 class CacheService final : public CacheServiceBase {
@@ -46,6 +47,8 @@ class CacheService final : public CacheServiceBase {
                                                         const grpc::ByteBuffer* request) override;
   grpc::ServerReadReactor<grpc::ByteBuffer>* PutStream(grpc::CallbackServerContext* context,
                                                        grpc::ByteBuffer* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Flight(
+      grpc::CallbackServerContext* context) override;
 
  private:
   const Environment& environment_;

@@ -16,6 +16,7 @@ constexpr std::string_view kMethodNames[] = {
     "Cache/List",
     "Cache/GetStream",
     "Cache/PutStream",
+    "Cache/Flight",
     "Admin/GetInfo",
     "Admin/GetStats",
     "Admin/CreateNamespace",

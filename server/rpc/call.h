@@ -26,6 +26,7 @@ enum class Method : uint8_t {
   kList,
   kGetStream,
   kPutStream,
+  kFlight,
   kGetInfo,
   kGetStats,
   kCreateNamespace,

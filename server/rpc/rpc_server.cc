@@ -21,6 +21,7 @@
 #include "server/rpc/background.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/error.h"
+#include "server/rpc/flight_stream.h"
 #include "server/rpc/pinned_budget.h"
 #include "server/rpc/tls_check.h"
 #include "server/rpc/upload_watch.h"
@@ -131,8 +132,9 @@ class RpcServer::Impl {
         uploads_(budget_.limits().timeout, budget_.limits().timeout_bytes),
         monitor_(observer, options.max_concurrent_calls),
         acceptor_(std::move(sockets), options.max_connections),
-        environment_{store,    authenticator_, acceptor_, budget_,
-                     monitor_, uploads_,       draining_, options.max_message_bytes},
+        environment_{store,    authenticator_, acceptor_,
+                     budget_,  monitor_,       uploads_,
+                     flights_, draining_,      options.max_message_bytes},
         cache_(environment_, lists_),
         admin_(environment_, std::move(hooks), acceptor_.addresses(), administration_),
         addresses_(acceptor_.addresses()) {}
@@ -172,6 +174,8 @@ class RpcServer::Impl {
   void BeginDrain() {
     if (draining_.exchange(true)) return;
     server_->GetHealthCheckService()->SetServingStatus(false);
+    // What they compute could not be put any more. A stream that opens now sees the flag.
+    flights_.EndAll(absl::UnavailableError("the daemon is draining"));
   }
 
   void Shutdown(absl::Time deadline) {
@@ -209,6 +213,7 @@ class RpcServer::Impl {
   std::atomic<bool> draining_{false};
   PinnedBudget budget_;
   UploadWatch uploads_;
+  FlightStreams flights_;
   CallMonitor monitor_;
   Acceptor acceptor_;
   const Environment environment_;

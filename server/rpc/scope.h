@@ -20,6 +20,8 @@
 
 namespace infercache::rpc {
 
+class FlightStreams;
+
 // What the services share. All of it is thread-safe and outlives every call.
 struct Environment {
   store::Store& store;
@@ -28,6 +30,7 @@ struct Environment {
   PinnedBudget& budget;
   CallMonitor& monitor;
   UploadWatch& uploads;
+  FlightStreams& flights;
   const std::atomic<bool>& draining;
   uint64_t max_message_bytes;
 };

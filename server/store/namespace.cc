@@ -96,7 +96,8 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(Namespa
 
 Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
                       std::unique_ptr<IndexSegment> index, std::unique_ptr<Space> space)
-    : spec_(std::move(spec)),
+    : claims(environment.clock, {.per_party = kMaxClaimsPerParty, .total = kMaxClaimsPerNamespace}),
+      spec_(std::move(spec)),
       environment_(std::move(environment)),
       index_storage_(std::move(index)),
       index_(*index_storage_),
@@ -337,6 +338,7 @@ bool Namespace::Impl::Erase(const ObjectId& id) {
 void Namespace::Impl::Close() {
   closed_.store(true, std::memory_order_release);
   Flush("");  // takes every shard's lock after the store: what commits later sees it
+  claims.Close(absl::UnavailableError(absl::StrCat("namespace ", spec_.name, " is deleted")));
 }
 
 uint32_t Namespace::Impl::FindLive(Shard& shard, const Hash128& hash, std::string_view key,
@@ -459,6 +461,7 @@ NamespaceStats Namespace::Impl::Stats() {
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
+  s.claims = claims.stats();
   s.metadata_bytes = use.allocator_bytes + index_.metadata_bytes(use.records_ever_used);
   return s;
 }
@@ -479,7 +482,11 @@ absl::StatusOr<std::optional<WriteLease>> Namespace::Reserve(const PutSpec& spec
 
 absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease) {
   const std::shared_ptr<Namespace> keep_alive = std::exchange(lease.namespace_, nullptr);
-  return impl_->Commit(lease.record_);
+  // Read now: from the commit on, the record is anybody's.
+  const Hash128 hash = impl_->index().record(lease.record_).hash();
+  auto outcome = impl_->Commit(lease.record_);
+  if (outcome.ok()) impl_->claims.OnVisible(hash);
+  return outcome;
 }
 
 std::optional<ReadLease> Namespace::Lookup(const ObjectId& id) {
@@ -500,7 +507,41 @@ ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix
                          std::string_view after, size_t limit) const {
   return impl_->List(fingerprint, key_prefix, after, limit);
 }
-bool Namespace::Maintain() { return impl_->Maintain(); }
+absl::StatusOr<Namespace::GetOrReserved> Namespace::GetOrReserve(const ObjectId& id,
+                                                                 const ClaimParty& party,
+                                                                 const Claims::Request& request) {
+  using State = GetOrReserved::State;
+  if (impl_->Probe(id, /*touch=*/true)) return GetOrReserved{State::kHit};
+  const Hash128 hash = impl_->HashOf(id);
+  ASSIGN_OR_RETURN(const Claims::Joined joined, impl_->claims.Join(party, hash, request));
+  // The second look, without which a commit since the first could go unnoticed; see claims.h.
+  const bool visible = impl_->Probe(id, /*touch=*/false).has_value();
+  switch (joined.state) {
+    case Claims::Joined::State::kNobody:
+      return GetOrReserved{visible ? State::kHit : State::kMiss};
+    case Claims::Joined::State::kWon:
+      if (!visible) return GetOrReserved{State::kWin, joined.ticket};
+      // Others may wait for this claim already.
+      impl_->claims.OnVisible(hash);
+      return GetOrReserved{State::kHit};
+    case Claims::Joined::State::kWaiting:
+      // Its event comes as any, perhaps before this answer.
+      if (visible) impl_->claims.OnVisible(hash);
+      return GetOrReserved{State::kWait, joined.ticket};
+  }
+  return GetOrReserved{};
+}
+
+Claims& Namespace::claims() { return impl_->claims; }
+
+bool Namespace::BindClaim(const ClaimParty& party, uint64_t ticket, const ObjectId& id) {
+  return impl_->claims.BindToReservation(party, ticket, impl_->HashOf(id));
+}
+
+bool Namespace::Maintain() {
+  impl_->claims.Expire();
+  return impl_->Maintain();
+}
 NamespaceStats Namespace::Stats() const { return impl_->Stats(); }
 void Namespace::AttachPage(std::shared_ptr<ClientPage> page) { impl_->AttachPage(std::move(page)); }
 void Namespace::DetachPage(const std::shared_ptr<ClientPage>& page) { impl_->DetachPage(*page); }

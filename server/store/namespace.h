@@ -20,6 +20,7 @@
 #include "common/unique_fd.h"
 #include "infercache/types.h"
 #include "server/store/aged_bytes.h"
+#include "server/store/claims.h"
 #include "server/store/client_page.h"
 #include "server/store/events.h"
 #include "server/store/lease.h"
@@ -101,6 +102,7 @@ struct NamespaceStats {
   uint64_t integrity_failures = 0;
   uint64_t saved_compute_us = 0;
   uint64_t largest_free_bytes = 0, metadata_bytes = 0;
+  ClaimStats claims;
 };
 
 class Namespace : public std::enable_shared_from_this<Namespace> {
@@ -127,6 +129,21 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   std::optional<ReadLease> Lookup(const ObjectId& id);
   // Size of the object; counts as a use if `touch`. Counts neither hit nor miss.
   std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
+  // Single flight: whether the key is visible (then it counts as used), or who computes it. What
+  // `party` waits for it is told later; see claims.h. Errors: those of Claims::Join. REQUIRES: a
+  // key of legal length; times within kMaxWaitMs and kMaxClaimMs.
+  struct GetOrReserved {
+    enum class State : uint8_t { kHit, kWin, kWait, kMiss };
+    State state = State::kMiss;
+    uint64_t ticket = 0;  // kWin, kWait
+  };
+  absl::StatusOr<GetOrReserved> GetOrReserve(const ObjectId& id, const ClaimParty& party,
+                                             const Claims::Request& request);
+  Claims& claims();
+  // Whether a claim of `party` is one to this key. From here on it lasts as long as the reservation
+  // that the party has of it.
+  bool BindClaim(const ClaimParty& party, uint64_t ticket, const ObjectId& id);
+
   // True if it was there. Readers that hold it keep it until they let go.
   bool Erase(const ObjectId& id);
   // Erases every object whose key starts with `key_prefix`, under any fingerprint. Returns how

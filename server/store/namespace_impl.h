@@ -93,6 +93,11 @@ class Namespace::Impl {
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   ObjectInfo InfoOf(const shm::Record& record) const;
 
+  Hash128 HashOf(const ObjectId& id) const { return index_.HashOf(id.fingerprint, id.key); }
+
+  // Has its own lock, which is taken with none of those above held.
+  Claims claims;
+
   // Given back when the last lease on a deleted namespace is gone.
   std::shared_ptr<void> quota_claim;
 

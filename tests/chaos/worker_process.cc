@@ -59,6 +59,16 @@ WorkerProcess::~WorkerProcess() {
   waitpid(pid_, nullptr, 0);
 }
 
+absl::Status WorkerProcess::Send(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = write(input_.get(), text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return absl::UnavailableError("the worker reads no more");
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> WorkerProcess::ReadLine(std::chrono::seconds within) {
   const auto deadline = std::chrono::steady_clock::now() + within;
   while (true) {

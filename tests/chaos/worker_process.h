@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,8 +27,13 @@ class WorkerProcess {
   WorkerProcess& operator=(const WorkerProcess&) = delete;
 
   pid_t pid() const { return pid_; }
+  // To its standard input. UNAVAILABLE: it reads no more.
+  absl::Status Send(std::string_view text);
   // The next line it prints, without its end. DEADLINE_EXCEEDED; UNAVAILABLE: its output ended.
   absl::StatusOr<std::string> ReadLine(std::chrono::seconds within = std::chrono::seconds(30));
+  // Whether ReadLine would return one at once; else `output` becomes readable before it does.
+  bool HasLine() const { return unread_.find('\n') != std::string::npos; }
+  int output() const { return output_.get(); }
   void Signal(int signal) const;
   // Waits until the kernel reports its death, and returns when that was.
   std::chrono::steady_clock::time_point AwaitDeath() const;

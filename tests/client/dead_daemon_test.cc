@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
@@ -51,6 +52,29 @@ TEST(DeadDaemon, EveryCallFailsFastWithAStatus) {
   EXPECT_TRUE(absl::IsUnavailable(client->List("").status));
   EXPECT_TRUE(absl::IsUnavailable(client->Ping()));
   EXPECT_LT(absl::Now() - start, kFast);
+}
+
+TEST(DeadDaemon, KeepsNobodyFromComputing) {
+  for (const char* lane : {"grpc+unix:", "unix:"}) {
+    auto client = ConnectOrDie(
+        {.endpoint = absl::StrCat(lane, testing::TempDir(), "/infercache-", getpid(), "-none.sock"),
+         .deadline = absl::Minutes(1)});
+    const absl::Time start = absl::Now();
+    const std::vector<std::string_view> keys = {"a", "b", "c"};
+    const auto results = client->GetOrCompute(keys, [](ComputeSlot& slot) {
+      const auto room = slot.Allocate(5);
+      if (room.ok()) std::fill(room->begin(), room->end(), std::byte{'x'});
+      return room.status();
+    });
+    for (const ComputeResult& result : results) {
+      ASSERT_TRUE(result.object.has_value()) << result.status;
+      EXPECT_EQ(result.object->bytes().size(), 5u);
+      EXPECT_EQ(result.object->parts().size(), 1u);
+      EXPECT_TRUE(result.computed);
+      EXPECT_TRUE(absl::IsUnavailable(result.stored)) << result.stored;
+    }
+    EXPECT_LT(absl::Now() - start, kFast);
+  }
 }
 
 TEST(DeadDaemon, ALargeBatchStopsAtTheFirstFailure) {

@@ -104,6 +104,21 @@ TEST_F(Fork, AChildsAsynchronousCallsAreRefusedInItsOwnQueue) {
   EXPECT_TRUE(client_->Drain().empty());
 }
 
+TEST_F(Fork, AChildComputesForItselfAndDropsClaimsThatAreTheParents) {
+  const std::string_view key = "claimed";
+  client_->SubmitGetOrReserve(std::span(&key, 1));
+  std::vector<Completion> won = WaitFor(*client_, 1);
+  ASSERT_TRUE(won[0].get_or_reserve[0].result.claim.has_value());
+  EXPECT_EQ(InChild([&] {
+              won.clear();
+              const ComputeResult result = client_->GetOrCompute(
+                  "k", [](ComputeSlot& slot) { return slot.Allocate(5).status(); });
+              return result.object.has_value() && absl::IsUnavailable(result.stored) ? 0 : 1;
+            }),
+            0);
+  EXPECT_EQ(namespace_->Stats().claims.claims, 1u) << "it is still the parent's";
+}
+
 TEST_F(Fork, AChildMayDropWhatItInherited) {
   client_->Put(Item("k", "value"));
   GetResult view = client_->View("k");

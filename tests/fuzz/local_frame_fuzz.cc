@@ -56,6 +56,7 @@ std::string Hello() {
   v1::LocalRequest request;
   request.set_id(1);
   request.mutable_hello()->set_version(kProtocolVersion);
+  request.mutable_hello()->set_single_flight(true);
   return Frame(request.SerializeAsString());
 }
 
@@ -117,7 +118,8 @@ void Run(Daemon& daemon, FuzzedDataProvider& data) {
   const store::NamespaceStats stats = daemon.ns->Stats();
   REQUIRE(stats.reservations == 0 && stats.pins == 0 && stats.client_pages == 0);
   REQUIRE(stats.reserved_bytes == 0 && stats.quarantined_bytes == 0);
-  REQUIRE(daemon.host->reservations.count() == 0);
+  REQUIRE(stats.claims.claims == 0 && stats.claims.waiters == 0);
+  REQUIRE(daemon.host->reservations.WaitUntilNone(std::chrono::steady_clock::now()));
   daemon.ns->Flush("");
   daemon.ns->Maintain();
   REQUIRE(daemon.ns->Stats().used_bytes == 0);

@@ -168,7 +168,7 @@ absl::Status RawClient::AwaitClose(absl::Duration within) {
     const auto received = Receive(deadline - absl::Now());
     if (absl::IsUnavailable(received.status())) return absl::OkStatus();
     RETURN_IF_ERROR(received.status());
-    if (received->response.has_goodbye()) goodbyes_.push_back(received->response.goodbye());
+    if (received->response.id() == 0) KeepEvent(received->response);
   }
 }
 
@@ -185,15 +185,33 @@ absl::StatusOr<RawClient::Received> RawClient::Ask(v1::LocalRequest request,
       return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
     }
     if (response.id() != 0) return absl::InternalError("an answer out of order");
-    goodbyes_.push_back(response.goodbye());
+    KeepEvent(response);
   }
 }
 
+void RawClient::KeepEvent(const v1::LocalResponse& event) {
+  if (event.has_goodbye()) goodbyes_.push_back(event.goodbye());
+  for (const v1::ClaimEvent& claim : event.claim_events().events()) claim_events_.push_back(claim);
+}
+
+absl::StatusOr<v1::ClaimEvent> RawClient::AwaitClaimEvent(absl::Duration within) {
+  const absl::Time deadline = absl::Now() + within;
+  while (claim_events_.empty()) {
+    ASSIGN_OR_RETURN(const Received received, Receive(deadline - absl::Now()));
+    if (received.response.id() != 0) return absl::InternalError("an answer, no event");
+    KeepEvent(received.response);
+  }
+  v1::ClaimEvent first = claim_events_.front();
+  claim_events_.pop_front();
+  return first;
+}
+
 absl::StatusOr<v1::Goodbye> RawClient::AwaitGoodbye(absl::Duration within) {
-  if (goodbyes_.empty()) {
-    ASSIGN_OR_RETURN(Received received, Receive(within));
-    if (!received.response.has_goodbye()) return absl::InternalError("an answer, no Goodbye");
-    goodbyes_.push_back(received.response.goodbye());
+  const absl::Time deadline = absl::Now() + within;
+  while (goodbyes_.empty()) {
+    ASSIGN_OR_RETURN(const Received received, Receive(deadline - absl::Now()));
+    if (received.response.id() != 0) return absl::InternalError("an answer, no Goodbye");
+    KeepEvent(received.response);
   }
   v1::Goodbye first = goodbyes_.front();
   goodbyes_.pop_front();
@@ -206,6 +224,7 @@ v1::LocalRequest RawClient::MakeHello(const Opening& opening) {
   hello.set_version(opening.version);
   hello.set_read_only(opening.read_only);
   hello.set_client(opening.client);
+  hello.set_single_flight(opening.single_flight);
   hello.mutable_scope()->set_namespace_(opening.namespace_name);
   for (const auto& [key, value] : opening.fingerprint) {
     v1::FingerprintEntry& entry = *hello.mutable_scope()->add_fingerprint();

@@ -57,6 +57,7 @@ struct Opening {
   bool read_only = false;
   uint32_t version = 1;
   std::string client = "raw client";
+  bool single_flight = true;
 };
 
 class RawClient {
@@ -97,11 +98,13 @@ class RawClient {
   // --- Both ---
 
   // Sends `request` under the next id and returns the answer to it. Events that come before it are
-  // kept for goodbyes(). A code that is not 0 becomes the status.
+  // kept for goodbyes() and AwaitClaimEvent(). A code that is not 0 becomes the status.
   absl::StatusOr<Received> Ask(v1::LocalRequest request, absl::Duration within = kPatience);
   const std::deque<v1::Goodbye>& goodbyes() const { return goodbyes_; }
   // The next Goodbye, whether it has come already or not.
   absl::StatusOr<v1::Goodbye> AwaitGoodbye(absl::Duration within = kPatience);
+  // The next of the events that tell how waits ended.
+  absl::StatusOr<v1::ClaimEvent> AwaitClaimEvent(absl::Duration within = kPatience);
 
   // --- A session ---
 
@@ -123,12 +126,15 @@ class RawClient {
   size_t mapped_chunks() const { return chunks_.size(); }
 
  private:
+  void KeepEvent(const v1::LocalResponse& event);
+
   UniqueFd socket_;
   std::unique_ptr<FrameReader> reader_;
   std::deque<Received> received_;
   bool closed_ = false;
   uint64_t last_id_ = 0;
   std::deque<v1::Goodbye> goodbyes_;
+  std::deque<v1::ClaimEvent> claim_events_;
 
   v1::Welcome welcome_;
   UniqueFd index_fd_, page_fd_;

@@ -50,6 +50,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "infercache/claim.h"
 #include "infercache/types.h"
 
 namespace infercache {
@@ -176,6 +177,9 @@ struct ReserveItem {
   ObjectInfo info = {};
   std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
   bool overwrite = false;
+  // Taken over by the reservation, if that is made: the claim then lasts as long as it, and passes
+  // on if it is not committed. Null = none. Valid until the completion.
+  Claim* claim = nullptr;
 };
 
 // Room for an object that nobody sees until it is committed: on the local lane the daemon's memory
@@ -215,6 +219,25 @@ struct ReserveResult {
   std::optional<Reservation> reservation = {};
 };
 
+// What became of one key of a GetOrReserve: an object, or a claim to compute it, or neither: then
+// it may be computed, but perhaps others do as well, and `status` says why.
+struct GetOrReserveResult {
+  absl::Status status = {};
+  std::optional<Object> object = {};
+  std::optional<Claim> claim = {};
+};
+struct GetOrReservePiece {
+  size_t index = 0;  // of the key
+  GetOrReserveResult result = {};
+};
+
+struct ComputeResult {
+  absl::Status status = {};  // what the computation failed with; OK: here is the object
+  std::optional<Object> object = {};
+  bool computed = false;     // by this call; else it was there, or another client did
+  absl::Status stored = {};  // if computed: why it is not in the cache
+};
+
 struct MatchResult {
   absl::Status status = {};
   size_t prefix_length = 0;               // how many of the first keys are all present
@@ -246,11 +269,13 @@ using RequestId = uint64_t;
 // What became of one Submit*(). Exactly the member that the call's name says is filled.
 struct Completion {
   RequestId id = 0;
+  bool more = false;  // further completions of this id follow: SubmitGetOrReserve
   std::vector<GetResult> get = {};
   std::vector<GetIntoResult> get_into = {};
   std::vector<PutResult> put = {};
   std::vector<ReserveResult> reserve = {};
   std::vector<PutResult> commit = {};
+  std::vector<GetOrReservePiece> get_or_reserve = {};
   std::optional<MatchResult> match = {};
   std::optional<KeysResult> keys = {};
 };
@@ -267,7 +292,8 @@ class Client {
 
   Lane lane() const;
 
-  // --- Asynchronous core. Every id completes exactly once, in any order. An empty batch completes
+  // --- Asynchronous core. Every id completes exactly once, in any order; SubmitGetOrReserve, whose
+  // keys are answered as each is known, in pieces. An empty batch completes
   // with an empty result. Results are in the order of the keys. ---
   RequestId SubmitGet(std::span<const std::string_view> keys, const CallOptions& call = {});
   // Copies each hit into destinations[i]. REQUIRES: as many destinations as keys.
@@ -281,6 +307,10 @@ class Client {
   // Takes the reservations; a failed commit gives their room back. INVALID_ARGUMENT for one that is
   // empty or another client's.
   RequestId SubmitCommit(std::span<Reservation> reservations, const CallOptions& call = {});
+  // Of keys that are missing, each is this client's to compute, or another's, which is waited for
+  // until the deadline; see claim.h. An empty batch completes with an empty piece.
+  RequestId SubmitGetOrReserve(std::span<const std::string_view> keys,
+                               const ComputeOptions& options = {});
   // Longest cached prefix of a chain.
   RequestId SubmitMatch(std::span<const std::string_view> keys, const CallOptions& call = {});
   RequestId SubmitExists(std::span<const std::string_view> keys, const CallOptions& call = {});
@@ -313,6 +343,16 @@ class Client {
   std::vector<ReserveResult> Reserve(std::span<const ReserveItem> items,
                                      const CallOptions& call = {});
   std::vector<PutResult> Commit(std::span<Reservation> reservations, const CallOptions& call = {});
+  // The objects, computed by `compute` in this thread where nobody else has or does; see claim.h.
+  // Whatever is wrong with the daemon, each key is computed then. An exception of `compute` goes
+  // through, and passes on what the call claims. `compute` may be called a second time for a key
+  // whose bytes were lost between its end and their commit (the daemon died, or took no more). It
+  // must not itself wait for a key that this call has won.
+  ComputeResult GetOrCompute(std::string_view key, const ComputeFunction& compute,
+                             const ComputeOptions& options = {});
+  std::vector<ComputeResult> GetOrCompute(std::span<const std::string_view> keys,
+                                          const ComputeFunction& compute,
+                                          const ComputeOptions& options = {});
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});

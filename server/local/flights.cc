@@ -1,0 +1,191 @@
+#include "server/local/flights.h"
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "server/local/convert.h"
+
+namespace infercache::local {
+namespace {
+
+using State = store::Namespace::GetOrReserved::State;
+using Outcome = store::ClaimEvent::Outcome;
+
+absl::Status CheckTime(const char* field, uint64_t value, uint64_t most) {
+  if (value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; the limit is ", most));
+}
+
+void SetWin(uint64_t ticket, uint64_t claim_ms, v1::ClaimAnswer* answer) {
+  answer->set_state(v1::CLAIM_STATE_WIN);
+  answer->set_claim(ticket);
+  answer->set_claim_ms(claim_ms);
+}
+
+void SetMiss(const absl::Status& why, v1::ClaimAnswer* answer) {
+  answer->set_state(v1::CLAIM_STATE_MISS);
+  SetFailure(why, answer);
+}
+
+}  // namespace
+
+// --- The party ---
+
+void Flights::Party::Open(std::function<void()> wake) {
+  MutexLock lock(&mu_);
+  wake_ = std::move(wake);
+}
+
+void Flights::Party::Close() {
+  MutexLock lock(&mu_);
+  wake_ = nullptr;
+  events_.clear();
+}
+
+std::vector<store::ClaimEvent> Flights::Party::Take() {
+  MutexLock lock(&mu_);
+  return std::exchange(events_, {});
+}
+
+void Flights::Party::OnClaimEvents(std::span<const store::ClaimEvent> events) {
+  // Under the lock, so that nothing is posted to a server that is gone.
+  MutexLock lock(&mu_);
+  if (!wake_) return;
+  const bool first = events_.empty();
+  for (const store::ClaimEvent& event : events) {
+    events_.push_back(event);
+    // A copy that shares nothing: Abseil counts references where ThreadSanitizer does not look.
+    events_.back().why = absl::Status(event.why.code(), event.why.message());
+  }
+  if (first) wake_();
+}
+
+// --- The session's side ---
+
+Flights::Flights(std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint, bool may_win)
+    : namespace_(std::move(ns)), fingerprint_(fingerprint), may_win_(may_win) {}
+
+Flights::~Flights() {
+  if (!open_) return;
+  party_->Close();
+  namespace_->claims().Leave(*party_);
+}
+
+absl::Status Flights::Open(std::function<void()> wake) {
+  RETURN_IF_ERROR(namespace_->claims().Enter(party_));
+  party_->Open(std::move(wake));
+  open_ = true;
+  return absl::OkStatus();
+}
+
+void Flights::Close(const absl::Status& why) {
+  if (!std::exchange(open_, false)) return;
+  // What has happened so far is told as it happened, a win apart: it has passed on by then.
+  namespace_->claims().Leave(*party_);
+  for (store::ClaimEvent& event : party_->Take()) {
+    if (event.outcome != Outcome::kWin) untold_.insert(untold_.begin(), std::move(event));
+  }
+  party_->Close();
+  std::erase_if(untold_, [](const auto& event) { return event.outcome == Outcome::kWin; });
+  std::unordered_map<uint64_t, Asked> left = waits_;
+  for (const store::ClaimEvent& event : untold_) left.erase(event.ticket);
+  for (const auto& [ticket, asked] : left) {
+    untold_.insert(untold_.begin(), {.ticket = ticket, .outcome = Outcome::kMiss, .why = why});
+  }
+}
+
+v1::ClaimAnswer Flights::Ask(std::string_view key, const store::Claims::Request& request,
+                             const Asked& asked) {
+  v1::ClaimAnswer answer;
+  const auto result = namespace_->GetOrReserve({key, fingerprint_}, *party_, request);
+  if (!result.ok()) {
+    SetMiss(result.status(), &answer);
+    return answer;
+  }
+  switch (result->state) {
+    case State::kHit:
+      answer.set_state(v1::CLAIM_STATE_HIT);
+      break;
+    case State::kWin:
+      SetWin(result->ticket, request.claim_ms, &answer);
+      break;
+    case State::kWait:
+      answer.set_state(v1::CLAIM_STATE_WAIT);
+      waits_.emplace(result->ticket, asked);
+      break;
+    case State::kMiss:
+      answer.set_state(v1::CLAIM_STATE_MISS);
+      break;
+  }
+  return answer;
+}
+
+absl::Status Flights::GetOrReserve(uint64_t request_id, const v1::GetOrReserve& request,
+                                   v1::ClaimAnswers* response) {
+  if (!open_) {
+    return absl::FailedPreconditionError(
+        "the session has no single flight: its Hello did not ask for it, or it is over");
+  }
+  RETURN_IF_ERROR(CheckTime("wait_ms", request.wait_ms(), kMaxWaitMs));
+  RETURN_IF_ERROR(CheckTime("claim_ms", request.claim_ms(), kMaxClaimMs));
+  const store::Claims::Request what = {
+      .wait_ms = request.wait_ms(),
+      .claim_ms = request.claim_ms() == 0 ? kDefaultClaimMs : request.claim_ms(),
+      .may_win = may_win_};
+  for (int i = 0; i < request.keys_size(); ++i) {
+    *response->add_items() = Ask(request.keys(i), what, {request_id, static_cast<uint32_t>(i)});
+  }
+  return absl::OkStatus();
+}
+
+void Flights::GiveUp(const v1::GiveUp& request) {
+  for (const uint64_t claim : request.claims()) GiveUp(claim);
+  if (request.requests_size() == 0) return;
+  const std::unordered_set<uint64_t> requests(request.requests().begin(), request.requests().end());
+  std::vector<uint64_t> forgotten;
+  for (const auto& [ticket, asked] : waits_) {
+    if (requests.contains(asked.request)) forgotten.push_back(ticket);
+  }
+  for (const uint64_t ticket : forgotten) GiveUp(ticket);
+}
+
+bool Flights::BindToReservation(uint64_t claim, std::string_view key) {
+  return open_ && namespace_->BindClaim(*party_, claim, {key, fingerprint_});
+}
+
+void Flights::GiveUp(uint64_t claim) {
+  if (claim == 0 || !open_) return;
+  namespace_->claims().GiveUp(*party_, claim);
+  waits_.erase(claim);
+}
+
+bool Flights::TakeEvents(v1::ClaimEvents* events) {
+  if (untold_.empty()) {
+    untold_ = party_->Take();
+    std::reverse(untold_.begin(), untold_.end());
+  }
+  while (!untold_.empty() && static_cast<size_t>(events->events_size()) < kMaxItemsPerFrame) {
+    const store::ClaimEvent event = std::move(untold_.back());
+    untold_.pop_back();
+    const auto node = waits_.extract(event.ticket);
+    if (node.empty()) continue;  // given up meanwhile
+    v1::ClaimEvent& told = *events->add_events();
+    told.set_request(node.mapped().request);
+    told.set_index(node.mapped().index);
+    v1::ClaimAnswer& answer = *told.mutable_answer();
+    if (event.outcome == Outcome::kHit) {
+      answer.set_state(v1::CLAIM_STATE_HIT);
+    } else if (event.outcome == Outcome::kWin) {
+      SetWin(event.ticket, event.claim_ms, &answer);
+    } else {
+      SetMiss(event.why, &answer);
+    }
+  }
+  return events->events_size() > 0;
+}
+
+}  // namespace infercache::local

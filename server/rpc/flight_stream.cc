@@ -1,0 +1,340 @@
+#include "server/rpc/flight_stream.h"
+
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "infercache/v1/cache.pb.h"
+#include "server/rpc/error.h"
+#include "server/rpc/message_bytes.h"
+
+namespace infercache::rpc {
+namespace {
+
+using State = store::Namespace::GetOrReserved::State;
+using Outcome = store::ClaimEvent::Outcome;
+
+// In one message, which so stays below what any client takes.
+constexpr int kMaxEventsPerMessage = 4096;
+// A client with more unread answers than this is not read from.
+constexpr int kBackPressureEvents = 16'384;
+static_assert(kBackPressureEvents + kMaxItemsPerFrame < 65'536);
+
+absl::Status Invalid(const std::string& message) {
+  return WithReason(absl::InvalidArgumentError(message), "INVALID_FLIGHT");
+}
+
+absl::Status CheckTime(const char* field, uint64_t value, uint64_t most) {
+  if (value <= most) return absl::OkStatus();
+  return Invalid(absl::StrCat(field, ": ", value, "; the limit is ", most));
+}
+
+void SetWin(uint64_t ticket, uint64_t claim_ms, v1::ClaimAnswer* answer) {
+  answer->set_state(v1::CLAIM_STATE_WIN);
+  answer->set_claim(ticket);
+  answer->set_claim_ms(claim_ms);
+}
+
+void SetMiss(const absl::Status& why, v1::ClaimAnswer* answer) {
+  answer->set_state(v1::CLAIM_STATE_MISS);
+  answer->set_code(static_cast<uint32_t>(why.code()));
+  answer->set_message(std::string(why.message()));
+}
+
+}  // namespace
+
+// Reads follow each other, and so do writes; events come on any thread. gRPC holds it until OnDone,
+// the claims for as long as they have something to tell.
+class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                           public store::ClaimParty,
+                           public std::enable_shared_from_this<FlightStream> {
+ public:
+  FlightStream(const Environment& environment, grpc::CallbackServerContext* context)
+      : environment_(environment),
+        context_(context),
+        scope_(std::in_place, environment.monitor, Method::kFlight) {}
+
+  void Begin() {
+    self_ = shared_from_this();
+    environment_.flights.Add(self_);
+    if (const absl::Status status = Admit(); !status.ok()) return End(status);
+    StartRead(&incoming_);
+  }
+
+  void End(const absl::Status& status) {
+    std::shared_ptr<store::Namespace> ns;
+    {
+      absl::MutexLock lock(&mu_);
+      if (ending_) return;
+      ending_ = status;
+      ns = ns_;
+    }
+    if (ns != nullptr) ns->claims().Leave(*this);
+    Pump();
+  }
+
+  void OnReadDone(bool ok) override {
+    // The client has said all it is going to, or is gone: nobody computes for it any more.
+    if (!ok) {
+      return End(context_->IsCancelled() ? absl::CancelledError("the client left")
+                                         : absl::OkStatus());
+    }
+    scope_->AddRequestBytes(incoming_.Length());
+    const absl::Status status = Accept();
+    incoming_.Clear();
+    if (!status.ok()) return End(status);
+    {
+      absl::MutexLock lock(&mu_);
+      read_is_due_ = true;
+    }
+    Pump();
+  }
+
+  void OnWriteDone(bool ok) override {
+    outgoing_.Clear();
+    {
+      absl::MutexLock lock(&mu_);
+      writing_ = false;
+    }
+    if (!ok) End(absl::CancelledError("the client left"));
+    // Also if it had ended before: the end has waited for this write.
+    Pump();
+  }
+
+  void OnCancel() override { End(absl::CancelledError("the client left")); }
+
+  void OnDone() override {
+    environment_.flights.Remove(this);
+    const std::shared_ptr<FlightStream> last = std::move(self_);
+    scope_.reset();
+  }
+
+  void OnClaimEvents(std::span<const store::ClaimEvent> events) override {
+    {
+      absl::MutexLock lock(&mu_);
+      if (ending_) return;
+      for (const store::ClaimEvent& event : events) {
+        // The answer that says WAIT may be under way yet.
+        if (auto asked = waits_.extract(event.ticket)) {
+          Tell(asked.mapped(), event);
+        } else {
+          early_.emplace(event.ticket, event);
+        }
+      }
+    }
+    Pump();
+  }
+  void OnClaimsClosed(const absl::Status& why) override { End(why); }
+
+ private:
+  // Where a wait was asked for.
+  struct Asked {
+    uint64_t id;
+    uint32_t index;
+  };
+
+  absl::Status Admit() {
+    RETURN_IF_ERROR(scope_->admission());
+    ASSIGN_OR_RETURN(peer_, Identify(environment_, *context_));
+    return CheckAcceptsPuts(environment_);
+  }
+
+  absl::Status Accept() {
+    v1::FlightRequest request;
+    RETURN_IF_ERROR(ParseRequest(incoming_, &request));
+    switch (request.body_case()) {
+      case v1::FlightRequest::kOpen:
+        return Open(request.open());
+      case v1::FlightRequest::kAsk:
+        return Ask(request.ask());
+      case v1::FlightRequest::kGiveUp:
+        return GiveUp(request.give_up());
+      case v1::FlightRequest::BODY_NOT_SET:
+        break;
+    }
+    return Invalid("a message that asks for nothing");
+  }
+
+  absl::Status Open(const v1::FlightOpen& open) {
+    if (flight_scope_) return Invalid("the stream is open already");
+    ASSIGN_OR_RETURN(flight_scope_, OpenScope(environment_, *peer_, open.scope()));
+    RETURN_IF_ERROR(flight_scope_->ns->claims().Enter(shared_from_this()));
+    bool over = false;
+    {
+      absl::MutexLock lock(&mu_);
+      ns_ = flight_scope_->ns;
+      over = ending_.has_value();
+    }
+    if (over) flight_scope_->ns->claims().Leave(*this);
+    return absl::OkStatus();
+  }
+
+  absl::Status Ask(const v1::FlightAsk& ask) {
+    if (!flight_scope_) return Invalid("the first message must open the stream");
+    if (static_cast<size_t>(ask.keys_size()) > kMaxItemsPerFrame) {
+      return Invalid(
+          absl::StrCat("ask.keys: ", ask.keys_size(), "; the limit is ", kMaxItemsPerFrame));
+    }
+    RETURN_IF_ERROR(AtField(CheckKeys(ask.keys()), "ask"));
+    RETURN_IF_ERROR(CheckTime("ask.wait_ms", ask.wait_ms(), kMaxWaitMs));
+    RETURN_IF_ERROR(CheckTime("ask.claim_ms", ask.claim_ms(), kMaxClaimMs));
+    const store::Claims::Request what = {
+        .wait_ms = ask.wait_ms(),
+        .claim_ms = ask.claim_ms() == 0 ? kDefaultClaimMs : ask.claim_ms()};
+    for (int i = 0; i < ask.keys_size(); ++i) {
+      const auto result =
+          flight_scope_->ns->GetOrReserve(flight_scope_->Id(ask.keys(i)), *this, what);
+      Answer({ask.id(), static_cast<uint32_t>(i)}, result, what.claim_ms);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status GiveUp(const v1::FlightGiveUp& request) {
+    if (!flight_scope_) return Invalid("the first message must open the stream");
+    if (static_cast<size_t>(request.claims_size()) > kMaxClaimsPerParty) {
+      return Invalid(absl::StrCat("give_up.claims: ", request.claims_size(), "; the limit is ",
+                                  kMaxClaimsPerParty));
+    }
+    for (const uint64_t claim : request.claims()) {
+      flight_scope_->ns->claims().GiveUp(*this, claim);
+    }
+    return absl::OkStatus();
+  }
+
+  void Answer(const Asked& asked, const absl::StatusOr<store::Namespace::GetOrReserved>& result,
+              uint64_t claim_ms) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    v1::ClaimAnswer& answer = *AddEvent(asked);
+    if (!result.ok()) return SetMiss(result.status(), &answer);
+    switch (result->state) {
+      case State::kHit:
+        return answer.set_state(v1::CLAIM_STATE_HIT);
+      case State::kWin:
+        return SetWin(result->ticket, claim_ms, &answer);
+      case State::kMiss:
+        return answer.set_state(v1::CLAIM_STATE_MISS);
+      case State::kWait:
+        answer.set_state(v1::CLAIM_STATE_WAIT);
+        if (const auto early = early_.extract(result->ticket)) {
+          Tell(asked, early.mapped());
+        } else {
+          waits_.emplace(result->ticket, asked);
+        }
+    }
+  }
+
+  v1::ClaimAnswer* AddEvent(const Asked& asked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    v1::ClaimEvent& event = *unsent_.add_events();
+    event.set_request(asked.id);
+    event.set_index(asked.index);
+    return event.mutable_answer();
+  }
+
+  void Tell(const Asked& asked, const store::ClaimEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    v1::ClaimAnswer& answer = *AddEvent(asked);
+    if (event.outcome == Outcome::kHit) {
+      answer.set_state(v1::CLAIM_STATE_HIT);
+    } else if (event.outcome == Outcome::kWin) {
+      SetWin(event.ticket, event.claim_ms, &answer);
+    } else {
+      SetMiss(event.why, &answer);
+    }
+  }
+
+  // Starts what is due: a write; a read, unless too much is unread; the end, once no write is under
+  // way and no thread is about to start something.
+  void Pump() ABSL_LOCKS_EXCLUDED(mu_) {
+    while (true) {
+      bool write = false, read = false;
+      {
+        absl::MutexLock lock(&mu_);
+        if (ending_) {
+          if (writing_ || starting_ > 0 || std::exchange(finished_, true)) return;
+          break;
+        }
+        write = !writing_ && unsent_.events_size() > 0;
+        if (write) TakeMessage();
+        read = read_is_due_ && unsent_.events_size() <= kBackPressureEvents;
+        if (read) read_is_due_ = false;
+        if (!write && !read) return;
+        ++starting_;
+      }
+      if (write) StartWrite(&outgoing_);
+      if (read) StartRead(&incoming_);
+      absl::MutexLock lock(&mu_);
+      --starting_;
+    }
+    Finish(scope_->End(*ending_));
+  }
+
+  void TakeMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    writing_ = true;
+    v1::FlightResponse message;
+    auto& events = *unsent_.mutable_events();
+    if (events.size() <= kMaxEventsPerMessage) {
+      message.Swap(&unsent_);
+    } else {
+      message.mutable_events()->Reserve(kMaxEventsPerMessage);
+      for (int i = 0; i < kMaxEventsPerMessage; ++i) message.add_events()->Swap(&events[i]);
+      events.DeleteSubrange(0, kMaxEventsPerMessage);
+    }
+    outgoing_ = ToBuffer(message);
+    scope_->AddResponseBytes(outgoing_.Length());
+  }
+
+  const Environment& environment_;
+  grpc::CallbackServerContext* const context_;
+  std::shared_ptr<FlightStream> self_;  // while gRPC refers to this
+
+  // Of whoever reads.
+  std::optional<Peer> peer_;
+  std::optional<Scope> flight_scope_;
+  grpc::ByteBuffer incoming_;
+
+  // Of whoever writes.
+  grpc::ByteBuffer outgoing_;
+
+  absl::Mutex mu_;
+  std::optional<CallScope> scope_;  // request bytes: of whoever reads; the rest under mu_
+  std::shared_ptr<store::Namespace> ns_ ABSL_GUARDED_BY(mu_);  // once its claims were entered
+  std::optional<absl::Status> ending_;                         // set once, under mu_
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  int starting_ ABSL_GUARDED_BY(mu_) = 0;  // threads that start a write or a read
+  bool read_is_due_ ABSL_GUARDED_BY(mu_) = false;
+  v1::FlightResponse unsent_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, Asked> waits_ ABSL_GUARDED_BY(mu_);              // by ticket
+  std::map<uint64_t, store::ClaimEvent> early_ ABSL_GUARDED_BY(mu_);  // before their answer
+};
+
+void FlightStreams::Add(std::shared_ptr<FlightStream> stream) {
+  absl::MutexLock lock(&mu_);
+  streams_.insert(std::move(stream));
+}
+
+void FlightStreams::Remove(FlightStream* stream) {
+  absl::MutexLock lock(&mu_);
+  streams_.erase(stream);
+}
+
+void FlightStreams::EndAll(const absl::Status& why) {
+  std::vector<std::shared_ptr<FlightStream>> all;
+  {
+    absl::MutexLock lock(&mu_);
+    all.assign(streams_.begin(), streams_.end());
+  }
+  for (const auto& stream : all) stream->End(why);
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartFlightStream(
+    const Environment& environment, grpc::CallbackServerContext* context) {
+  auto stream = std::make_shared<FlightStream>(environment, context);
+  FlightStream* const reactor = stream.get();
+  stream->Begin();
+  return reactor;
+}
+
+}  // namespace infercache::rpc
