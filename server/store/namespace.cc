@@ -478,8 +478,9 @@ NamespaceStats Namespace::Impl::Stats() {
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
-  s.metadata_bytes = use.allocator_bytes + index_.metadata_bytes(use.records_ever_used) +
-                     ranking_->memory_bytes(use.records_ever_used);
+  s.policy_bytes = ranking_->memory_bytes(use.records_ever_used);
+  s.metadata_bytes =
+      use.allocator_bytes + index_.metadata_bytes(use.records_ever_used) + s.policy_bytes;
   return s;
 }
 

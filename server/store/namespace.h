@@ -85,7 +85,7 @@ struct PutSpec {
   std::span<const PartSpec> parts;   // empty = one part of plain bytes
   const ObjectInfo* info = nullptr;  // null = defaults
   bool overwrite = false;
-  UseContext use;  // if it turns out to exist
+  UseContext use = {};  // if it turns out to exist
 };
 
 enum class CommitOutcome { kStored, kExists };
@@ -116,6 +116,7 @@ struct NamespaceStats {
   uint64_t integrity_failures = 0;
   uint64_t saved_compute_us = 0;
   uint64_t largest_free_bytes = 0, metadata_bytes = 0;
+  uint64_t policy_bytes = 0;  // part of metadata_bytes
 };
 
 class Namespace : public std::enable_shared_from_this<Namespace> {
