@@ -187,7 +187,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
   shm::Record& record = index().record(number);
   RecordState& state = space_->state(number);
   if (spec_.checksums) record.checksum = Crc32c(space_->BytesOf(record));
-  const uint64_t anchor = FindAnchor(use.anchor == Hash128() ? pending.parent : use.anchor);
+  const uint64_t anchor = FindAnchor(use.anchor.value_or(pending.parent));
   const Hash128 hash = record.hash();
   Shard& shard = ShardOf(hash);
   Removed removed;

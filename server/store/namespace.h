@@ -36,7 +36,7 @@ struct LocalAccess {
 // Largest host arena chunk, and so the largest object.
 inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
 
-inline constexpr std::string_view kDefaultPolicy = "lru";
+inline constexpr std::string_view kDefaultPolicy = "auto";
 
 struct NamespaceSpec {
   std::string name;          // 1..64 of [a-z0-9._-]
@@ -75,8 +75,8 @@ struct UseContext {
   uint64_t request = 0;       // Namespace::NewRequest(), the same for all of a call; 0 = alone
   bool ends_request = false;  // the block is known to be its request's last
   // For a new object, ChainHash of the block after which this piece of the chain goes on: the
-  // parent of the piece's first block. Zero = the object's own parent.
-  Hash128 anchor;
+  // parent of the piece's first block, zero if it has none. Not set = the object's own parent.
+  std::optional<Hash128> anchor = std::nullopt;
 };
 
 struct PutSpec {

@@ -67,12 +67,18 @@ TEST(GhostTable, AgreesWithAModel) {
 TEST(GhostTable, ASampleIsOfAll) {
   GhostTable ghosts;
   for (uint32_t i = 0; i < 10'000; ++i) ghosts.Add(i * 0x9e3779b97f4a7c15u, {.used_ms = i});
-  uint64_t sum = 0;
-  const size_t seen = ghosts.Sample(1000, [&sum](const Ghost& ghost) { sum += ghost.used_ms; });
+  uint64_t sum = 0, seen = 0;
+  ghosts.Sample(1000, [&](const Ghost& ghost) {
+    sum += ghost.used_ms;
+    ++seen;
+  });
   EXPECT_LE(seen, 1000u);
-  EXPECT_GE(seen, 900u);
+  EXPECT_NEAR(static_cast<double>(seen) * ghosts.SampleWeight(1000), 10'000, 20);
   EXPECT_NEAR(static_cast<double>(sum) / static_cast<double>(seen), 5000, 50);
-  EXPECT_EQ(ghosts.Sample(100'000, [](const Ghost&) {}), 10'000u);
+  uint64_t all = 0;
+  ghosts.Sample(100'000, [&all](const Ghost&) { ++all; });
+  EXPECT_EQ(all, 10'000u);
+  EXPECT_EQ(ghosts.SampleWeight(100'000), 1);
 }
 
 }  // namespace

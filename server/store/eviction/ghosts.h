@@ -34,19 +34,16 @@ class GhostTable {
   // Forgets and returns the one that has been here longest. REQUIRES: size() > 0.
   Ghost TakeOldest();
   // Calls f(ghost) for about `limit` of them at most, at equal distances in the order in which they
-  // went: neighbours are alike. Returns how many that were.
+  // went: neighbours are alike. Each stands for SampleWeight(limit).
   template <class F>
-  size_t Sample(size_t limit, F f) {
+  void Sample(size_t limit, F f) const {
     const size_t step = span_ / limit + 1;
-    size_t seen = 0;
-    for (size_t i = sample_at_++ % step; i < span_; i += step) {
+    for (size_t i = step / 2; i < span_; i += step) {
       const Entry& entry = ring_[Wrap(front_ + i)];
-      if (entry.ghost.kind == kGone) continue;
-      f(entry.ghost);
-      ++seen;
+      if (entry.ghost.kind != kGone) f(entry.ghost);
     }
-    return seen;
   }
+  double SampleWeight(size_t limit) const { return static_cast<double>(span_ / limit + 1); }
   size_t memory_bytes() const {
     return ring_.capacity() * sizeof(Entry) + table_.capacity() * sizeof(Slot);
   }
@@ -78,7 +75,6 @@ class GhostTable {
   size_t front_ = 0;  // the place of the oldest, taken out or not
   size_t span_ = 0;   // places in use from there on
   size_t size_ = 0;
-  size_t sample_at_ = 0;  // where the next sample begins
 };
 
 }  // namespace infercache::store

@@ -39,25 +39,37 @@ void LearnedPolicy::CloseSegments() {
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
-  if (learned_ms_ == 0) learned_ms_ = now_ms - 30000;
+  if (learned_ms_ == 0) learned_ms_ = now_ms;
   if (now_ms - advanced_ms_ >= kBetweenAdvancesMs) {
     segments_.Advance(now_ms);
     advanced_ms_ = now_ms;
   }
-  if (now_ms - learned_ms_ >= kBetweenLessonsMs && requests_ >= kRequestsPerLesson) Learn(now_ms);
+  // The first lesson does not wait.
+  if (requests_ >= kRequestsPerLesson &&
+      (!table_.taught() || now_ms - learned_ms_ >= kBetweenLessonsMs)) {
+    Learn(now_ms);
+  }
 }
 
 void LearnedPolicy::Learn(uint64_t now_ms) {
+  const double seconds = static_cast<double>(now_ms - learned_ms_) / 1000;
   std::vector<double> living(ReuseTable::kCells);
-  const size_t sampled = ghosts_.Sample(kGhostsPerLesson, [&](const Ghost& ghost) {
-    living[ReuseTable::CellOf(ghost.kind, ReuseTable::BinOf(AgeMs(now_ms, ghost.used_ms)))] += 1;
-  });
-  const double weight =
-      sampled == 0 ? 0 : static_cast<double>(ghosts_.size()) / static_cast<double>(sampled);
   for (int cell = 0; cell < ReuseTable::kCells; ++cell) {
-    living[cell] = living[cell] * weight + static_cast<double>(segments_.records_in(cell));
+    living[cell] = static_cast<double>(segments_.records_in(cell));
   }
-  table_.Learn(living, static_cast<double>(now_ms - learned_ms_) / 1000);
+  rival_.BeginLook();
+  const double ghost_weight = ghosts_.SampleWeight(kSample);
+  ghosts_.Sample(kSample, [&](const Ghost& ghost) {
+    const uint64_t age_ms = AgeMs(now_ms, ghost.used_ms);
+    living[ReuseTable::CellOf(ghost.kind, ReuseTable::BinOf(age_ms))] += ghost_weight;
+    rival_.See(age_ms, ghost_weight);
+  });
+  const double segment_weight = segments_.SampleWeight(kSample);
+  segments_.Sample(kSample, [&](const Segments::Segment& segment) {
+    rival_.See(now_ms - segment.start_ms, segment_weight * segment.size);
+  });
+  rival_.EndLook(static_cast<double>(segments_.records()), seconds);
+  table_.Learn(living, seconds);
   segments_.SetOrder(table_.order());
   learned_ms_ = now_ms;
   requests_ = 0;
@@ -81,7 +93,9 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
   node.uses = 1;
   if (const auto ghost = ghosts_.Take(use.hash); ghost.has_value()) {
-    table_.CountReuse(ghost->kind, AgeMs(use.now_ms, ghost->used_ms));
+    const uint64_t age_ms = AgeMs(use.now_ms, ghost->used_ms);
+    table_.CountReuse(ghost->kind, age_ms);
+    rival_.CountUse(age_ms, /*hit=*/false);
     node.uses = static_cast<uint8_t>(std::min(ghost->uses + 1, 255));
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
@@ -114,6 +128,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   Begin(use);
   PolicyNode& node = nodes_[record];
   table_.CountReuse(segments_[node.group].reuse_class, use.idle_ms);
+  rival_.CountUse(use.idle_ms, /*hit=*/true);
   segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
@@ -139,8 +154,8 @@ void LearnedPolicy::Remove(uint32_t record, const Departure& departure) {
 
 uint32_t LearnedPolicy::Victim(uint64_t now_ms, MayGo may_go) {
   KeepTime(now_ms);
-  const uint32_t victim =
-      table_.trained() ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
+  const bool by_index = table_.trained() && !rival_.leads();
+  const uint32_t victim = by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
   for (const uint8_t reuse_class : renewed_classes_) {
     segments_.Close(std::exchange(renewed_[reuse_class], 0));
   }

@@ -1,7 +1,7 @@
 // The learned index, policy "auto": evicts the block whose class and age promise the least reuse
 // for the time that it would be held (reuse_table.h), of these the oldest request's, of that the
 // deepest. A new block may be that block: admission is part of it. Least recently used until there
-// is something to go by.
+// is something to go by, and for a while where that would have had more hits (lru_rival.h).
 //
 // It learns from members and from ghosts, at most kGhostsOfSmall times as many as members, and
 // kGhostsOfLarge times where a block is so large that their memory does not matter.
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "server/store/eviction/ghosts.h"
+#include "server/store/eviction/lru_rival.h"
 #include "server/store/eviction/policy.h"
 #include "server/store/eviction/reuse_table.h"
 #include "server/store/eviction/segments.h"
@@ -36,7 +37,7 @@ class LearnedPolicy final : public Policy {
   static constexpr size_t kGhostsOfSmall = 2;
   static constexpr size_t kGhostsOfLarge = 4;
   static constexpr double kLargeBytes = 256 * 1024;
-  static constexpr size_t kGhostsPerLesson = 16'384;
+  static constexpr size_t kSample = 16'384;
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
@@ -60,6 +61,7 @@ class LearnedPolicy final : public Policy {
   ReuseTable table_;
   Segments segments_;
   GhostTable ghosts_;
+  LruRival rival_;
   double mean_bytes_ = 0;
 
   uint64_t request_ = 0;  // whose segments are open

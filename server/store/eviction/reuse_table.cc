@@ -7,6 +7,8 @@ namespace {
 
 constexpr double kHalfLifeSeconds = 30 * 60;
 constexpr double kPriorBlocks = 20;
+// A hint has to show that it says something: most say little.
+constexpr double kHintPriorBlocks = 1000;
 // With fewer events in all the table would order by noise.
 constexpr double kLeastEvents = 1000;
 
@@ -15,7 +17,7 @@ constexpr double kLeastEvents = 1000;
 ReuseTable::ReuseTable() : events_(kCells, 0), dropped_(kCells, 0), index_(kCells, 0) { Sort(); }
 
 ReuseTable::Hazards ReuseTable::HazardsOf(const double* events, const double* waiting,
-                                          const Hazards* prior) {
+                                          const Hazards* prior, double prior_blocks) {
   Hazards hazards;
   double reached = 0;  // how many lived to see the bin
   for (int bin = kBins - 1; bin >= 0; --bin) {
@@ -24,8 +26,8 @@ ReuseTable::Hazards ReuseTable::HazardsOf(const double* events, const double* wa
     double at_risk = reached - 0.5 * waiting[bin];
     double came_back = events[bin];
     if (prior != nullptr) {
-      came_back += kPriorBlocks * (*prior)[bin];
-      at_risk += kPriorBlocks;
+      came_back += prior_blocks * (*prior)[bin];
+      at_risk += prior_blocks;
     }
     hazards[bin] = at_risk > 0 ? came_back / at_risk : 0;
   }
@@ -46,17 +48,19 @@ void ReuseTable::Learn(const std::vector<double>& living, double seconds_since_l
     events += events_[cell];
   }
   if (events >= kLeastEvents) trained_ = true;
-  const Hazards all = HazardsOf(all_events.data(), all_waiting.data(), nullptr);
+  const Hazards all = HazardsOf(all_events.data(), all_waiting.data(), nullptr, 0);
   std::array<Hazards, kBaseClasses> base;
   for (int c = 0; c < kBaseClasses; ++c) {
-    base[c] =
-        HazardsOf(&base_events[c * kBins], &base_waiting[c * kBins], c < 2 ? &all : &base[c - 2]);
+    base[c] = HazardsOf(&base_events[c * kBins], &base_waiting[c * kBins],
+                        c < 2 ? &all : &base[c - 2], kPriorBlocks);
   }
+  taught_ = true;
   hints_known_ = hints_seen_;
   for (int c = 0; c < kClasses; ++c) {
     if (!Known(c)) continue;
     const Hazards& prior = base[c % kBaseClasses];
-    SetIndex(c, HazardsOf(&events_[CellOf(c, 0)], &waiting[CellOf(c, 0)], &prior));
+    SetIndex(c,
+             HazardsOf(&events_[CellOf(c, 0)], &waiting[CellOf(c, 0)], &prior, kHintPriorBlocks));
   }
   Sort();
   Fade(seconds_since_last);

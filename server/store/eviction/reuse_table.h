@@ -61,6 +61,7 @@ class ReuseTable {
   }
   // Computes the index of every cell from what was counted and those who wait, by cell: a lesson.
   void Learn(const std::vector<double>& living, double seconds_since_last);
+  bool taught() const { return taught_; }
   // Too little was seen to order anything by it.
   bool trained() const { return trained_; }
 
@@ -79,7 +80,8 @@ class ReuseTable {
   }
 
   // Of what `events` and `waiting` say, with `prior` where they say little.
-  static Hazards HazardsOf(const double* events, const double* waiting, const Hazards* prior);
+  static Hazards HazardsOf(const double* events, const double* waiting, const Hazards* prior,
+                           double prior_blocks);
   void SetIndex(int reuse_class, const Hazards& hazards);
   void Sort();
   void Fade(double seconds);
@@ -88,7 +90,7 @@ class ReuseTable {
   std::vector<double> index_;
   std::vector<uint16_t> order_;
   uint32_t hints_known_ = 1, hints_seen_ = 1;  // a bit each
-  bool trained_ = false;
+  bool taught_ = false, trained_ = false;
 };
 
 }  // namespace infercache::store

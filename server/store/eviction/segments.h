@@ -73,6 +73,17 @@ class Segments {
     }
   }
 
+  // Calls f(segment) for about `limit` of them at most. Each stands for SampleWeight(limit).
+  template <class F>
+  void Sample(size_t limit, F f) const {
+    const size_t step = segments_.size() / limit + 1;
+    for (size_t i = 1 + step / 2; i < segments_.size(); i += step) {
+      if (segments_[i].size != 0) f(segments_[i]);
+    }
+  }
+  double SampleWeight(size_t limit) const {
+    return static_cast<double>(segments_.size() / limit + 1);
+  }
   size_t memory_bytes() const;
 
  private:
