@@ -81,6 +81,7 @@ void AddKeyCommands(CommandLine& line);        // delete exists list match
 void AddNamespaceCommands(CommandLine& line);  // namespace list|create|delete
 void AddReplayCommand(CommandLine& line);
 void AddBenchCommand(CommandLine& line);
+void AddSimulateCommand(CommandLine& line);
 
 // Option whose text `parse` (StatusOr<T> of string_view) turns into `target`; its message is the
 // usage error.

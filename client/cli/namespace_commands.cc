@@ -104,7 +104,7 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
                                 ParseSize, "SIZE", "... of this size each");
   objects->needs(bytes);
   bytes->needs(objects);
-  create->add_option("--policy", arguments->policy, "Eviction policy [lru]")->type_name("NAME");
+  create->add_option("--policy", arguments->policy, "Eviction policy [auto]")->type_name("NAME");
   create
       ->add_option("--require", arguments->required,
                    "Fingerprint entry that every client must state; repeatable")

@@ -44,6 +44,7 @@ void BuildProgram(CommandLine& line, GlobalOptions& options, const std::string& 
   AddNamespaceCommands(line);
   AddReplayCommand(line);
   AddBenchCommand(line);
+  AddSimulateCommand(line);
 }
 
 }  // namespace infercache::cli

@@ -27,6 +27,7 @@ constexpr absl::Duration kCallDeadline = absl::Seconds(30);
 struct ReplayArguments {
   std::string trace_file;
   BlockBudget budget;
+  std::string policy;  // empty = the daemon's default
   ReplayOptions options;
   bool keep = false;
 };
@@ -83,11 +84,12 @@ Json ReportJson(ReplayResult& result) {
           {"wrong_bytes", result.wrong_bytes}};
 }
 
-v1::NamespaceSpec SpecFor(uint64_t blocks, uint64_t block_bytes) {
+v1::NamespaceSpec SpecFor(uint64_t blocks, uint64_t block_bytes, const std::string& policy) {
   v1::NamespaceSpec spec;
   spec.set_name(absl::StrCat("replay-", getpid(), "-", absl::ToUnixMillis(absl::Now())));
   spec.set_live_objects(blocks);
   spec.set_live_object_bytes(block_bytes);
+  spec.set_policy(policy);
   spec.set_grpc_open(true);
   return spec;
 }
@@ -111,7 +113,8 @@ absl::StatusOr<ExitCode> RunReplay(const Context& context, const ReplayArguments
   ASSIGN_OR_RETURN(const Trace trace, Trace::Load(arguments.trace_file));
   const uint64_t capacity_blocks = arguments.budget.Resolve(trace.unique_blocks());
 
-  const v1::NamespaceSpec spec = SpecFor(capacity_blocks, arguments.options.block_bytes);
+  const v1::NamespaceSpec spec =
+      SpecFor(capacity_blocks, arguments.options.block_bytes, arguments.policy);
   ASSIGN_OR_RETURN(ClientOptions client_options, context.MakeClientOptions(kCallDeadline));
   ASSIGN_OR_RETURN(const ClientOptions creation_options,
                    context.MakeClientOptions(CreationDeadline(NeededBytes(spec))));
@@ -182,6 +185,8 @@ void AddReplayCommand(CommandLine& line) {
                    "Threads with a client each; they take requests in the order of the trace [1]")
       ->type_name("N")
       ->check(CLI::Range(1, 1024).description(""));
+  replay->add_option("--policy", arguments->policy, "Eviction policy of the namespace [auto]")
+      ->type_name("NAME");
   replay->add_flag("--keep", arguments->keep, "Leave the namespace and its objects in the daemon");
   replay->callback([&line, arguments] {
     line.selected = [arguments](const Context& context) { return RunReplay(context, *arguments); };

@@ -28,19 +28,41 @@ void SetResult(const absl::StatusOr<store::CommitOutcome>& outcome, v1::LocalPut
   }
 }
 
-// Calls f(i) for all of a batch in the order in which they are to become visible: last to first, so
-// that the head of a chain is its most recently used block; but a key's second appearance comes
-// after its first, because a batch means what its items one by one would mean.
-template <class KeyHash, class F>
-void InStoringOrder(size_t count, KeyHash key_hash, F f) {
-  if (count == 1) return f(0);
+// One object of a batch: how it hangs together with the others, and its parent as the store knows
+// it.
+struct BatchItem {
+  store::ChainLink link;
+  Hash128 parent;
+};
+
+// Calls f(i, use) for all of a batch in the order in which they are to become visible: last to
+// first, so that the head of a chain is its most recently used block; but a key's second appearance
+// comes after its first, because a batch means what its items one by one would mean. The last one
+// ends its request if the client tells of chains at all: should it go on, what continues it says
+// so.
+template <class F>
+void InStoringOrder(uint64_t request, std::span<const BatchItem> items, F f) {
+  if (items.size() == 1) return f(0, store::UseContext{.request = request});
+  std::vector<store::ChainLink> links;
+  for (const BatchItem& item : items) links.push_back(item.link);
+  const std::vector<size_t> roots = store::ChainRoots(links);
   std::unordered_set<uint64_t> seen;
   std::vector<size_t> order, repeated;
-  for (size_t i = 0; i < count; ++i) {
-    (seen.insert(key_hash(i).lo).second ? order : repeated).push_back(i);
+  for (size_t i = 0; i < items.size(); ++i) {
+    (seen.insert(links[i].key.lo).second ? order : repeated).push_back(i);
   }
-  for (size_t i = order.size(); i > 0; --i) f(order[i - 1]);
-  for (const size_t i : repeated) f(i);
+  const auto call = [&](size_t i) {
+    f(i, store::UseContext{.request = request,
+                           .ends_request = i + 1 == items.size() && links[i].parent != Hash128(),
+                           .anchor = items[roots[i]].parent});
+  };
+  for (size_t i = order.size(); i > 0; --i) call(order[i - 1]);
+  for (const size_t i : repeated) call(i);
+}
+
+store::ChainLink LinkOf(const v1::ReserveItem& object) {
+  const std::string& parent = object.info().parent_key();
+  return {HashBytes(object.key()), parent.empty() ? Hash128() : HashBytes(parent)};
 }
 
 }  // namespace
@@ -65,14 +87,21 @@ absl::Status Puts::CheckMayPut() const {
       absl::StrCat("this session may not write to namespace ", namespace_->spec().name));
 }
 
-absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::ReserveItem& item) {
+Hash128 Puts::ParentOf(const v1::ReserveItem& object) const {
+  const std::string& parent = object.info().parent_key();
+  return parent.empty() ? Hash128() : namespace_->ChainHash({parent, fingerprint_});
+}
+
+absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::ReserveItem& item,
+                                                                    const store::UseContext& use) {
   ASSIGN_OR_RETURN(const ObjectInfo info, ToObjectInfo(item.info()));
   ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, ToParts(item.parts()));
   return namespace_->Reserve({.id = {item.key(), fingerprint_},
                               .size_bytes = item.size_bytes(),
                               .parts = parts,
                               .info = &info,
-                              .overwrite = item.overwrite()});
+                              .overwrite = item.overwrite(),
+                              .use = use});
 }
 
 absl::Status Puts::CheckShare(uint64_t bytes) const {
@@ -95,7 +124,7 @@ absl::Status Puts::CheckShare(uint64_t bytes) const {
 void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
   const absl::Status share = CheckShare(item.size_bytes());
   if (!share.ok()) return SetFailure(share, out);
-  auto lease = ReserveBytes(item);
+  auto lease = ReserveBytes(item, {});
   if (!lease.ok()) return SetFailure(lease.status(), out);
   if (!lease->has_value()) return out->set_exists(true);
   const store::Place place = (*lease)->place();
@@ -107,7 +136,7 @@ void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
   open_.emplace_hint(
       open_.end(), next_id_++,
       Reservation{.lease = *std::move(*lease),
-                  .key_hash = HashBytes(item.key()),
+                  .link = LinkOf(item),
                   .deadline = steady_clock::now() +
                               absl::ToChronoMilliseconds(host_.options.reservation_timeout),
                   .claim = bound ? item.claim() : 0});
@@ -121,9 +150,10 @@ absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response) {
   for (const v1::ReserveItem& item : request.items()) ReserveItem(item, response->add_items());
   // Room is given to a chain's head first, but of what is there already the head is to be the most
   // recently used.
+  const store::UseContext use{.request = namespace_->NewRequest()};
   for (int i = request.items_size() - 2; i >= 0; --i) {
     if (!response->items(i).exists()) continue;
-    (void)namespace_->Probe({request.items(i).key(), fingerprint_}, /*touch=*/true);
+    (void)namespace_->Probe({request.items(i).key(), fingerprint_}, /*touch=*/true, use);
   }
   return absl::OkStatus();
 }
@@ -138,7 +168,7 @@ absl::Status Puts::CheckWritten(const Reservation& reservation) const {
       absl::StrCat("only ", reservation.written, " of ", size, " bytes were sent"));
 }
 
-absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
+absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id, const store::UseContext& use) {
   const auto it = open_.find(id);
   if (it == open_.end()) {
     // The client says that it has stopped, so that the bytes are free from here on.
@@ -154,7 +184,7 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id) {
   held_bytes_ -= reservation.lease.bytes().size();
   const absl::Status written = CheckWritten(reservation);
   absl::StatusOr<store::CommitOutcome> outcome =
-      written.ok() ? namespace_->Commit(std::move(reservation.lease)) : written;
+      written.ok() ? namespace_->Commit(std::move(reservation.lease), use) : written;
   if (!outcome.ok()) flights_.GiveUp(reservation.claim);
   return outcome;
 }
@@ -163,16 +193,17 @@ absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
   RETURN_IF_ERROR(CheckMayPut());
   const uint64_t before = open_.size();
   for (int i = 0; i < request.reservations_size(); ++i) response->add_results();
-  InStoringOrder(
-      request.reservations_size(),
-      [&](size_t i) {
-        const auto it = open_.find(request.reservations(static_cast<int>(i)));
-        return it == open_.end() ? Hash128{i, 0} : it->second.key_hash;
-      },
-      [&](size_t i) {
-        const int index = static_cast<int>(i);
-        SetResult(CommitOne(request.reservations(index)), response->mutable_results(index));
-      });
+  std::vector<BatchItem> items;
+  for (const uint64_t id : request.reservations()) {
+    const auto it = open_.find(id);
+    items.push_back(it == open_.end()
+                        ? BatchItem{.link = {Hash128{items.size(), 0}, Hash128()}, .parent = {}}
+                        : BatchItem{.link = it->second.link, .parent = it->second.lease.parent()});
+  }
+  InStoringOrder(namespace_->NewRequest(), items, [&](size_t i, const store::UseContext& use) {
+    const int index = static_cast<int>(i);
+    SetResult(CommitOne(request.reservations(index), use), response->mutable_results(index));
+  });
   host_.reservations.Remove(before - open_.size());
   return absl::OkStatus();
 }
@@ -227,7 +258,8 @@ void Puts::Write(const v1::Write& request) {
 }
 
 absl::StatusOr<store::CommitOutcome> Puts::PutOne(const v1::ReserveItem& object,
-                                                  std::string_view value) {
+                                                  std::string_view value,
+                                                  const store::UseContext& use) {
   if (value.size() > kMaxInlineBytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "value: ", value.size(), " bytes; the limit of an inline put is ", kMaxInlineBytes));
@@ -236,10 +268,10 @@ absl::StatusOr<store::CommitOutcome> Puts::PutOne(const v1::ReserveItem& object,
     return absl::InvalidArgumentError(
         absl::StrCat("value: ", value.size(), " bytes, but size_bytes says ", object.size_bytes()));
   }
-  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, ReserveBytes(object));
+  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, ReserveBytes(object, use));
   if (!lease) return store::CommitOutcome::kExists;
   if (!value.empty()) std::memcpy(lease->bytes().data(), value.data(), value.size());
-  return namespace_->Commit(*std::move(lease));
+  return namespace_->Commit(*std::move(lease), use);
 }
 
 absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
@@ -250,17 +282,17 @@ absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResult
     const std::string_view object = items[i].object;
     return scratch_.ParseFromArray(object.data(), static_cast<int>(object.size()));
   };
-  InStoringOrder(
-      items.size(),
-      // What cannot be parsed gets a hash as good as any.
-      [&](size_t i) {
-        return parse(i) ? HashBytes(scratch_.key()) : Hash128{i, 0};
-      },
-      [&](size_t i) {
-        SetResult(parse(i) ? PutOne(scratch_, items[i].value)
-                           : absl::InvalidArgumentError("object: not a message"),
-                  response->mutable_results(static_cast<int>(i)));
-      });
+  std::vector<BatchItem> batch(items.size());
+  for (size_t i = 0; i < items.size() && items.size() > 1; ++i) {
+    // What cannot be parsed gets a hash as good as any.
+    batch[i] = parse(i) ? BatchItem{.link = LinkOf(scratch_), .parent = ParentOf(scratch_)}
+                        : BatchItem{.link = {Hash128{i, 0}, Hash128()}, .parent = {}};
+  }
+  InStoringOrder(namespace_->NewRequest(), batch, [&](size_t i, const store::UseContext& use) {
+    SetResult(parse(i) ? PutOne(scratch_, items[i].value, use)
+                       : absl::InvalidArgumentError("object: not a message"),
+              response->mutable_results(static_cast<int>(i)));
+  });
   return absl::OkStatus();
 }
 

@@ -22,6 +22,7 @@
 #include "server/local/host.h"
 #include "server/local/inline_put.h"
 #include "server/local/quarantine.h"
+#include "server/store/chain.h"
 #include "server/store/namespace.h"
 
 namespace infercache::local {
@@ -59,7 +60,7 @@ class Puts {
  private:
   struct Reservation {
     store::WriteLease lease;
-    Hash128 key_hash;  // tells two reservations of one key apart from others in a batch
+    store::ChainLink link;  // how it lies in a batch
     std::chrono::steady_clock::time_point deadline;
     uint64_t claim = 0;                     // that it fulfils; 0 = none
     uint64_t written = 0;                   // bytes that came by Write: the first ones
@@ -72,10 +73,12 @@ class Puts {
   // Frees an expired reservation. False if there is none of this id.
   bool FreeExpired(uint64_t id);
   void ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out);
-  absl::StatusOr<std::optional<store::WriteLease>> ReserveBytes(const v1::ReserveItem& item);
-  absl::StatusOr<store::CommitOutcome> CommitOne(uint64_t id);
-  absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object,
-                                              std::string_view value);
+  absl::StatusOr<std::optional<store::WriteLease>> ReserveBytes(const v1::ReserveItem& item,
+                                                                const store::UseContext& use);
+  absl::StatusOr<store::CommitOutcome> CommitOne(uint64_t id, const store::UseContext& use);
+  absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object, std::string_view value,
+                                              const store::UseContext& use);
+  Hash128 ParentOf(const v1::ReserveItem& object) const;
   absl::Status CheckWritten(const Reservation& reservation) const;
 
   Host& host_;

@@ -71,7 +71,8 @@ class Session {
   absl::Status MapChunks(const v1::MapChunks& request, v1::Chunks* response,
                          std::vector<UniqueFd>* descriptors);
   absl::Status Lookup(const v1::Lookup& request, v1::Found* response);
-  absl::Status Lease(std::string_view key, std::vector<uint64_t>* taken, v1::FoundItem* item);
+  absl::Status Lease(std::string_view key, bool touch, std::vector<uint64_t>* taken,
+                     v1::FoundItem* item);
   absl::Status Release(const v1::Release& request);
   absl::Status Remove(const v1::Remove& request, v1::Removed* response);
   absl::Status ListKeys(const v1::ListKeys& request, v1::KeyPage* response);

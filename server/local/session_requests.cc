@@ -104,9 +104,9 @@ absl::Status Session::MapChunks(const v1::MapChunks& request, v1::Chunks* respon
   return absl::OkStatus();
 }
 
-absl::Status Session::Lease(std::string_view key, std::vector<uint64_t>* taken,
+absl::Status Session::Lease(std::string_view key, bool touch, std::vector<uint64_t>* taken,
                             v1::FoundItem* item) {
-  std::optional<store::ReadLease> lease = namespace_->Lookup(Id(key));
+  std::optional<store::ReadLease> lease = namespace_->Lookup(Id(key), touch);
   if (!lease) return absl::OkStatus();
   const uint64_t size = lease->bytes().size();
   if (leases_.size() >= kMaxLeasesPerSession) {
@@ -136,13 +136,18 @@ absl::Status Session::Lookup(const v1::Lookup& request, v1::Found* response) {
   absl::Status status;
   for (const std::string& key : request.keys()) {
     v1::FoundItem& item = *response->add_items();
-    status = Lease(key, &taken, &item);
+    status = Lease(key, /*touch=*/request.keys_size() == 1, &taken, &item);
     answer_bytes += item.ByteSizeLong() + 8;
     if (status.ok() && answer_bytes > kMaxAnswerBytes) {
       status = absl::ResourceExhaustedError(
           "the answer does not fit a frame: ask for fewer keys at once");
     }
     if (!status.ok()) break;
+  }
+  // Found from the first key on; used, like all chains, from the last one on.
+  const store::UseContext use{.request = namespace_->NewRequest()};
+  for (int i = request.keys_size() - 1; i >= 0 && request.keys_size() > 1; --i) {
+    (void)namespace_->Probe(Id(request.keys(i)), /*touch=*/true, use);
   }
   // The client does not learn of leases in an answer that failed.
   if (!status.ok()) {

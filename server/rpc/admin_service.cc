@@ -108,7 +108,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
          out->mutable_quarantine_age());
   out->set_page_kind(PageKindName(ns.page_kind()));
   out->set_name(ns.spec().name);
-  out->set_policy(ns.spec().policy);
+  out->set_policy(ns.policy());
   out->set_quota_bytes(stats.quota_bytes);
   out->set_used_bytes(stats.used_bytes);
   out->set_reserved_bytes(stats.reserved_bytes);

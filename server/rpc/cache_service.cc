@@ -67,8 +67,10 @@ void DoMatch(const Scope& scope, const Keys& keys, v1::MatchResponse* response) 
   std::string present = NoBits(keys.size());
   response->mutable_size_bytes()->Resize(keys.size(), 0);
   uint32_t prefix = keys.size();
+  const uint64_t request = scope.ns->NewRequest();
   ForEachFromLast(keys, [&](int i, const std::string& key) {
-    const auto size = scope.ns->Probe(scope.Id(key), /*touch=*/true);
+    const auto size = scope.ns->Probe(scope.Id(key), /*touch=*/true,
+                                      {.request = request, .ends_request = i + 1 == keys.size()});
     if (!size) {
       prefix = i;
       return;
@@ -219,8 +221,9 @@ grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* conte
   return ServeKeys<v1::TouchRequest, v1::TouchResponse>(
       environment_, Method::kTouch, *context, *request, response,
       [](const Scope& scope, const Keys& keys, v1::TouchResponse* answer) {
-        answer->set_present(BitsOf(keys, [&scope](const auto& key) {
-          return scope.ns->Probe(scope.Id(key), /*touch=*/true).has_value();
+        const store::UseContext use{.request = scope.ns->NewRequest()};
+        answer->set_present(BitsOf(keys, [&scope, &use](const auto& key) {
+          return scope.ns->Probe(scope.Id(key), /*touch=*/true, use).has_value();
         }));
       });
 }

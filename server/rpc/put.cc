@@ -7,10 +7,12 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/error.h"
+#include "server/store/chain.h"
 
 namespace infercache::rpc {
 namespace {
@@ -61,17 +63,42 @@ std::vector<size_t> StoringOrder(const std::vector<PutItemView>& items) {
   return order;
 }
 
+// What each item's use is. The last one ends its request if the client tells of chains at all:
+// should it go on later, what continues it says so.
+std::vector<store::UseContext> Uses(const Scope& scope, const std::vector<PutItemView>& items,
+                                    const std::vector<CheckedItem>& checked) {
+  std::vector<store::ChainLink> links;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const std::string& parent = checked[i].info.parent_key;
+    links.push_back(
+        {HashBytes(items[i].item.key()), parent.empty() ? Hash128() : HashBytes(parent)});
+  }
+  const std::vector<size_t> roots = store::ChainRoots(links);
+  const uint64_t request = scope.ns->NewRequest();
+  std::vector<store::UseContext> uses;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const std::string& parent = checked[roots[i]].info.parent_key;
+    uses.push_back({.request = request,
+                    .ends_request = items.size() > 1 && i + 1 == items.size() &&
+                                    !checked[i].info.parent_key.empty(),
+                    .anchor = parent.empty() ? Hash128() : scope.ns->ChainHash(scope.Id(parent))});
+  }
+  return uses;
+}
+
 absl::StatusOr<v1::PutOutcome> StoreItem(const Scope& scope, const PutItemView& view,
-                                         const CheckedItem& checked, Pieces pieces) {
+                                         const CheckedItem& checked, Pieces pieces,
+                                         const store::UseContext& use) {
   const store::PutSpec spec = {.id = scope.Id(view.item.key()),
                                .size_bytes = view.value.size,
                                .parts = checked.parts,
                                .info = &checked.info,
-                               .overwrite = view.item.overwrite()};
+                               .overwrite = view.item.overwrite(),
+                               .use = use};
   ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, scope.ns->Reserve(spec));
   if (!lease) return v1::PUT_OUTCOME_EXISTS;
   CopyRun(pieces, view.value, lease->bytes());
-  ASSIGN_OR_RETURN(const store::CommitOutcome outcome, scope.ns->Commit(*std::move(lease)));
+  ASSIGN_OR_RETURN(const store::CommitOutcome outcome, scope.ns->Commit(*std::move(lease), use));
   return outcome == store::CommitOutcome::kStored ? v1::PUT_OUTCOME_STORED : v1::PUT_OUTCOME_EXISTS;
 }
 
@@ -85,9 +112,10 @@ absl::Status StoreItems(const Scope& scope, const PutRequestView& request, Piece
                         v1::PutResponse* response) {
   ASSIGN_OR_RETURN(const std::vector<CheckedItem> checked, CheckAll(request.items));
   for (size_t i = 0; i < request.items.size(); ++i) response->add_results();
+  const std::vector<store::UseContext> uses = Uses(scope, request.items, checked);
   for (const size_t i : StoringOrder(request.items)) {
     v1::PutResult& result = *response->mutable_results(i);
-    const auto outcome = StoreItem(scope, request.items[i], checked[i], pieces);
+    const auto outcome = StoreItem(scope, request.items[i], checked[i], pieces, uses[i]);
     if (outcome.ok()) {
       result.set_outcome(*outcome);
       continue;

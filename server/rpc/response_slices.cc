@@ -113,7 +113,7 @@ constexpr uint64_t kMostOmittedBytes = 2 + 2 + 2 + 2 + (2 + kMaxVarintBytes);
 class ResponseDraft {
  public:
   ResponseDraft(const Scope& scope, const Environment& environment, size_t keys)
-      : scope_(scope), max_message_bytes_(environment.max_message_bytes) {
+      : scope_(scope), touch_(keys == 1), max_message_bytes_(environment.max_message_bytes) {
     const PinnedBudget::Limits& limits = environment.budget.limits();
     max_held_bytes_ = std::min(limits.connection_bytes, limits.total_bytes);
     // Every key may yet turn out to be one that is omitted.
@@ -135,7 +135,7 @@ class ResponseDraft {
         return;
       }
     }
-    auto lease = scope_.ns->Lookup(id);
+    auto lease = scope_.ns->Lookup(id, touch_);
     if (!lease) return;
     const uint64_t size = lease->bytes().size();
     if (HasRoom(size, 0)) draft.description = DescribeFound(*lease);
@@ -162,6 +162,7 @@ class ResponseDraft {
   }
 
   const Scope& scope_;
+  const bool touch_;  // else whoever asked for several tells of their uses
   const uint64_t max_message_bytes_;
   uint64_t max_held_bytes_ = 0;
   std::vector<Draft> drafts_;
@@ -231,8 +232,9 @@ absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const Keys&
   for (const std::string& key : keys) draft.Add(key);
   // Values were chosen from the first key on; uses count from the last one on, so that the head of
   // a chain ends up most recently used.
+  const store::UseContext use{.request = scope.ns->NewRequest()};
   for (int i = keys.size() - 1; i >= 0 && keys.size() > 1; --i) {
-    scope.ns->Probe(scope.Id(keys[i]), /*touch=*/true);
+    scope.ns->Probe(scope.Id(keys[i]), /*touch=*/true, use);
   }
   Hold hold;
   if (draft.held_bytes() > 0) {

@@ -42,7 +42,7 @@ ClientPage::ClientPage(MemorySegment memory, uint32_t slot_limit)
       page_(shm::SessionPage::Format(memory_.bytes(), kMaxPinSlots)),
       slot_limit_(std::min(slot_limit, kMaxPinSlots)) {}
 
-size_t ClientPage::TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+size_t ClientPage::TakeTouchesLocked(size_t limit, ApplyTouch apply) {
   size_t taken = 0;
   for (uint32_t i = 0; i < shm::kLanes && taken < limit; ++i) {
     const uint32_t lane = (next_lane_ + i) % shm::kLanes;
@@ -50,9 +50,13 @@ size_t ClientPage::TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64
     uint64_t& drained = drained_[lane];
     const uint64_t touched = page_.lane(lane).touched.load(std::memory_order_acquire);
     // A position that has moved back, or more than a ring ahead, makes older touches lost ones.
-    if (touched - drained > shm::kRingEntries) drained = touched - shm::kRingEntries;
+    if (touched - drained > shm::kRingEntries) {
+      drained = touched - shm::kRingEntries;
+      mid_request_[lane] = false;
+    }
     for (; drained != touched && taken < limit; ++drained, ++taken) {
-      apply(page_.touch(lane, drained).load(std::memory_order_relaxed));
+      const uint64_t touch = page_.touch(lane, drained).load(std::memory_order_relaxed);
+      apply(touch, !std::exchange(mid_request_[lane], !shm::EndsRequest(touch)));
     }
     if (drained != before) page_.lane(lane).drained.store(drained, std::memory_order_release);
     // The others come first the next time, however fast this one fills up.
@@ -61,12 +65,12 @@ size_t ClientPage::TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64
   return taken;
 }
 
-size_t ClientPage::TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+size_t ClientPage::TakeTouches(size_t limit, ApplyTouch apply) {
   MutexLock lock(&drain_mu_);
   return TakeTouchesLocked(limit, apply);
 }
 
-size_t ClientPage::TryTakeTouches(size_t limit, absl::FunctionRef<void(uint64_t)> apply) {
+size_t ClientPage::TryTakeTouches(size_t limit, ApplyTouch apply) {
   if (!drain_mu_.TryLock()) return 0;
   const size_t taken = TakeTouchesLocked(limit, apply);
   drain_mu_.Unlock();

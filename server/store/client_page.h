@@ -58,14 +58,14 @@ class ClientPage {
     }
   }
 
+  using ApplyTouch = absl::FunctionRef<void(uint64_t touch, bool begins_request)>;
   // Takes at most `limit` touches out of the rings, each ring's oldest first, and calls
-  // apply(touch) for each. A touch may be any word. Returns how many were taken; fewer than `limit`
-  // = the rings are empty.
-  size_t TakeTouches(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
-      ABSL_LOCKS_EXCLUDED(drain_mu_);
+  // apply(touch, begins_request) for each; the second is false if it goes on with the request of
+  // the touch before it in its ring. A touch may be any word. Returns how many were taken; fewer
+  // than `limit` = the rings are empty.
+  size_t TakeTouches(size_t limit, ApplyTouch apply) ABSL_LOCKS_EXCLUDED(drain_mu_);
   // The same, but takes none if somebody else is at it.
-  size_t TryTakeTouches(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
-      ABSL_LOCKS_EXCLUDED(drain_mu_);
+  size_t TryTakeTouches(size_t limit, ApplyTouch apply) ABSL_LOCKS_EXCLUDED(drain_mu_);
 
   // What the client counted since the last call. A counter that moved backwards or leapt beyond
   // what a machine can do counts for nothing.
@@ -76,8 +76,7 @@ class ClientPage {
 
  private:
   ClientPage(MemorySegment memory, uint32_t slot_limit);
-  size_t TakeTouchesLocked(size_t limit, absl::FunctionRef<void(uint64_t touch)> apply)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mu_);
+  size_t TakeTouchesLocked(size_t limit, ApplyTouch apply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mu_);
 
   // Constant after construction.
   const MemorySegment memory_;
@@ -88,6 +87,7 @@ class ClientPage {
   Mutex drain_mu_;
   // Private: the page's own copy, for the client, is the client's to spoil.
   std::array<uint64_t, shm::kLanes> drained_ ABSL_GUARDED_BY(drain_mu_) = {};
+  std::array<bool, shm::kLanes> mid_request_ ABSL_GUARDED_BY(drain_mu_) = {};
   uint32_t next_lane_ ABSL_GUARDED_BY(drain_mu_) = 0;
 
   Mutex counters_mu_;

@@ -30,40 +30,34 @@ void Namespace::Impl::DetachPage(ClientPage& page) {
 }
 
 size_t Namespace::Impl::DrainTouches(ClientPage& page, size_t limit) {
-  return page.TakeTouches(limit, [this](uint64_t touch) { ApplyTouch(touch); });
+  uint64_t request = 0;
+  const uint64_t now = now_ms();
+  return page.TakeTouches(
+      limit, [&](uint64_t touch, bool begins) { TakeTouch(touch, begins, now, &request); });
 }
 
 void Namespace::Impl::DrainAllTouches(size_t limit) {
   const auto pages = limbo_.Pages();
   const uint32_t first = next_drained_.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t now = now_ms();
   for (size_t i = 0; i < pages.size() && limit > 0; ++i) {
     ClientPage& page = *pages[(first + i) % pages.size()];
+    uint64_t request = 0;
     // In pieces, and around a page that somebody else is taking in: puts do not wait for upkeep.
     while (limit > 0) {
       const size_t piece = std::min(limit, kTouchesAtOnce);
-      const size_t taken =
-          page.TryTakeTouches(piece, [this](uint64_t touch) { ApplyTouch(touch); });
+      const size_t taken = page.TryTakeTouches(
+          piece, [&](uint64_t touch, bool begins) { TakeTouch(touch, begins, now, &request); });
       limit -= taken;
       if (taken < piece) break;
     }
   }
 }
 
-void Namespace::Impl::ApplyTouch(uint64_t touch) {
-  const uint64_t pin = shm::TouchedPin(touch);
-  const uint32_t number = shm::PinnedRecord(pin);
-  if (number == 0 || number > index().header().record_capacity) return;
-  const RecordState& state = space_->state(number);
-  const uint16_t shard_number = state.shard.load(std::memory_order_relaxed);
-  Shard& shard = *shards_[shard_number];
-  MutexLock lock(&shard.mu);
-  // A record that is visible in this shard stays so while its lock is held.
-  if (state.shard.load(std::memory_order_relaxed) != shard_number ||
-      state.phase.load(std::memory_order_relaxed) != Phase::kVisible) {
-    return;
-  }
-  const uint64_t generation = index().record(number).generation.load(std::memory_order_relaxed);
-  if (shm::MakePin(number, generation) == pin) Touch(shard, number);
+void Namespace::Impl::TakeTouch(uint64_t touch, bool begins_request, uint64_t now_ms,
+                                uint64_t* request) {
+  if (begins_request || *request == 0) *request = ranking_->NewRequest();
+  ranking_->UsedByClient(shm::TouchedPin(touch), *request, now_ms);
 }
 
 Namespace::PinUse Namespace::Impl::PinsOf(const ClientPage& page) const {

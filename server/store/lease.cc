@@ -7,8 +7,9 @@
 
 namespace infercache::store {
 
-WriteLease::WriteLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<std::byte> bytes)
-    : namespace_(std::move(ns)), record_(record), bytes_(bytes) {}
+WriteLease::WriteLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<std::byte> bytes,
+                       const PendingPut& pending)
+    : namespace_(std::move(ns)), record_(record), bytes_(bytes), pending_(pending) {}
 
 WriteLease::WriteLease(WriteLease&& other) noexcept = default;
 
@@ -18,6 +19,7 @@ WriteLease& WriteLease::operator=(WriteLease&& other) noexcept {
   std::swap(namespace_, taken.namespace_);
   std::swap(record_, taken.record_);
   std::swap(bytes_, taken.bytes_);
+  std::swap(pending_, taken.pending_);
   return *this;
 }
 

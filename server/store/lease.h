@@ -11,11 +11,18 @@
 #include <string_view>
 #include <vector>
 
+#include "common/hash.h"
 #include "infercache/types.h"
 
 namespace infercache::store {
 
 class Namespace;
+
+// What a reservation has to remember until it is committed.
+struct PendingPut {
+  uint64_t ttl_ms = 0;
+  Hash128 parent;  // ObjectInfo::parent_key, see Namespace::ChainHash; zero = none
+};
 
 // Where an object's bytes lie, for whoever maps the arena.
 struct Place {
@@ -34,6 +41,8 @@ class WriteLease {
   // destruction. Writing needs no lock.
   std::span<std::byte> bytes() const { return bytes_; }
   Place place() const;
+  // Of its parent, zero if it has none: what UseContext::anchor is for a chain that goes on there.
+  const Hash128& parent() const { return pending_.parent; }
   // The writer's session is over or the reservation expired, but its process may still write:
   // nobody may have the bytes before this is destroyed, and the books call them quarantined.
   // REQUIRES: it will not be committed.
@@ -41,11 +50,13 @@ class WriteLease {
 
  private:
   friend class Namespace;
-  WriteLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<std::byte> bytes);
+  WriteLease(std::shared_ptr<Namespace> ns, uint32_t record, std::span<std::byte> bytes,
+             const PendingPut& pending);
 
   std::shared_ptr<Namespace> namespace_;  // null = moved from or committed
   uint32_t record_ = 0;
   std::span<std::byte> bytes_;
+  PendingPut pending_;
 };
 
 // A pin: the object cannot change and its bytes cannot be reused while this lives.

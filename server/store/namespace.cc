@@ -90,22 +90,26 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(Namespa
   auto index = std::make_unique<IndexSegment>(std::move(segment));
   ASSIGN_OR_RETURN(std::unique_ptr<Space> space,
                    Space::Create(spec.name, environment.arena, environment.memory, *index));
-  return std::unique_ptr<Impl>(
-      new Impl(std::move(spec), std::move(environment), std::move(index), std::move(space)));
+  ASSIGN_OR_RETURN(std::unique_ptr<Ranking> ranking,
+                   Ranking::Create(spec.policy, *index, *space, environment.assumed_object_bytes));
+  return std::unique_ptr<Impl>(new Impl(std::move(spec), std::move(environment), std::move(index),
+                                        std::move(space), std::move(ranking)));
 }
 
 Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
-                      std::unique_ptr<IndexSegment> index, std::unique_ptr<Space> space)
+                      std::unique_ptr<IndexSegment> index, std::unique_ptr<Space> space,
+                      std::unique_ptr<Ranking> ranking)
     : claims(environment.clock, {.per_party = kMaxClaimsPerParty, .total = kMaxClaimsPerNamespace}),
       spec_(std::move(spec)),
       environment_(std::move(environment)),
       index_storage_(std::move(index)),
       index_(*index_storage_),
       space_(std::move(space)),
+      ranking_(std::move(ranking)),
       limbo_(index_.view().header().record_capacity),
       free_reserve_bytes_(space_->total_bytes() / 100) {
   for (uint32_t i = 0; i < environment_.shards; ++i) {
-    shards_.push_back(std::make_unique<Shard>(*space_));
+    shards_.push_back(std::make_unique<Shard>());
   }
 }
 
@@ -124,7 +128,7 @@ absl::StatusOr<std::optional<Room>> Namespace::Impl::Reserve(const PutSpec& spec
     {
       MutexLock lock(&shard.mu);
       if (const uint32_t record = FindLive(shard, hash, spec.id.key, &removed); record != 0) {
-        Touch(shard, record);
+        Touch(shard, record, spec.use);
         ++shard.exists;
         exists = true;
       }
@@ -169,7 +173,6 @@ void Namespace::Impl::Fill(const PutSpec& spec, const Room& room, const Hash128&
   if (!table.empty()) std::memcpy(meta + key.size(), table.data(), table.size());
   RecordState& state = space_->state(room.record);
   state.overwrite = spec.overwrite;
-  state.stamp.store(info.ttl_ms, std::memory_order_relaxed);
   state.shard.store(static_cast<uint16_t>(index_.shard_of(hash)), std::memory_order_relaxed);
 }
 
@@ -180,10 +183,12 @@ uint32_t Namespace::Impl::ExpiryTick(uint64_t ttl_ms) const {
   return static_cast<uint32_t>(std::min<uint64_t>(tick, UINT32_MAX));
 }
 
-absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number) {
+absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const PendingPut& pending,
+                                                      const UseContext& use) {
   shm::Record& record = index().record(number);
   RecordState& state = space_->state(number);
   if (spec_.checksums) record.checksum = Crc32c(space_->BytesOf(record));
+  const uint64_t anchor = FindAnchor(use.anchor.value_or(pending.parent));
   const Hash128 hash = record.hash();
   Shard& shard = ShardOf(hash);
   Removed removed;
@@ -195,11 +200,11 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number) {
     if (closed()) {
       outcome = absl::UnavailableError(absl::StrCat("namespace ", spec_.name, " is deleted"));
     } else if (existing != 0 && !state.overwrite) {
-      Touch(shard, existing);
+      Touch(shard, existing, use);
       ++shard.exists;
       outcome = CommitOutcome::kExists;
     } else {
-      record.expiry_tick = ExpiryTick(state.stamp.load(std::memory_order_relaxed));
+      record.expiry_tick = ExpiryTick(pending.ttl_ms);
       // A new entry is linked while the generation is odd, which readers take for a change in
       // flight: if it finds no place it was never visible. A replacement always finds its place.
       if (existing != 0) {
@@ -215,7 +220,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number) {
       }
     }
     if (outcome.ok() && *outcome == CommitOutcome::kStored) {
-      Publish(shard, number, &removed);
+      Publish(shard, number, use, anchor, &removed);
     } else {
       space_->FreeReserved(number);
     }
@@ -224,9 +229,23 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number) {
   return outcome;
 }
 
-void Namespace::Impl::Publish(Shard& shard, uint32_t number, Removed* removed) {
+uint64_t Namespace::Impl::FindAnchor(const Hash128& hash) {
+  if (hash == Hash128()) return 0;
+  uint64_t anchor = 0;
+  Shard& shard = ShardOf(hash);
+  MutexLock lock(&shard.mu);
+  index_.ForEachInChain(hash, [&](uint32_t number) {
+    const shm::Record& record = index().record(number);
+    if (record.hash() != hash) return;
+    anchor = shm::MakePin(number, record.generation.load(std::memory_order_relaxed));
+  });
+  return anchor;
+}
+
+void Namespace::Impl::Publish(Shard&, uint32_t number, const UseContext& use, uint64_t anchor,
+                              Removed* removed) {
   space_->MoveToVisible(number);
-  shard.lru.Insert(number, recency_.Next(now_ms()));
+  ranking_->Arrived(number, use.request, use.ends_request, anchor, now_ms());
   // Last, so that who looks for cold neighbours never takes it by the stamp it had before.
   space_->state(number).phase.store(Phase::kVisible, std::memory_order_release);
   if (index().record(number).expiry_tick != 0) {
@@ -238,7 +257,7 @@ void Namespace::Impl::Publish(Shard& shard, uint32_t number, Removed* removed) {
 
 void Namespace::Impl::Abort(uint32_t record) { space_->FreeReserved(record); }
 
-uint32_t Namespace::Impl::Lookup(const ObjectId& id) {
+uint32_t Namespace::Impl::Lookup(const ObjectId& id, bool touch, const UseContext& use) {
   const Hash128 hash = index_.HashOf(id.fingerprint, id.key);
   Shard& shard = ShardOf(hash);
   Removed removed;
@@ -252,7 +271,7 @@ uint32_t Namespace::Impl::Lookup(const ObjectId& id) {
       if (!spec_.checksums) CountHit(shard, index().record(found));  // else once it is verified
       space_->state(found).pins.fetch_add(1, std::memory_order_relaxed);
       daemon_pins_.fetch_add(1, std::memory_order_relaxed);
-      Touch(shard, found);
+      if (touch) Touch(shard, found, use);
     }
   }
   Finish(removed);
@@ -303,7 +322,8 @@ void Namespace::Impl::CountHit(Shard& shard, const shm::Record& record) {
   shard.saved_compute_ms += static_cast<double>(record.compute_cost_ms);
 }
 
-std::optional<uint64_t> Namespace::Impl::Probe(const ObjectId& id, bool touch) {
+std::optional<uint64_t> Namespace::Impl::Probe(const ObjectId& id, bool touch,
+                                               const UseContext& use) {
   const Hash128 hash = index_.HashOf(id.fingerprint, id.key);
   Shard& shard = ShardOf(hash);
   Removed removed;
@@ -312,7 +332,7 @@ std::optional<uint64_t> Namespace::Impl::Probe(const ObjectId& id, bool touch) {
     MutexLock lock(&shard.mu);
     if (const uint32_t record = FindLive(shard, hash, id.key, &removed); record != 0) {
       size = index().record(record).size();
-      if (touch) Touch(shard, record);
+      if (touch) Touch(shard, record, use);
     }
   }
   Finish(removed);
@@ -368,8 +388,8 @@ bool Namespace::Impl::Link(Shard& shard, const Hash128& hash, uint32_t record, R
   return index_.Insert(hash, record);
 }
 
-void Namespace::Impl::Touch(Shard& shard, uint32_t record) {
-  shard.lru.Touch(record, recency_.Next(now_ms()));
+void Namespace::Impl::Touch(Shard&, uint32_t record, const UseContext& use) {
+  ranking_->Used(record, use.request, use.ends_request, now_ms());
 }
 
 void Namespace::Impl::Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed) {
@@ -377,13 +397,12 @@ void Namespace::Impl::Retire(Shard& shard, uint32_t record, EventKind why, Remov
   RetireUnlinked(shard, record, why, removed);
 }
 
-void Namespace::Impl::RetireUnlinked(Shard& shard, uint32_t number, EventKind why,
-                                     Removed* removed) {
+void Namespace::Impl::RetireUnlinked(Shard&, uint32_t number, EventKind why, Removed* removed) {
   shm::Record& record = index().record(number);
   const uint64_t generation = record.generation.load(std::memory_order_relaxed);
   record.generation.store(generation + 1, std::memory_order_seq_cst);
   space_->state(number).phase.store(Phase::kLimbo, std::memory_order_seq_cst);
-  shard.lru.Remove(number);
+  ranking_->Left(number, why == EventKind::kEvicted, now_ms());
   if (record.expiry_tick != 0) expiring_objects_.fetch_sub(1, std::memory_order_relaxed);
   if (why == EventKind::kErased || why == EventKind::kFlushed) {
     erased_.fetch_add(1, std::memory_order_relaxed);
@@ -462,7 +481,9 @@ NamespaceStats Namespace::Impl::Stats() {
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
   s.claims = claims.stats();
-  s.metadata_bytes = use.allocator_bytes + index_.metadata_bytes(use.records_ever_used);
+  s.policy_bytes = ranking_->memory_bytes(use.records_ever_used);
+  s.metadata_bytes =
+      use.allocator_bytes + index_.metadata_bytes(use.records_ever_used) + s.policy_bytes;
   return s;
 }
 
@@ -477,20 +498,27 @@ bool Namespace::closed() const { return impl_->closed(); }
 absl::StatusOr<std::optional<WriteLease>> Namespace::Reserve(const PutSpec& spec) {
   ASSIGN_OR_RETURN(const std::optional<Room> room, impl_->Reserve(spec));
   if (!room.has_value()) return std::nullopt;
-  return WriteLease(shared_from_this(), room->record, room->bytes);
+  PendingPut pending;
+  if (spec.info != nullptr) {
+    pending.ttl_ms = spec.info->ttl_ms;
+    if (!spec.info->parent_key.empty()) {
+      pending.parent = ChainHash({spec.info->parent_key, spec.id.fingerprint});
+    }
+  }
+  return WriteLease(shared_from_this(), room->record, room->bytes, pending);
 }
 
-absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease) {
+absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease, const UseContext& use) {
   const std::shared_ptr<Namespace> keep_alive = std::exchange(lease.namespace_, nullptr);
   // Read now: from the commit on, the record is anybody's.
   const Hash128 hash = impl_->index().record(lease.record_).hash();
-  auto outcome = impl_->Commit(lease.record_);
+  auto outcome = impl_->Commit(lease.record_, lease.pending_, use);
   if (outcome.ok()) impl_->claims.OnVisible(hash);
   return outcome;
 }
 
-std::optional<ReadLease> Namespace::Lookup(const ObjectId& id) {
-  const uint32_t record = impl_->Lookup(id);
+std::optional<ReadLease> Namespace::Lookup(const ObjectId& id, bool touch, const UseContext& use) {
+  const uint32_t record = impl_->Lookup(id, touch, use);
   if (record == 0) return std::nullopt;
   ReadLease lease(shared_from_this(), record,
                   impl_->space().BytesOf(impl_->index().record(record)));
@@ -498,9 +526,15 @@ std::optional<ReadLease> Namespace::Lookup(const ObjectId& id) {
   return lease;
 }
 
-std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch) {
-  return impl_->Probe(id, touch);
+std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const UseContext& use) {
+  return impl_->Probe(id, touch, use);
 }
+uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
+Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
+absl::Status Namespace::SetPolicy(std::string_view name) {
+  return impl_->ranking().SetPolicy(name);
+}
+std::string Namespace::policy() const { return impl_->ranking().policy(); }
 bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }
 uint64_t Namespace::Flush(std::string_view key_prefix) { return impl_->Flush(key_prefix); }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
@@ -511,11 +545,11 @@ absl::StatusOr<Namespace::GetOrReserved> Namespace::GetOrReserve(const ObjectId&
                                                                  const ClaimParty& party,
                                                                  const Claims::Request& request) {
   using State = GetOrReserved::State;
-  if (impl_->Probe(id, /*touch=*/true)) return GetOrReserved{State::kHit};
+  if (impl_->Probe(id, /*touch=*/true, {})) return GetOrReserved{State::kHit};
   const Hash128 hash = impl_->HashOf(id);
   ASSIGN_OR_RETURN(const Claims::Joined joined, impl_->claims.Join(party, hash, request));
   // The second look, without which a commit since the first could go unnoticed; see claims.h.
-  const bool visible = impl_->Probe(id, /*touch=*/false).has_value();
+  const bool visible = impl_->Probe(id, /*touch=*/false, {}).has_value();
   switch (joined.state) {
     case Claims::Joined::State::kNobody:
       return GetOrReserved{visible ? State::kHit : State::kMiss};

@@ -37,11 +37,13 @@ struct LocalAccess {
 // Largest host arena chunk, and so the largest object.
 inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
 
+inline constexpr std::string_view kDefaultPolicy = "auto";
+
 struct NamespaceSpec {
-  std::string name;            // 1..64 of [a-z0-9._-]
-  uint64_t quota_bytes = 0;    // > 0; rounded up to whole pages a chunk
-  uint64_t max_objects = 0;    // 0 = max(1024, quota / 4 KiB)
-  std::string policy = "lru";  // "lru" is the only one so far
+  std::string name;          // 1..64 of [a-z0-9._-]
+  uint64_t quota_bytes = 0;  // > 0; rounded up to whole pages a chunk
+  uint64_t max_objects = 0;  // 0 = max(1024, quota / 4 KiB)
+  std::string policy;        // which objects go first, see PolicyNames(); empty = kDefaultPolicy
   FingerprintEntries required_fingerprint;
   // Stores a CRC32C with each object and checks it at every hit through the daemon: a mismatch (a
   // writer with a mapping of the arena, or bad memory) is a miss and erases the object. Costs a
@@ -66,12 +68,25 @@ struct ObjectId {
   Hash128 fingerprint;  // Fingerprint::hash()
 };
 
+// A use as a part of its request: what the policies know of chains. A request's blocks are told
+// from the last one to the first, so that the first, which most others share, counts as the latest.
+// The blocks of a request that comes in pieces are one chain again if each piece says where it goes
+// on.
+struct UseContext {
+  uint64_t request = 0;       // Namespace::NewRequest(), the same for all of a call; 0 = alone
+  bool ends_request = false;  // the block is known to be its request's last
+  // For a new object, ChainHash of the block after which this piece of the chain goes on: the
+  // parent of the piece's first block, zero if it has none. Not set = the object's own parent.
+  std::optional<Hash128> anchor = std::nullopt;
+};
+
 struct PutSpec {
   ObjectId id;
   uint64_t size_bytes = 0;
   std::span<const PartSpec> parts;   // empty = one part of plain bytes
   const ObjectInfo* info = nullptr;  // null = defaults
   bool overwrite = false;
+  UseContext use = {};  // if it turns out to exist
 };
 
 enum class CommitOutcome { kStored, kExists };
@@ -103,6 +118,7 @@ struct NamespaceStats {
   uint64_t saved_compute_us = 0;
   uint64_t largest_free_bytes = 0, metadata_bytes = 0;
   ClaimStats claims;
+  uint64_t policy_bytes = 0;  // part of metadata_bytes
 };
 
 class Namespace : public std::enable_shared_from_this<Namespace> {
@@ -123,12 +139,17 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // first; this object's bytes are freed. UNAVAILABLE: the namespace was closed meanwhile.
   // RESOURCE_EXHAUSTED (all but impossible): all objects in this key's bucket chain are in use.
   // REQUIRES: `lease` came from this namespace and was neither committed nor moved from.
-  absl::StatusOr<CommitOutcome> Commit(WriteLease lease);
+  absl::StatusOr<CommitOutcome> Commit(WriteLease lease, const UseContext& use = {});
 
-  // Pins the object and counts a hit and a use, or counts a miss.
-  std::optional<ReadLease> Lookup(const ObjectId& id);
+  // Pins the object and counts a hit and, if `touch`, a use; or counts a miss.
+  std::optional<ReadLease> Lookup(const ObjectId& id, bool touch = true,
+                                  const UseContext& use = {});
   // Size of the object; counts as a use if `touch`. Counts neither hit nor miss.
-  std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
+  std::optional<uint64_t> Probe(const ObjectId& id, bool touch, const UseContext& use = {});
+  uint64_t NewRequest();
+  // What names an object in UseContext::anchor.
+  Hash128 ChainHash(const ObjectId& id) const;
+
   // Single flight: whether the key is visible (then it counts as used), or who computes it. What
   // `party` waits for it is told later; see claims.h. Errors: those of Claims::Join. REQUIRES: a
   // key of legal length; times within kMaxWaitMs and kMaxClaimMs.
@@ -157,6 +178,11 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // Upkeep: frees limbo that no reader names any more, expires objects, evicts down to the free
   // reserve. Bounded work per call. Returns true if more work is waiting.
   bool Maintain();
+
+  // Changes which objects go first; what is there stays, in the order that it had. Others wait
+  // meanwhile. INVALID_ARGUMENT: unknown policy.
+  absl::Status SetPolicy(std::string_view name);
+  std::string policy() const;  // the one at work; spec() has the first
 
   NamespaceStats Stats() const;
   bool closed() const;

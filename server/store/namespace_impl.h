@@ -7,9 +7,12 @@
 //   evict_mu_, sweep_mu_ (never both)         who looks for victims; the expiry sweep's cursor
 //   a ClientPage's lock on its rings          who takes touches out of them
 //   Shard::mu                                 one shard; never two
+//   Ranking's lock on the policy              the order of the objects
+//   Ranking's lock on its log                 what the policy has yet to be told
 //   Space's lock, Limbo's lock                leaves; never both; nor client_counters_mu_ and a
 //                                             ClientPage's lock on its counters, one after the
-//                                             other
+//                                             other; nothing is taken under Ranking's but these two
+//                                             rows in between
 // Nothing under any of them touches a value byte, does I/O, logs or calls the observer.
 
 #pragma once
@@ -29,10 +32,10 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "server/store/events.h"
-#include "server/store/eviction/lru.h"
 #include "server/store/index_segment.h"
 #include "server/store/limbo.h"
 #include "server/store/namespace.h"
+#include "server/store/ranking.h"
 #include "server/store/space.h"
 
 namespace infercache::store {
@@ -44,7 +47,8 @@ class Namespace::Impl {
     Observer* observer;                      // may be null
     std::function<void()> wake_maintenance;  // may be empty; called from any thread
     uint32_t shards;
-    ArenaGeometry arena;  // of spec.quota_bytes
+    uint64_t assumed_object_bytes;  // see StoreOptions
+    ArenaGeometry arena;            // of spec.quota_bytes
     ArenaMemory memory;
   };
 
@@ -54,16 +58,17 @@ class Namespace::Impl {
 
   // --- namespace.cc ---
   absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec);
-  absl::StatusOr<CommitOutcome> Commit(uint32_t record);
+  absl::StatusOr<CommitOutcome> Commit(uint32_t record, const PendingPut& pending,
+                                       const UseContext& use);
   void Abort(uint32_t record);
   void Quarantine(uint32_t record) { space_->Quarantine(record); }
   // The pinned record, 0 for a miss.
-  uint32_t Lookup(const ObjectId& id);
+  uint32_t Lookup(const ObjectId& id, bool touch, const UseContext& use);
   void Unpin(uint32_t record);
   // Whether a pinned record still holds the bytes that were committed. If so it counts the hit; if
   // not, a miss, and the object is erased.
   bool Verify(uint32_t record);
-  std::optional<uint64_t> Probe(const ObjectId& id, bool touch);
+  std::optional<uint64_t> Probe(const ObjectId& id, bool touch, const UseContext& use);
   bool Erase(const ObjectId& id);
   NamespaceStats Stats();
   void Close();
@@ -89,6 +94,8 @@ class Namespace::Impl {
   const shm::IndexView& index() const { return index_.view(); }
   std::span<std::byte> index_memory() const { return index_.memory(); }
   const Space& space() const { return *space_; }
+  Ranking& ranking() { return *ranking_; }
+  Hash128 ChainHash(const ObjectId& id) const { return index_.HashOf(id.fingerprint, id.key); }
   uint64_t now_ms() const { return environment_.clock.NowMs(); }
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   ObjectInfo InfoOf(const shm::Record& record) const;
@@ -103,12 +110,7 @@ class Namespace::Impl {
 
  private:
   struct alignas(64) Shard {
-    explicit Shard(const Space& space) : lru(space, oldest_stamp) {}
-
-    std::atomic<uint64_t> oldest_stamp{LruList::kEmpty};  // of lru; read without the lock
-
     Mutex mu;
-    LruList lru ABSL_GUARDED_BY(mu);
     uint64_t hits ABSL_GUARDED_BY(mu) = 0;
     uint64_t misses ABSL_GUARDED_BY(mu) = 0;
     uint64_t hit_bytes ABSL_GUARDED_BY(mu) = 0;
@@ -123,7 +125,7 @@ class Namespace::Impl {
   };
 
   Impl(NamespaceSpec spec, Environment environment, std::unique_ptr<IndexSegment> index,
-       std::unique_ptr<Space> space);
+       std::unique_ptr<Space> space, std::unique_ptr<Ranking> ranking);
 
   // --- namespace.cc ---
   void Fill(const PutSpec& spec, const Room& room, const Hash128& hash, std::string_view table);
@@ -136,11 +138,14 @@ class Namespace::Impl {
   // False if all of them are pinned.
   bool Link(Shard& shard, const Hash128& hash, uint32_t record, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
-  // Enters a record that has just been linked in the books, the LRU list and the events.
-  void Publish(Shard& shard, uint32_t record, Removed* removed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // Enters a record that has just been linked in the books, the ranking and the events.
+  void Publish(Shard& shard, uint32_t record, const UseContext& use, uint64_t anchor,
+               Removed* removed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // What pins the visible object of this hash would say; 0 = there is none.
+  uint64_t FindAnchor(const Hash128& hash);
   void CountHit(Shard& shard, const shm::Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
-  void Touch(Shard& shard, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  void Touch(Shard& shard, uint32_t record, const UseContext& use)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   // Unlinks a visible record and makes its generation odd.
   void Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
@@ -160,7 +165,8 @@ class Namespace::Impl {
   bool PinnedHere(uint32_t record) const;
   // Applies what clients have touched, at most `limit` touches in all.
   void DrainAllTouches(size_t limit);
-  void ApplyTouch(uint64_t touch);
+  // Tells the ranking; *request is that of the touches so far, 0 = there were none.
+  void TakeTouch(uint64_t touch, bool begins_request, uint64_t now_ms, uint64_t* request);
   // Adds what the pages counted to client_counters_, and returns the totals.
   ClientCounters TakeCounters() ABSL_LOCKS_EXCLUDED(client_counters_mu_);
   void AddCounters(const ClientCounters& counters) ABSL_LOCKS_EXCLUDED(client_counters_mu_);
@@ -168,7 +174,7 @@ class Namespace::Impl {
   void Announce(std::span<const Event> events);
   // Frees what nobody names any more.
   void Reap();
-  // The least recently used object of all shards that nobody has pinned.
+  // The object that is worth least of those that nobody has pinned.
   std::optional<Incarnation> PickVictim(const PinnedSet& pinned)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
   // Retires the victim and, if its hole is too small for `size`, neighbours, at most `limit` in
@@ -206,11 +212,11 @@ class Namespace::Impl {
   const std::unique_ptr<IndexSegment> index_storage_;
   IndexSegment& index_;
   const std::unique_ptr<Space> space_;
+  const std::unique_ptr<Ranking> ranking_;  // has its own synchronization
   std::vector<std::unique_ptr<Shard>> shards_;
 
   // Have their own synchronization.
   Limbo limbo_;
-  RecencyClock recency_;
   std::atomic<bool> closed_{false};
   std::atomic<uint64_t> next_event_{1};
   std::atomic<uint64_t> expiring_objects_{0};  // visible ones with a TTL

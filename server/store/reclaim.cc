@@ -75,31 +75,10 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
 }
 
 std::optional<Incarnation> Namespace::Impl::PickVictim(const PinnedSet& pinned) {
-  // Pinned objects are passed over by touching them: they are in use right now. Once the coldest
-  // object is one that was touched here, all of them are pinned.
-  uint64_t first_touch = LruList::kEmpty;
-  while (true) {
-    Shard* coldest = nullptr;
-    uint64_t coldest_stamp = first_touch;
-    for (const auto& shard : shards_) {
-      const uint64_t stamp = shard->oldest_stamp.load(std::memory_order_relaxed);
-      if (stamp < coldest_stamp) {
-        coldest = shard.get();
-        coldest_stamp = stamp;
-      }
-    }
-    if (coldest == nullptr) return std::nullopt;
-    MutexLock lock(&coldest->mu);
-    const uint32_t record = coldest->lru.oldest();
-    if (record == 0) continue;  // emptied meanwhile; its stamp says so now
-    const RecordState& state = space_->state(record);
-    if (state.stamp.load(std::memory_order_relaxed) != coldest_stamp) continue;  // used meanwhile
-    if (state.pins.load(std::memory_order_relaxed) == 0 && !pinned.Contains(record)) {
-      return Incarnation{record, index().record(record).generation.load(std::memory_order_relaxed)};
-    }
-    Touch(*coldest, record);
-    if (first_touch == LruList::kEmpty) first_touch = state.stamp.load(std::memory_order_relaxed);
-  }
+  return ranking_->Victim(now_ms(), [&](uint32_t record) {
+    return space_->state(record).pins.load(std::memory_order_relaxed) == 0 &&
+           !pinned.Contains(record);
+  });
 }
 
 size_t Namespace::Impl::EvictFor(uint64_t size, size_t limit, const PinnedSet& pinned,

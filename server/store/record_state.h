@@ -17,16 +17,14 @@ struct RecordState {
   // Constant from allocation to free.
   BlockAllocator::BlockId block = BlockAllocator::kNoBlock;
 
-  // Guarded by the lock of the record's shard while it is visible; by Space's while it is free.
-  uint32_t lru_newer = 0;
-  uint32_t lru_older = 0;
+  uint32_t next_free = 0;  // while it is free; guarded by Space's lock
 
   // The daemon's own pins. Raised only under the shard's lock while visible; dropped at any time.
   std::atomic<uint32_t> pins{0};
 
-  // Written under the shard's lock; read without it by whoever looks for victims, as a hint.
-  std::atomic<uint64_t> stamp{
-      0};  // of the last use, see RecencyClock; while reserved, the TTL in ms
+  // Written under the shard's lock or the ranking's; read without them by whoever looks for cold
+  // neighbours, as a hint. Of the last use, see RecencyClock; while reserved, the TTL in ms.
+  std::atomic<uint64_t> stamp{0};
   std::atomic<uint16_t> shard{0};
   std::atomic<Phase> phase{Phase::kFree};
   bool overwrite = false;    // the reservation's; constant while reserved
@@ -34,8 +32,8 @@ struct RecordState {
 };
 static_assert(sizeof(RecordState) == 32);
 
-// Stamps for uses: strictly increasing over the whole namespace, so that the tails of all shards
-// can be compared, with the time of use in the upper bits. Thread-safe.
+// Stamps for uses: strictly increasing over the whole namespace, with the time of use in the upper
+// bits. Thread-safe.
 class RecencyClock {
  public:
   static constexpr int kSequenceBits = 20;

@@ -1,11 +1,7 @@
 #include "server/store/space.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,8 +17,6 @@ constexpr uint64_t kPageBytes = 4096;
 uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 
 }  // namespace
-
-void Space::StatesUnmapper::operator()(RecordState* states) const { munmap(states, bytes); }
 
 ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes, PageKind pages) {
   const uint64_t page_bytes = pages == PageKind::kHugetlb ? kHugePageBytes : kPageBytes;
@@ -52,24 +46,14 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Create(const std::string& name,
     if (memory.locked) RETURN_IF_ERROR(chunk.Lock());
     chunks.push_back(std::move(chunk));
   }
-  const size_t states_bytes =
-      (size_t{index.view().header().record_capacity} + 1) * sizeof(RecordState);
-  // Zero pages are a valid array of RecordState: every field's initial value is zero.
-  void* states = mmap(nullptr, states_bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (states == MAP_FAILED) {
-    return absl::ResourceExhaustedError(absl::StrCat("no address space for the states of ",
-                                                     index.view().header().record_capacity,
-                                                     " objects: ", strerror(errno)));
-  }
-  return std::unique_ptr<Space>(
-      new Space(index, geometry, std::move(chunks),
-                {static_cast<RecordState*>(states), StatesUnmapper{states_bytes}}));
+  ASSIGN_OR_RETURN(SparseArray<RecordState> states,
+                   SparseArray<RecordState>::Create(
+                       size_t{index.view().header().record_capacity} + 1, "states"));
+  return std::unique_ptr<Space>(new Space(index, geometry, std::move(chunks), std::move(states)));
 }
 
 Space::Space(const IndexSegment& index, const ArenaGeometry& geometry,
-             std::vector<MemorySegment> chunks,
-             std::unique_ptr<RecordState[], StatesUnmapper> states)
+             std::vector<MemorySegment> chunks, SparseArray<RecordState> states)
     : index_(index), geometry_(geometry), chunks_(std::move(chunks)), states_(std::move(states)) {
   const auto granules = static_cast<uint32_t>(geometry_.chunk_bytes / geometry_.granule_bytes);
   for (uint32_t i = 0; i < chunks_.size(); ++i) arena_.AddRegion(i * granules, granules);
@@ -108,7 +92,7 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
     // Fresh memory says 0, which would read as visible.
     index_.view().record(room.record).generation.store(1, std::memory_order_relaxed);
   } else {
-    free_record_ = state.lru_older;
+    free_record_ = state.next_free;
   }
   state.block = *block;
   state.phase.store(Phase::kReserved, std::memory_order_relaxed);
@@ -205,7 +189,7 @@ void Space::Free(uint32_t record) {
   arena_.Free(state.block);
   state.block = BlockAllocator::kNoBlock;
   state.phase.store(Phase::kFree, std::memory_order_relaxed);
-  state.lru_older = free_record_;
+  state.next_free = free_record_;
   free_record_ = record;
 }
 

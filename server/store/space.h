@@ -23,6 +23,7 @@
 #include "server/store/index_segment.h"
 #include "server/store/limbo.h"
 #include "server/store/record_state.h"
+#include "server/store/sparse_array.h"
 
 namespace infercache::store {
 
@@ -125,13 +126,8 @@ class Space {
   bool CheckInvariants() const;
 
  private:
-  struct StatesUnmapper {
-    size_t bytes;
-    void operator()(RecordState* states) const;
-  };
-
   Space(const IndexSegment& index, const ArenaGeometry& geometry, std::vector<MemorySegment> chunks,
-        std::unique_ptr<RecordState[], StatesUnmapper> states);
+        SparseArray<RecordState> states);
   SpaceUse UseLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint64_t BlockBytes(uint32_t record) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Free(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -142,12 +138,12 @@ class Space {
   const IndexSegment& index_;
   const ArenaGeometry geometry_;
   std::vector<MemorySegment> chunks_;
-  std::unique_ptr<RecordState[], StatesUnmapper> states_;  // sparse: pages come when used
+  const SparseArray<RecordState> states_;
 
   mutable Mutex mu_;
   BlockAllocator arena_ ABSL_GUARDED_BY(mu_);
   BlockAllocator heap_ ABSL_GUARDED_BY(mu_);
-  // Used once and free again: a list through the states' lru_older.
+  // Used once and free again: a list through the states' next_free.
   uint32_t free_record_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t next_record_ ABSL_GUARDED_BY(mu_) = 1;  // this and higher ones were never used
   SpaceUse use_ ABSL_GUARDED_BY(mu_);              // the counts that are not derived

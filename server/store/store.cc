@@ -73,10 +73,10 @@ absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind
                                                    spec->max_objects, "; the limit is ",
                                                    kMaxObjectsPerNamespace));
   }
-  if (spec->policy.empty()) spec->policy = "lru";
-  if (spec->policy != "lru") {
-    return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": unknown policy '",
-                                                   spec->policy, "'; there is lru"));
+  if (spec->policy.empty()) spec->policy = std::string(kDefaultPolicy);
+  if (const absl::Status policy = CheckPolicyName(spec->policy); !policy.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace ", spec->name, ": ", policy.message()));
   }
   return Fingerprint::Make(spec->required_fingerprint).status();
 }
@@ -171,6 +171,7 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
       .observer = observer_,
       .wake_maintenance = {},
       .shards = options_.shards,
+      .assumed_object_bytes = options_.assumed_object_bytes,
       .arena = PlanArena(spec.quota_bytes, options_.chunk_bytes, pages),
       .memory = {.pages = pages,
                  .locked = options_.lock_memory,

@@ -32,6 +32,9 @@ struct StoreOptions {
   uint32_t shards = 64;  // per namespace; a power of two
   PageChoice arena_pages = PageChoice::kAuto;
   bool lock_memory = false;  // mlock the arenas: never swapped out
+  // For simulations that store less than there would be: the size that the policies take every
+  // object to have. 0 = its own.
+  uint64_t assumed_object_bytes = 0;
   // A thread that keeps the free reserve, expires and reaps. Off in tests that call Maintain().
   bool background = true;
 };

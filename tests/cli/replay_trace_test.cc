@@ -27,7 +27,7 @@ TEST(ReplayTrace, ConversationHitsAsOftenAsTheSimulatedLru) {
   ASSERT_TRUE(daemon.ok()) << daemon.status();
   const CtlResult result =
       RunCtl({"--endpoint", "unix:" + (*daemon)->socket_path(), "replay", "--trace", trace,
-              "--block-bytes", "1KiB", "--blocks", "10%", "-o", "json"});
+              "--block-bytes", "1KiB", "--blocks", "10%", "--policy", "lru", "-o", "json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const Json json = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
   ASSERT_FALSE(json.is_discarded()) << result.out;

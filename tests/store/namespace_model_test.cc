@@ -34,15 +34,20 @@ struct HashLess {
   }
 };
 
+rc::Gen<std::string> AnyPolicy() {
+  return rc::gen::element<std::string>("auto", "lru", "fifo", "lfu", "s3fifo", "arc");
+}
+
 class Model {
  public:
-  explicit Model(uint32_t shards, uint64_t chunk_bytes) {
+  Model(uint32_t shards, uint64_t chunk_bytes, std::string policy) {
     store_ = std::make_unique<Store>(StoreOptions{.capacity_bytes = kQuota,
                                                   .chunk_bytes = chunk_bytes,
                                                   .shards = shards,
                                                   .background = false},
                                      clock_, &observer_);
-    auto ns = store_->CreateNamespace({.name = "model", .quota_bytes = kQuota, .max_objects = 64});
+    auto ns = store_->CreateNamespace(
+        {.name = "model", .quota_bytes = kQuota, .max_objects = 64, .policy = std::move(policy)});
     RC_ASSERT(ns.ok());
     ns_ = *ns;
   }
@@ -59,7 +64,8 @@ class Model {
                                             {1, 8},
                                             {1, 9},
                                             {2, 10},
-                                            {1, 11}})) {
+                                            {1, 11},
+                                            {1, 12}})) {
       case 0:
         return Put();
       case 1:
@@ -82,6 +88,9 @@ class Model {
         return List();
       case 10:
         return Advance();
+      case 11:
+        RC_ASSERT(ns_->SetPolicy(*AnyPolicy()).ok());
+        return;
       default:
         return Maintain();
     }
@@ -358,7 +367,7 @@ void Model::Publish(Open open) {
 
 RC_GTEST_PROP(NamespaceModel, EveryStepAgrees, ()) {
   Model model(*rc::gen::element<uint32_t>(1, 4, 64),
-              *rc::gen::element<uint64_t>(uint64_t{kQuota}, kQuota / 4));
+              *rc::gen::element<uint64_t>(uint64_t{kQuota}, kQuota / 4), *AnyPolicy());
   const auto steps = *rc::gen::inRange(1, 150);
   for (int step = 0; step < steps; ++step) {
     model.Step();

@@ -142,8 +142,11 @@ NamespaceVerbs StoreFixture::Create(const NamespaceSpec& spec) {
 }
 
 NamespaceVerbs StoreFixture::Create(std::string name, uint64_t quota_bytes, uint64_t max_objects) {
-  const NamespaceSpec spec = {
-      .name = std::move(name), .quota_bytes = quota_bytes, .max_objects = max_objects};
+  // The policy that can be foretold.
+  const NamespaceSpec spec = {.name = std::move(name),
+                              .quota_bytes = quota_bytes,
+                              .max_objects = max_objects,
+                              .policy = "lru"};
   return Create(spec);
 }
 

@@ -1,0 +1,213 @@
+#include "server/store/eviction/learned.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace infercache::store {
+namespace {
+
+// Of two segments, by age alone. In one request the deepest block goes first, then, as classes come
+// in the order of their uses, what fewer others share.
+bool GoesBefore(const Segments::Segment& a, const Segments::Segment& b) {
+  if (a.start_ms != b.start_ms) return a.start_ms < b.start_ms;
+  return ReuseTable::EndsRequest(a.reuse_class) && !ReuseTable::EndsRequest(b.reuse_class);
+}
+
+uint64_t AgeMs(uint64_t now_ms, uint32_t used_ms) {
+  return static_cast<uint32_t>(now_ms) - used_ms;
+}
+
+}  // namespace
+
+LearnedPolicy::LearnedPolicy(PolicyNode* nodes) : nodes_(nodes), segments_(nodes) {
+  segments_.SetOrder(table_.order());
+}
+
+void LearnedPolicy::Begin(const Use& use) {
+  if (use.request == request_) return;
+  request_ = use.request;
+  ++requests_;
+  CloseSegments();
+  KeepTime(use.now_ms);
+}
+
+void LearnedPolicy::CloseSegments() {
+  for (const uint8_t reuse_class : open_classes_) {
+    segments_.Close(std::exchange(open_[reuse_class], 0));
+  }
+  open_classes_.clear();
+}
+
+void LearnedPolicy::KeepTime(uint64_t now_ms) {
+  if (learned_ms_ == 0) learned_ms_ = now_ms;
+  if (now_ms - advanced_ms_ >= kBetweenAdvancesMs) {
+    segments_.Advance(now_ms);
+    advanced_ms_ = now_ms;
+  }
+  // The first lesson does not wait.
+  if (requests_ >= kRequestsPerLesson &&
+      (!table_.taught() || now_ms - learned_ms_ >= kBetweenLessonsMs)) {
+    Learn(now_ms);
+  }
+}
+
+void LearnedPolicy::Learn(uint64_t now_ms) {
+  const double seconds = static_cast<double>(now_ms - learned_ms_) / 1000;
+  std::vector<double> living(ReuseTable::kCells);
+  for (int cell = 0; cell < ReuseTable::kCells; ++cell) {
+    living[cell] = static_cast<double>(segments_.records_in(cell));
+  }
+  rival_.BeginLook();
+  const double ghost_weight = ghosts_.SampleWeight(kSample);
+  ghosts_.Sample(kSample, [&](const Ghost& ghost) {
+    const uint64_t age_ms = AgeMs(now_ms, ghost.used_ms);
+    living[ReuseTable::CellOf(ghost.kind, ReuseTable::BinOf(age_ms))] += ghost_weight;
+    rival_.See(age_ms, ghost_weight);
+  });
+  const double segment_weight = segments_.SampleWeight(kSample);
+  segments_.Sample(kSample, [&](const Segments::Segment& segment) {
+    rival_.See(now_ms - segment.start_ms, segment_weight * segment.size);
+  });
+  rival_.EndLook(static_cast<double>(segments_.records()), seconds);
+  table_.Learn(living, seconds);
+  segments_.SetOrder(table_.order());
+  learned_ms_ = now_ms;
+  requests_ = 0;
+}
+
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, bool behind,
+                                    uint64_t now_ms) {
+  uint32_t& open = open_[reuse_class];
+  if (open == 0) {
+    open = behind ? segments_.OpenBehind(reuse_class, start_ms, now_ms)
+                  : segments_.Open(reuse_class, start_ms, now_ms);
+    open_classes_.push_back(static_cast<uint8_t>(reuse_class));
+  }
+  return open;
+}
+
+void LearnedPolicy::Insert(uint32_t record, const Use& use) {
+  Begin(use);
+  const auto bytes = static_cast<double>(use.size_bytes);
+  mean_bytes_ += mean_bytes_ == 0 ? bytes : (bytes - mean_bytes_) / 64;
+  PolicyNode& node = nodes_[record];
+  node.uses = 1;
+  if (const auto ghost = ghosts_.Take(use.hash); ghost.has_value()) {
+    const uint64_t age_ms = AgeMs(use.now_ms, ghost->used_ms);
+    table_.CountReuse(ghost->kind, age_ms);
+    rival_.CountUse(age_ms, /*hit=*/false);
+    node.uses = static_cast<uint8_t>(std::min(ghost->uses + 1, 255));
+  }
+  const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
+  if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class, use.now_ms);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*behind=*/false, use.now_ms), record);
+}
+
+// The request goes on: its new blocks have its age, and go before what is nearer to the root.
+void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_class,
+                                 uint64_t now_ms) {
+  const uint64_t start_ms = segments_[nodes_[anchor].group].start_ms;
+  const int anchor_class = segments_[nodes_[anchor].group].reuse_class;
+  if (ReuseTable::EndsRequest(anchor_class)) {
+    // It did not end its request after all.
+    segments_.Remove(anchor);
+    const uint32_t segment =
+        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), start_ms, now_ms);
+    segments_.PushNearest(segment, anchor);
+    segments_.Close(segment);
+  }
+  if (segments_[nodes_[anchor].group].reuse_class == reuse_class) {
+    segments_.InsertBehind(anchor, record);
+  } else {
+    segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*behind=*/true, now_ms), record);
+  }
+}
+
+void LearnedPolicy::Touch(uint32_t record, const Use& use) {
+  if (use.repeat) return;
+  Begin(use);
+  PolicyNode& node = nodes_[record];
+  table_.CountReuse(segments_[node.group].reuse_class, use.idle_ms);
+  rival_.CountUse(use.idle_ms, /*hit=*/true);
+  segments_.Remove(record);
+  node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
+  const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*behind=*/false, use.now_ms), record);
+}
+
+size_t LearnedPolicy::MostGhosts() const {
+  const size_t factor = mean_bytes_ >= kLargeBytes ? kGhostsOfLarge : kGhostsOfSmall;
+  return factor * std::max<size_t>(segments_.records(), 1);
+}
+
+void LearnedPolicy::Remove(uint32_t record, const Departure& departure) {
+  const PolicyNode& node = nodes_[record];
+  const uint8_t reuse_class = segments_[node.group].reuse_class;
+  segments_.Remove(record);
+  if (!departure.evicted) return table_.CountDropOut(reuse_class, departure.idle_ms);
+  ghosts_.Add(departure.hash, {.used_ms = node.used_ms, .kind = reuse_class, .uses = node.uses});
+  for (const size_t most = MostGhosts(); ghosts_.size() > most;) {
+    const Ghost oldest = ghosts_.TakeOldest();
+    table_.CountDropOut(oldest.kind, AgeMs(departure.now_ms, oldest.used_ms));
+  }
+}
+
+uint32_t LearnedPolicy::Victim(uint64_t now_ms, MayGo may_go) {
+  KeepTime(now_ms);
+  const bool by_index = table_.trained() && !rival_.leads();
+  const uint32_t victim = by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
+  for (const uint8_t reuse_class : renewed_classes_) {
+    segments_.Close(std::exchange(renewed_[reuse_class], 0));
+  }
+  renewed_classes_.clear();
+  return victim;
+}
+
+uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
+  for (int cell = segments_.FirstCell(0); cell >= 0; cell = segments_.NextCell(cell)) {
+    const uint32_t& renewed = renewed_[cell / ReuseTable::kBins];
+    while (true) {
+      const uint32_t segment = segments_.OldestIn(cell);
+      // What this search has moved is the newest.
+      if (segment == 0 || segment == renewed) break;
+      const uint32_t record = segments_[segment].deepest;
+      if (may_go(record)) return record;
+      Renew(record, now_ms);
+    }
+  }
+  return 0;
+}
+
+uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
+  while (true) {
+    uint32_t oldest = 0;
+    segments_.ForEachClass([&](int reuse_class) {
+      const uint32_t segment = segments_.OldestOf(reuse_class);
+      if (segment == 0 || segment == renewed_[reuse_class]) return;
+      if (oldest == 0 || GoesBefore(segments_[segment], segments_[oldest])) oldest = segment;
+    });
+    if (oldest == 0) return 0;
+    const uint32_t record = segments_[oldest].deepest;
+    if (may_go(record)) return record;
+    Renew(record, now_ms);
+  }
+}
+
+void LearnedPolicy::Renew(uint32_t record, uint64_t now_ms) {
+  const int reuse_class = segments_[nodes_[record].group].reuse_class;
+  uint32_t& renewed = renewed_[reuse_class];
+  if (renewed == 0) {
+    renewed = segments_.Open(reuse_class, now_ms, now_ms);
+    renewed_classes_.push_back(static_cast<uint8_t>(reuse_class));
+  }
+  segments_.Remove(record);
+  segments_.PushNearest(renewed, record);
+}
+
+void LearnedPolicy::ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const {
+  for (int cell = segments_.FirstCell(0); cell >= 0; cell = segments_.NextCell(cell)) {
+    segments_.ForEachFromOldest(cell, f);
+  }
+}
+
+}  // namespace infercache::store

@@ -1,0 +1,79 @@
+// The learned index, policy "auto": evicts the block whose class and age promise the least reuse
+// for the time that it would be held (reuse_table.h), of these the oldest request's, of that the
+// deepest. A new block may be that block: admission is part of it. Least recently used until there
+// is something to go by, and for a while where that would have had more hits (lru_rival.h).
+//
+// It learns from members and from ghosts, at most kGhostsOfSmall times as many as members, and
+// kGhostsOfLarge times where a block is so large that their memory does not matter.
+
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "server/store/eviction/ghosts.h"
+#include "server/store/eviction/lru_rival.h"
+#include "server/store/eviction/policy.h"
+#include "server/store/eviction/reuse_table.h"
+#include "server/store/eviction/segments.h"
+
+namespace infercache::store {
+
+class LearnedPolicy final : public Policy {
+ public:
+  explicit LearnedPolicy(PolicyNode* nodes);
+
+  void Insert(uint32_t record, const Use& use) override;
+  void Touch(uint32_t record, const Use& use) override;
+  void Remove(uint32_t record, const Departure& departure) override;
+  uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
+  void ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const override;
+  size_t memory_bytes() const override {
+    return table_.memory_bytes() + segments_.memory_bytes() + ghosts_.memory_bytes();
+  }
+  bool trained() const { return table_.trained(); }
+
+ private:
+  static constexpr size_t kGhostsOfSmall = 2;
+  static constexpr size_t kGhostsOfLarge = 4;
+  static constexpr double kLargeBytes = 256 * 1024;
+  static constexpr size_t kSample = 16'384;
+  static constexpr uint64_t kBetweenLessonsMs = 30'000;
+  static constexpr uint64_t kRequestsPerLesson = 100;
+  static constexpr uint64_t kBetweenAdvancesMs = 100;
+
+  // Closes the segments of the request before, and does what time has made due.
+  void Begin(const Use& use);
+  void KeepTime(uint64_t now_ms);
+  void Learn(uint64_t now_ms);
+  // The segment into which the request's blocks of this class go.
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, bool behind, uint64_t now_ms);
+  void CloseSegments();
+  void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class, uint64_t now_ms);
+  size_t MostGhosts() const;
+
+  uint32_t VictimByIndex(uint64_t now_ms, MayGo may_go);
+  uint32_t VictimByAge(uint64_t now_ms, MayGo may_go);
+  // Out of the way of this search and the next: as if it were used now, without counting as a use.
+  void Renew(uint32_t record, uint64_t now_ms);
+
+  PolicyNode* const nodes_;
+  ReuseTable table_;
+  Segments segments_;
+  GhostTable ghosts_;
+  LruRival rival_;
+  double mean_bytes_ = 0;
+
+  uint64_t request_ = 0;  // whose segments are open
+  std::array<uint32_t, ReuseTable::kClasses> open_ = {};
+  std::vector<uint8_t> open_classes_;
+  // Classes whose pinned blocks the search in progress has moved, and where.
+  std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};
+  std::vector<uint8_t> renewed_classes_;
+
+  uint64_t advanced_ms_ = 0;
+  uint64_t learned_ms_ = 0;  // 0 = the clock has not been seen
+  uint64_t requests_ = 0;    // since then
+};
+
+}  // namespace infercache::store

@@ -1,0 +1,199 @@
+#include "server/store/eviction/segments.h"
+
+namespace infercache::store {
+
+constexpr int kBins = ReuseTable::kBins;
+
+Segments::Segments(PolicyNode* nodes)
+    : nodes_(nodes),
+      segments_(1),
+      cells_(ReuseTable::kCells),
+      rank_of_(ReuseTable::kCells),
+      cell_at_(ReuseTable::kCells) {
+  for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
+}
+
+uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
+  uint32_t segment = free_;
+  if (segment != 0) {
+    free_ = segments_[segment].newer;
+  } else {
+    segment = static_cast<uint32_t>(segments_.size());
+    segments_.emplace_back();
+  }
+  segments_[segment] = {.reuse_class = static_cast<uint8_t>(reuse_class),
+                        .bin = static_cast<uint8_t>(ReuseTable::BinOf(now_ms - start_ms)),
+                        .kept = true,
+                        .start_ms = start_ms};
+  return segment;
+}
+
+uint32_t Segments::Open(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
+  const uint32_t made = Make(reuse_class, start_ms, now_ms);
+  uint32_t newer = 0;
+  for (uint32_t at = cells_[CellOf(segments_[made])].newest;
+       at != 0 && segments_[at].start_ms > start_ms; at = segments_[at].older) {
+    newer = at;
+  }
+  LinkBehind(made, newer);
+  return made;
+}
+
+uint32_t Segments::OpenBehind(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
+  const uint32_t made = Make(reuse_class, start_ms, now_ms);
+  uint32_t newer = 0;
+  for (uint32_t at = cells_[CellOf(segments_[made])].newest;
+       at != 0 && segments_[at].start_ms >= start_ms; at = segments_[at].older) {
+    newer = at;
+  }
+  LinkBehind(made, newer);
+  return made;
+}
+
+void Segments::LinkBehind(uint32_t number, uint32_t newer) {
+  Segment& segment = segments_[number];
+  Cell& cell = cells_[CellOf(segment)];
+  segment.newer = newer;
+  segment.older = newer != 0 ? segments_[newer].older : cell.newest;
+  (newer != 0 ? segments_[newer].older : cell.newest) = number;
+  (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = number;
+  CountRecords(CellOf(segment), segment.size);
+}
+
+void Segments::Unlink(uint32_t number) {
+  const Segment& segment = segments_[number];
+  Cell& cell = cells_[CellOf(segment)];
+  (segment.newer != 0 ? segments_[segment.newer].older : cell.newest) = segment.older;
+  (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = segment.newer;
+  CountRecords(CellOf(segment), -int64_t{segment.size});
+}
+
+void Segments::CountRecords(int cell, int64_t more) {
+  cells_[cell].records = static_cast<uint32_t>(cells_[cell].records + more);
+  const uint16_t rank = rank_of_[cell];
+  const uint64_t bit = uint64_t{1} << (rank % 64);
+  if (cells_[cell].records != 0) {
+    filled_[rank / 64] |= bit;
+  } else {
+    filled_[rank / 64] &= ~bit;
+  }
+}
+
+void Segments::CountMember(const Segment& segment, int more) {
+  const int reuse_class = segment.reuse_class;
+  records_ += more;
+  class_records_[reuse_class] += more;
+  const uint64_t bit = uint64_t{1} << (reuse_class % 64);
+  if (class_records_[reuse_class] != 0) {
+    classes_[reuse_class / 64] |= bit;
+  } else {
+    classes_[reuse_class / 64] &= ~bit;
+  }
+  CountRecords(CellOf(segment), more);
+}
+
+void Segments::Close(uint32_t segment) {
+  segments_[segment].kept = false;
+  if (segments_[segment].size != 0) return;
+  Unlink(segment);
+  segments_[segment].newer = free_;
+  free_ = segment;
+}
+
+void Segments::PushNearest(uint32_t number, uint32_t record) {
+  Segment& segment = segments_[number];
+  PolicyNode& node = nodes_[record];
+  node.list = 1;
+  node.group = number;
+  node.newer = 0;
+  node.older = segment.nearest;
+  (segment.nearest != 0 ? nodes_[segment.nearest].newer : segment.deepest) = record;
+  segment.nearest = record;
+  ++segment.size;
+  CountMember(segment, 1);
+}
+
+void Segments::InsertBehind(uint32_t anchor, uint32_t record) {
+  const uint32_t number = nodes_[anchor].group;
+  Segment& segment = segments_[number];
+  PolicyNode& node = nodes_[record];
+  node.list = 1;
+  node.group = number;
+  node.newer = anchor;
+  node.older = nodes_[anchor].older;
+  (node.older != 0 ? nodes_[node.older].newer : segment.deepest) = record;
+  nodes_[anchor].older = record;
+  ++segment.size;
+  CountMember(segment, 1);
+}
+
+void Segments::Remove(uint32_t record) {
+  PolicyNode& node = nodes_[record];
+  const uint32_t number = node.group;
+  Segment& segment = segments_[number];
+  (node.newer != 0 ? nodes_[node.newer].older : segment.nearest) = node.older;
+  (node.older != 0 ? nodes_[node.older].newer : segment.deepest) = node.newer;
+  node.newer = node.older = 0;
+  node.list = 0;
+  --segment.size;
+  CountMember(segment, -1);
+  if (segment.size == 0 && !segment.kept) Close(number);
+}
+
+void Segments::Advance(uint64_t now_ms) {
+  ForEachClass([&](int reuse_class) {
+    for (int bin = 0; bin + 1 < kBins; ++bin) {
+      const Cell& cell = cells_[ReuseTable::CellOf(reuse_class, bin)];
+      while (cell.oldest != 0) {
+        const uint32_t oldest = cell.oldest;
+        if (now_ms - segments_[oldest].start_ms < ReuseTable::EdgeMs(bin + 1)) break;
+        Unlink(oldest);
+        ++segments_[oldest].bin;
+        LinkBehind(oldest, 0);
+      }
+    }
+  });
+}
+
+void Segments::SetOrder(const std::vector<uint16_t>& order) {
+  filled_ = {};
+  for (uint16_t rank = 0; rank < order.size(); ++rank) {
+    cell_at_[rank] = order[rank];
+    rank_of_[order[rank]] = rank;
+    if (cells_[order[rank]].records != 0) filled_[rank / 64] |= uint64_t{1} << (rank % 64);
+  }
+}
+
+int Segments::FirstCell(int rank) const {
+  for (size_t word = rank / 64; word < kRankWords; ++word) {
+    uint64_t bits = filled_[word];
+    if (word == static_cast<size_t>(rank) / 64) bits &= ~uint64_t{0} << (rank % 64);
+    if (bits != 0) return cell_at_[word * 64 + std::countr_zero(bits)];
+  }
+  return -1;
+}
+
+uint32_t Segments::OldestOf(int reuse_class) const {
+  for (int bin = kBins - 1; bin >= 0; --bin) {
+    const int cell = ReuseTable::CellOf(reuse_class, bin);
+    if (cells_[cell].records != 0) return OldestIn(cell);
+  }
+  return 0;
+}
+
+void Segments::ForEachFromOldest(int cell, absl::FunctionRef<void(uint32_t)> f) const {
+  for (uint32_t at = OldestIn(cell); at != 0; at = SkipEmpty(segments_[at].newer)) {
+    for (uint32_t record = segments_[at].deepest; record != 0;) {
+      const uint32_t next = nodes_[record].newer;
+      f(record);
+      record = next;
+    }
+  }
+}
+
+size_t Segments::memory_bytes() const {
+  return sizeof *this + segments_.capacity() * sizeof(Segment) +
+         ReuseTable::kCells * (sizeof(Cell) + 2 * sizeof(uint16_t));
+}
+
+}  // namespace infercache::store

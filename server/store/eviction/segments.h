@@ -1,0 +1,122 @@
+// The learned policy's order: blocks lie in segments (one request x one class), from the one
+// nearest to the root of its chain to the deepest; segments lie in cells (class x age bin), newest
+// first. A segment moves from cell to cell as it ages, with all of its blocks, so that no block
+// pays for growing older.
+//
+// Not thread-safe.
+
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "server/store/eviction/policy.h"
+#include "server/store/eviction/reuse_table.h"
+
+namespace infercache::store {
+
+class Segments {
+ public:
+  struct Segment {
+    uint32_t nearest = 0, deepest = 0;  // records
+    uint32_t size = 0;
+    uint32_t newer = 0, older = 0;  // segments of its cell; `newer` also links free ones
+    uint8_t reuse_class = 0;
+    uint8_t bin = 0;
+    bool kept = false;  // even when it is empty: its request may go on
+    uint64_t start_ms = 0;
+  };
+
+  explicit Segments(PolicyNode* nodes);
+
+  const Segment& operator[](uint32_t segment) const { return segments_[segment]; }
+  size_t records() const { return records_; }
+  size_t records_in(int cell) const { return cells_[cell].records; }
+
+  // A new one, the newest of those that started no later. Kept.
+  uint32_t Open(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  // The same, but the oldest of those that started no earlier.
+  uint32_t OpenBehind(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  // Ends the keeping: gone at once if it is empty, else when it becomes so.
+  void Close(uint32_t segment);
+
+  // Makes a record that is in none the segment's nearest.
+  void PushNearest(uint32_t segment, uint32_t record);
+  // Puts it just deeper than `anchor`, into its segment.
+  void InsertBehind(uint32_t anchor, uint32_t record);
+  void Remove(uint32_t record);
+
+  // Moves segments to the bins of their age.
+  void Advance(uint64_t now_ms);
+
+  // Cells in the order in which their blocks are to go. REQUIRES: every cell that has records, or
+  // will have before the next call, once.
+  void SetOrder(const std::vector<uint16_t>& order);
+  // The first cell at or after `rank` in that order that has records; -1 = there is none.
+  int FirstCell(int rank) const;
+  int NextCell(int cell) const { return FirstCell(rank_of_[cell] + 1); }
+  // The oldest segment with records. 0 = none.
+  uint32_t OldestIn(int cell) const { return SkipEmpty(cells_[cell].oldest); }
+  uint32_t OldestOf(int reuse_class) const;
+  // Calls f(record) for those of a cell, the oldest segment's deepest first.
+  void ForEachFromOldest(int cell, absl::FunctionRef<void(uint32_t)> f) const;
+  // Calls f(reuse_class) for those that have records.
+  template <class F>
+  void ForEachClass(F f) const {
+    for (size_t word = 0; word < classes_.size(); ++word) {
+      for (uint64_t bits = classes_[word]; bits != 0; bits &= bits - 1) {
+        f(static_cast<int>(word * 64) + std::countr_zero(bits));
+      }
+    }
+  }
+
+  // Calls f(segment) for about `limit` of them at most. Each stands for SampleWeight(limit).
+  template <class F>
+  void Sample(size_t limit, F f) const {
+    const size_t step = segments_.size() / limit + 1;
+    for (size_t i = 1 + step / 2; i < segments_.size(); i += step) {
+      if (segments_[i].size != 0) f(segments_[i]);
+    }
+  }
+  double SampleWeight(size_t limit) const {
+    return static_cast<double>(segments_.size() / limit + 1);
+  }
+  size_t memory_bytes() const;
+
+ private:
+  struct Cell {
+    uint32_t newest = 0, oldest = 0;  // segments
+    uint32_t records = 0;
+  };
+  static constexpr size_t kRankWords = (ReuseTable::kCells + 63) / 64;
+
+  static int CellOf(const Segment& segment) {
+    return ReuseTable::CellOf(segment.reuse_class, segment.bin);
+  }
+  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  // Into its cell, just older than `newer`; 0 = as the newest.
+  void LinkBehind(uint32_t segment, uint32_t newer);
+  void Unlink(uint32_t segment);
+  void CountRecords(int cell, int64_t more);
+  void CountMember(const Segment& segment, int more);
+  uint32_t SkipEmpty(uint32_t segment) const {
+    while (segment != 0 && segments_[segment].size == 0) segment = segments_[segment].newer;
+    return segment;
+  }
+
+  PolicyNode* const nodes_;
+  std::vector<Segment> segments_;  // 0 is none
+  uint32_t free_ = 0;
+  size_t records_ = 0;
+  std::vector<Cell> cells_;
+  std::array<uint32_t, ReuseTable::kClasses> class_records_ = {};
+  std::array<uint64_t, ReuseTable::kClasses / 64> classes_ = {};  // a bit for each that has records
+  std::vector<uint16_t> rank_of_;                                 // by cell
+  std::vector<uint16_t> cell_at_;                                 // by rank
+  std::array<uint64_t, kRankWords> filled_ = {};  // a bit a rank: its cell has records
+};
+
+}  // namespace infercache::store

@@ -1,0 +1,209 @@
+#include "server/store/ranking.h"
+
+#include <utility>
+
+#include "common/shm/session_page.h"
+#include "common/status_macros.h"
+
+namespace infercache::store {
+
+absl::StatusOr<std::unique_ptr<Ranking>> Ranking::Create(std::string_view policy,
+                                                         const IndexSegment& index,
+                                                         const Space& space,
+                                                         uint64_t assumed_object_bytes) {
+  ASSIGN_OR_RETURN(SparseArray<PolicyNode> nodes,
+                   SparseArray<PolicyNode>::Create(
+                       size_t{index.view().header().record_capacity} + 1, "eviction order"));
+  ASSIGN_OR_RETURN(std::unique_ptr<Policy> made, MakePolicy(policy, nodes.data()));
+  return std::unique_ptr<Ranking>(
+      new Ranking(index, space, assumed_object_bytes, std::move(nodes), policy, std::move(made)));
+}
+
+Ranking::Ranking(const IndexSegment& index, const Space& space, uint64_t assumed_object_bytes,
+                 SparseArray<PolicyNode> nodes, std::string_view name,
+                 std::unique_ptr<Policy> policy)
+    : index_(index),
+      space_(space),
+      assumed_object_bytes_(assumed_object_bytes),
+      nodes_(std::move(nodes)),
+      name_(name),
+      policy_(std::move(policy)) {
+  taken_.reserve(kNotes);
+  log_.reserve(kNotes);
+}
+
+void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, uint64_t anchor,
+                      uint64_t now_ms) {
+  const shm::Record& record = index_.view().record(number);
+  space_.state(number).stamp.store(recency_.Next(now_ms), std::memory_order_relaxed);
+  Write({.kind = Note::Kind::kArrival,
+         .ends_request = ends_request,
+         .class_id = record.class_id(),
+         .record = number,
+         .now_ms = now_ms,
+         .request = request,
+         .pin = anchor,
+         .hash = record.hash().lo,
+         .size_bytes = assumed_object_bytes_ != 0 ? assumed_object_bytes_ : record.size()});
+}
+
+void Ranking::Used(uint32_t record, uint64_t request, bool ends_request, uint64_t now_ms) {
+  space_.state(record).stamp.store(recency_.Next(now_ms), std::memory_order_relaxed);
+  Write({.kind = Note::Kind::kUse,
+         .ends_request = ends_request,
+         .record = record,
+         .now_ms = now_ms,
+         .request = request});
+}
+
+void Ranking::Left(uint32_t record, bool evicted, uint64_t now_ms) {
+  Write({.kind = evicted ? Note::Kind::kEviction : Note::Kind::kLoss,
+         .record = record,
+         .now_ms = now_ms,
+         .hash = index_.view().record(record).hash().lo});
+}
+
+void Ranking::UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms) {
+  const uint32_t record = shm::PinnedRecord(pin);
+  if (record == 0 || record > index_.view().header().record_capacity) return;
+  Write({.kind = Note::Kind::kClientUse,
+         .record = record,
+         .now_ms = now_ms,
+         .request = request,
+         .pin = pin});
+}
+
+void Ranking::Write(Note note) {
+  if (note.request == 0) note.request = NewRequest();
+  while (true) {
+    {
+      MutexLock lock(&log_mu_);
+      if (log_.size() < kNotes) {
+        log_.push_back(note);
+        return;
+      }
+    }
+    MutexLock lock(&mu_);
+    TakeNotes();
+  }
+}
+
+void Ranking::TakeNotes() {
+  {
+    MutexLock lock(&log_mu_);
+    std::swap(log_, taken_);
+  }
+  for (const Note& note : taken_) Apply(note);
+  taken_.clear();
+}
+
+bool Ranking::IsMember(uint64_t pin) const {
+  const uint32_t record = shm::PinnedRecord(pin);
+  if (record == 0 || nodes_[record].list == 0) return false;
+  const uint64_t generation =
+      index_.view().record(record).generation.load(std::memory_order_relaxed);
+  return shm::MakePin(record, generation) == pin;
+}
+
+void Ranking::Apply(const Note& note) {
+  // Notes of one record are in order: whoever writes one holds the shard's lock. Only a client's
+  // word may name what has gone, or come again as something else.
+  switch (note.kind) {
+    case Note::Kind::kArrival:
+      return ApplyArrival(note);
+    case Note::Kind::kUse:
+      return ApplyUse(note, note.record);
+    case Note::Kind::kClientUse:
+      if (!IsMember(note.pin)) return;
+      space_.state(note.record).stamp.store(recency_.Next(note.now_ms), std::memory_order_relaxed);
+      return ApplyUse(note, note.record);
+    case Note::Kind::kEviction:
+    case Note::Kind::kLoss:
+      return policy_->Remove(
+          note.record, {.now_ms = note.now_ms,
+                        .hash = note.hash,
+                        .idle_ms = static_cast<uint32_t>(note.now_ms) - nodes_[note.record].used_ms,
+                        .evicted = note.kind == Note::Kind::kEviction});
+  }
+}
+
+void Ranking::ApplyArrival(const Note& note) {
+  const auto now = static_cast<uint32_t>(note.now_ms);
+  PolicyNode& node = nodes_[note.record];
+  node = {.used_ms = now, .class_id = note.class_id};
+  Use use{.now_ms = note.now_ms,
+          .request = note.request,
+          .ends_request = note.ends_request,
+          .hash = note.hash,
+          .size_bytes = note.size_bytes};
+  const uint32_t anchor = shm::PinnedRecord(note.pin);
+  if (IsMember(note.pin) && now - nodes_[anchor].used_ms < kAnchorMs) {
+    use.anchor = anchor;
+    // For who looks for cold neighbours.
+    space_.state(note.record)
+        .stamp.store(space_.state(anchor).stamp.load(std::memory_order_relaxed),
+                     std::memory_order_relaxed);
+  }
+  policy_->Insert(note.record, use);
+}
+
+void Ranking::ApplyUse(const Note& note, uint32_t record) {
+  const auto now = static_cast<uint32_t>(note.now_ms);
+  PolicyNode& node = nodes_[record];
+  const uint32_t idle_ms = now - node.used_ms;
+  const bool repeat = idle_ms < kRepeatMs;
+  policy_->Touch(record, {.now_ms = note.now_ms,
+                          .request = note.request,
+                          .ends_request = note.ends_request,
+                          .idle_ms = idle_ms,
+                          .repeat = repeat});
+  if (!repeat) node.used_ms = now;
+}
+
+std::optional<Incarnation> Ranking::Victim(uint64_t now_ms, MayGo may_go) {
+  MutexLock lock(&mu_);
+  TakeNotes();
+  Incarnation victim;
+  victim.record = policy_->Victim(now_ms, [&](uint32_t record) {
+    victim.generation = index_.view().record(record).generation.load(std::memory_order_acquire);
+    // Odd: it has just gone, and the note of that is on its way.
+    return victim.generation % 2 == 0 && may_go(record);
+  });
+  if (victim.record == 0) return std::nullopt;
+  return victim;
+}
+
+absl::Status Ranking::SetPolicy(std::string_view name) {
+  MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(std::unique_ptr<Policy> made, MakePolicy(name, nodes_.data()));
+  TakeNotes();
+  std::vector<uint32_t> members;
+  policy_->ForEachFromWorst([&members](uint32_t record) { members.push_back(record); });
+  for (const uint32_t record : members) {
+    PolicyNode& node = nodes_[record];
+    const shm::Record& shared = index_.view().record(record);
+    node = {.used_ms = node.used_ms, .class_id = node.class_id};
+    // Each a request of its own at the time of its last use, as far as that is known.
+    const uint64_t used_ms =
+        RecencyClock::TimeMs(space_.state(record).stamp.load(std::memory_order_relaxed));
+    made->Insert(record, {.now_ms = used_ms,
+                          .request = NewRequest(),
+                          .hash = shared.hash().lo,
+                          .size_bytes = shared.size()});
+  }
+  policy_ = std::move(made);
+  name_ = std::string(name);
+  return absl::OkStatus();
+}
+
+std::string Ranking::policy() const {
+  MutexLock lock(&mu_);
+  return name_;
+}
+
+uint64_t Ranking::memory_bytes(uint32_t records_ever_used) const {
+  MutexLock lock(&mu_);
+  return uint64_t{records_ever_used} * sizeof(PolicyNode) + policy_->memory_bytes();
+}
+
+}  // namespace infercache::store

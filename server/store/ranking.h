@@ -1,0 +1,121 @@
+// A namespace's eviction policy behind a lock, and the log that feeds it.
+//
+// Whoever makes an object visible, uses one or removes one writes a note into the log, which costs
+// a few nanoseconds under a lock of its own. The notes are taken in, in their order, when the log
+// is full and before a victim is named: hits do not wait for the policy, and no victim is chosen
+// without the latest use.
+//
+// Thread-safe. Locks: mu_ (the policy) before log_mu_; both are taken under a shard's lock and call
+// nothing else.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "common/hash.h"
+#include "common/mutex.h"
+#include "server/store/eviction/policy.h"
+#include "server/store/index_segment.h"
+#include "server/store/record_state.h"
+#include "server/store/space.h"
+#include "server/store/sparse_array.h"
+
+namespace infercache::store {
+
+class Ranking {
+ public:
+  // Whether a record may go now.
+  using MayGo = absl::FunctionRef<bool(uint32_t record)>;
+
+  // `index` and `space` outlive the ranking. `assumed_object_bytes`: see StoreOptions.
+  // INVALID_ARGUMENT: unknown policy. RESOURCE_EXHAUSTED: no address space.
+  static absl::StatusOr<std::unique_ptr<Ranking>> Create(std::string_view policy,
+                                                         const IndexSegment& index,
+                                                         const Space& space,
+                                                         uint64_t assumed_object_bytes);
+
+  // For whatever belongs together: see UseContext. Never 0.
+  uint64_t NewRequest() { return next_request_.fetch_add(1, std::memory_order_relaxed); }
+
+  // REQUIRES, of the next three: the lock of the record's shard is held, and `record` is visible,
+  // or was until now. `anchor`: what MakePin says of the object behind which it belongs; 0 = none.
+  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor,
+               uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  void Used(uint32_t record, uint64_t request, bool ends_request, uint64_t now_ms)
+      ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  void Left(uint32_t record, bool evicted, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  // A use that a client tells of, by the word that pinned the object then: any word, at any time.
+  void UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms)
+      ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+
+  // The visible object that is worth least, of those that may go.
+  std::optional<Incarnation> Victim(uint64_t now_ms, MayGo may_go)
+      ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+
+  // From here on another policy ranks the objects, beginning with the order that there is. Others
+  // wait meanwhile: some 20 ns an object. INVALID_ARGUMENT: unknown policy.
+  absl::Status SetPolicy(std::string_view name) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  std::string policy() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  uint64_t memory_bytes(uint32_t records_ever_used) const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Note {
+    enum class Kind : uint8_t { kArrival, kUse, kClientUse, kEviction, kLoss };
+    Kind kind = Kind::kUse;
+    bool ends_request = false;
+    uint8_t class_id = 0;
+    uint32_t record = 0;
+    uint64_t now_ms = 0;
+    uint64_t request = 0;
+    uint64_t pin = 0;   // of the anchor, or of what a client used
+    uint64_t hash = 0;  // of what comes or goes
+    uint64_t size_bytes = 0;
+  };
+  static constexpr size_t kNotes = 512;
+  // A request looks for its prefix, reads it and stores the rest: several uses of a block within
+  // this time are one.
+  static constexpr uint32_t kRepeatMs = 100;
+  // A chain goes on behind its parent if that was used no longer ago: else the parent is about to
+  // go itself, and what is new would with it.
+  static constexpr uint32_t kAnchorMs = 60'000;
+
+  Ranking(const IndexSegment& index, const Space& space, uint64_t assumed_object_bytes,
+          SparseArray<PolicyNode> nodes, std::string_view name, std::unique_ptr<Policy> policy);
+
+  void Write(Note note) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  void TakeNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Apply(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyArrival(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyUse(const Note& note, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether `pin` names a member as it is now, and not what was in its record before.
+  bool IsMember(uint64_t pin) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Constant after construction.
+  const IndexSegment& index_;
+  const Space& space_;
+  const uint64_t assumed_object_bytes_;
+
+  std::atomic<uint64_t> next_request_{1};
+  RecencyClock recency_;
+
+  mutable Mutex mu_;
+  const SparseArray<PolicyNode> nodes_ ABSL_GUARDED_BY(mu_);
+  std::string name_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<Policy> policy_ ABSL_GUARDED_BY(mu_);
+  std::vector<Note> taken_ ABSL_GUARDED_BY(mu_);  // keeps its memory
+
+  Mutex log_mu_ ABSL_ACQUIRED_AFTER(mu_);
+  std::vector<Note> log_ ABSL_GUARDED_BY(log_mu_);
+};
+
+}  // namespace infercache::store

@@ -1,0 +1,145 @@
+// infercachectl simulate: on a small trace of its own, and, where they are, on recorded ones
+// against what the policies are meant to reach.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/cli/ctl_process.h"
+
+namespace infercache::cli {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::HasSubstr;
+
+// Two prompts that take turns, and share their first block.
+std::string SmallTrace() {
+  std::string text;
+  for (int i = 0; i < 10; ++i) {
+    const char* ids = i % 2 == 0 ? "[1, 2, 3]" : "[1, 4, 5]";
+    text += "{\"timestamp\": " + std::to_string(i * 1000) +
+            ", \"input_length\": 1500, \"output_length\": 10, \"hash_ids\": " + ids + "}\n";
+  }
+  return text;
+}
+
+Json Simulate(const std::vector<std::string>& arguments, const std::string& input = "") {
+  std::vector<std::string> all = {"simulate"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  all.insert(all.end(), {"-o", "json"});
+  const CtlResult result = RunCtl(all, input);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  Json json = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_FALSE(json.is_discarded()) << result.out;
+  return json;
+}
+
+TEST(Simulate, CountsHitsOfASmallTrace) {
+  const Json json = Simulate(
+      {"--trace", "-", "--policy", "lru,auto", "--capacity", "5,3", "--shards", "4"}, SmallTrace());
+  EXPECT_EQ(json["blocks"], 30);
+  EXPECT_EQ(json["unique_blocks"], 5);
+  ASSERT_EQ(json["rows"].size(), 6u);
+  const Json& all = json["rows"][0];
+  EXPECT_EQ(all["policy"], "lru");
+  EXPECT_EQ(all["capacity"], "5");
+  EXPECT_EQ(all["capacity_blocks"], 5);
+  // The first request misses three, the second two; then everything is there.
+  EXPECT_DOUBLE_EQ(all["prefix_hit_ratio"].get<double>(), 25.0 / 30);
+  EXPECT_DOUBLE_EQ(all["object_hit_ratio"].get<double>(), 25.0 / 30);
+  EXPECT_GT(all["ns_per_op"].get<double>(), 0);
+  EXPECT_GE(all["bytes_per_object"].get<double>(), 20);
+  EXPECT_EQ(json["rows"][1]["policy"], "auto");
+  // Room for three: LRU keeps the shared block alone, the optimum one of the prompts as well.
+  EXPECT_DOUBLE_EQ(json["rows"][3]["prefix_hit_ratio"].get<double>(), 9.0 / 30);
+  const Json& optimum = json["rows"][5];
+  EXPECT_EQ(optimum["policy"], "belady");
+  EXPECT_DOUBLE_EQ(optimum["prefix_hit_ratio"].get<double>(), 17.0 / 30);
+  EXPECT_TRUE(optimum["ns_per_op"].is_null());
+}
+
+TEST(Simulate, PrintsATable) {
+  const CtlResult result =
+      RunCtl({"simulate", "--trace", "-", "--policy", "fifo", "--capacity", "60%"}, SmallTrace());
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("POLICY"));
+  EXPECT_THAT(result.out, HasSubstr("fifo"));
+  EXPECT_THAT(result.out, HasSubstr("60%"));
+  EXPECT_THAT(result.out, HasSubstr("belady"));
+}
+
+TEST(Simulate, SaysWhatIsWrong) {
+  const auto error = [](const std::vector<std::string>& arguments, const std::string& input) {
+    const CtlResult result = RunCtl(arguments, input);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    return result.err;
+  };
+  EXPECT_THAT(error({"simulate", "--trace", "-", "--policy", "lru", "--capacity", "10%"},
+                    SmallTrace() + "{\"timestamp\": 1}\n"),
+              HasSubstr("standard input:11: field \"input_length\" is missing"));
+  EXPECT_THAT(error({"simulate", "--trace", "-", "--policy", "lru,best", "--capacity", "10%"}, ""),
+              HasSubstr("unknown policy 'best'; there are auto, lru"));
+  EXPECT_THAT(error({"simulate", "--trace", "-", "--policy", "lru", "--capacity", "10%,x"}, ""),
+              HasSubstr("x"));
+  EXPECT_THAT(
+      error({"simulate", "--trace", "-", "--policy", "lru", "--capacity", "1", "--shards", "3"},
+            SmallTrace()),
+      HasSubstr("--shards must be a power of two"));
+}
+
+// Prefix hit ratios by (policy, capacity).
+using Ratios = std::map<std::pair<std::string, std::string>, double>;
+
+class RecordedTrace : public ::testing::Test {
+ protected:
+  void Run(const std::string& name, const std::string& shards) {
+    const std::string trace = TRACE_DIRECTORY "/" + name;
+    if (access(trace.c_str(), R_OK) != 0) GTEST_SKIP() << "no trace at " << trace;
+    const Json json = Simulate({"--trace", trace, "--policy", "lru,auto", "--capacity",
+                                "1%,2%,5%,10%,20%,50%", "--shards", shards});
+    for (const Json& row : json["rows"]) {
+      const double prefix = row["prefix_hit_ratio"], object = row["object_hit_ratio"];
+      ratios_[{row["policy"], row["capacity"]}] = prefix;
+      EXPECT_LE(object - prefix, 0.005) << row;
+      if (row["policy"] != "auto") continue;
+      EXPECT_GE(prefix, (0.97 * ratios_[{"lru", row["capacity"]}])) << row;
+    }
+  }
+  double OfOptimum(const std::string& capacity) {
+    return ratios_[{"auto", capacity}] / ratios_[{"belady", capacity}];
+  }
+
+  Ratios ratios_;
+};
+
+TEST_F(RecordedTrace, ConversationMeetsItsGoals) {
+  Run("conversation.jsonl", "1");
+  if (IsSkipped()) return;
+  EXPECT_GE(OfOptimum("1%"), 0.40);
+  EXPECT_GE(OfOptimum("5%"), 0.56);
+  EXPECT_GE(OfOptimum("10%"), 0.79);
+  EXPECT_GE(OfOptimum("20%"), 0.93);
+  // What a simulator of nothing but an LRU list has.
+  EXPECT_NEAR((ratios_[{"lru", "1%"}]), 0.0525, 0.002);
+  EXPECT_NEAR((ratios_[{"lru", "10%"}]), 0.2789, 0.002);
+  EXPECT_NEAR((ratios_[{"lru", "20%"}]), 0.3453, 0.002);
+  EXPECT_NEAR((ratios_[{"belady", "1%"}]), 0.2464, 0.0001);
+}
+
+TEST_F(RecordedTrace, SyntheticMeetsItsGoalsWithItsIndexInShards) {
+  Run("synthetic.jsonl", "64");
+  if (IsSkipped()) return;
+  EXPECT_GE(OfOptimum("5%"), 0.40);
+  EXPECT_GE(OfOptimum("20%"), 0.66);
+  EXPECT_NEAR((ratios_[{"lru", "20%"}]), 0.3931, 0.002);
+}
+
+}  // namespace
+}  // namespace infercache::cli

@@ -1,0 +1,144 @@
+// That the learned index learns, what it does before, and what hints are worth.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "server/store/eviction/block_cache.h"
+
+namespace infercache::store {
+namespace {
+
+// Chats beside one-off prompts: 40 chats come back about every 100 s, each time one block longer,
+// between 3 prompts a second of 8 blocks that never come again. LRU of 1,000 blocks keeps nothing
+// for longer than 40 s.
+struct Workload {
+  static constexpr uint32_t kChats = 40;
+  static constexpr uint32_t kChatBlocks = 256;
+  static constexpr uint32_t kFirstOneOff = kChats * kChatBlocks + 1;
+
+  struct Request {
+    uint64_t now_ms;
+    std::vector<uint32_t> blocks;
+    bool chat;
+  };
+
+  static std::vector<Request> Make(uint64_t seconds) {
+    std::vector<Request> requests;
+    uint32_t next = kFirstOneOff;
+    std::vector<uint32_t> turns(kChats, 8);
+    for (uint64_t t = 0; t < seconds * 1000; t += 250) {
+      Request request{.now_ms = 1'000'000 + t, .blocks = {}, .chat = t % 1000 == 0};
+      if (request.chat) {
+        // Chat i about every 100 s: 40 % of the seconds belong to nobody.
+        const uint32_t chat = t / 1000 % 100;
+        if (chat >= kChats) continue;
+        const uint32_t length = std::min(turns[chat]++, kChatBlocks);
+        for (uint32_t i = 0; i < length; ++i) request.blocks.push_back(chat * kChatBlocks + i + 1);
+      } else {
+        for (int i = 0; i < 8; ++i) request.blocks.push_back(next++);
+      }
+      requests.push_back(std::move(request));
+    }
+    return requests;
+  }
+};
+
+using Hint = std::function<uint8_t(const Workload::Request&, uint32_t block)>;
+
+double HitRatio(
+    std::string_view policy, const std::vector<Workload::Request>& requests,
+    const Hint& hint = [](const auto&, uint32_t) { return 0; }) {
+  uint32_t most = 0;
+  for (const auto& request : requests) {
+    for (const uint32_t block : request.blocks) most = std::max(most, block);
+  }
+  BlockCache cache(policy, most, /*capacity=*/1000);
+  uint64_t hits = 0, chat_blocks = 0, number = 0;
+  for (const Workload::Request& request : requests) {
+    ++number;
+    for (const uint32_t block : request.blocks) {
+      if (!request.chat) break;
+      ++chat_blocks;
+      if (!cache.Has(block)) break;
+      ++hits;
+    }
+    for (size_t i = request.blocks.size(); i-- > 0;) {
+      cache.Touch(request.blocks[i],
+                  {.now_ms = request.now_ms,
+                   .request = number,
+                   .ends_request = i + 1 == request.blocks.size()},
+                  hint(request, request.blocks[i]));
+    }
+  }
+  return static_cast<double>(hits) / static_cast<double>(chat_blocks);
+}
+
+TEST(Learned, KeepsWhatComesBackLateAmongWhatNeverDoes) {
+  const auto requests = Workload::Make(3600);
+  const double lru = HitRatio("lru", requests);
+  const double learned = HitRatio("auto", requests);
+  EXPECT_LT(lru, 0.2);
+  EXPECT_GT(learned, lru + 0.4) << "lru " << lru;
+}
+
+TEST(Learned, AUselessHintCostsNearlyNothing) {
+  const auto requests = Workload::Make(3600);
+  const double without = HitRatio("auto", requests);
+  const double with = HitRatio("auto", requests, [](const auto&, uint32_t block) {
+    return static_cast<uint8_t>(block * 2654435761u >> 28);
+  });
+  EXPECT_GT(with, 0.95 * without) << "without " << without;
+}
+
+TEST(Learned, AGoodHintHelps) {
+  auto requests = Workload::Make(3600);
+  const double without = HitRatio("auto", requests);
+  const double with = HitRatio("auto", requests, [](const Workload::Request& request, uint32_t) {
+    return static_cast<uint8_t>(request.chat ? 5 : 9);
+  });
+  EXPECT_GE(with, without) << "with " << with;
+}
+
+TEST(Learned, IsLruUntilThereIsSomethingToGoBy) {
+  constexpr uint32_t kBlocks = 5000;
+  BlockCache lru("lru", kBlocks, 200), learned("auto", kBlocks, 200);
+  uint64_t x = 1;
+  // Nothing comes back: there is nothing to learn, however long it goes on.
+  for (uint32_t i = 1; i < kBlocks; ++i) {
+    x = x * 6364136223846793005u + 1442695040888963407u;
+    const Use use{.now_ms = 1'000'000 + i * 100, .request = i / 3};
+    lru.Touch(i, use);
+    learned.Touch(i, use);
+  }
+  for (uint32_t i = 1; i < kBlocks; ++i) ASSERT_EQ(lru.Has(i), learned.Has(i)) << i;
+}
+
+// The last block of a piece was taken for the end of its request; then the chain goes on.
+TEST(Learned, AChainInPiecesGoesFromItsEnd) {
+  BlockCache cache("auto", 100, 100);
+  uint64_t request = 0;
+  const auto piece = [&](uint32_t first, uint32_t last, uint32_t anchor) {
+    ++request;
+    for (uint32_t block = last; block >= first; --block) {
+      cache.Touch(block, {.now_ms = 1'000'000 + request * 1000,
+                          .request = request,
+                          .ends_request = block == last,
+                          .anchor = anchor});
+    }
+  };
+  piece(1, 4, 0);
+  piece(5, 8, 4);
+  piece(9, 12, 8);
+  for (uint32_t expected = 12; expected > 0; --expected) {
+    const uint32_t victim = cache.policy().Victim(1'010'000, [](uint32_t) { return true; });
+    EXPECT_EQ(victim, expected);
+    cache.Drop(victim, 1'010'000, /*evicted=*/true);
+  }
+}
+
+}  // namespace
+}  // namespace infercache::store

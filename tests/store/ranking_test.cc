@@ -1,0 +1,259 @@
+// The order in which a namespace's objects go: chains, batches, pins, and what happens to it when
+// the policy changes.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "server/store/chain.h"
+#include "server/store/eviction/policy.h"
+#include "tests/store/build_kind.h"
+#include "tests/store/pattern.h"
+#include "tests/store/shm_client.h"
+#include "tests/store/store_fixture.h"
+
+namespace infercache::store {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::Mix;
+using testing::Scaled;
+
+constexpr const char* kAll[] = {"auto", "lru", "fifo", "lfu", "s3fifo", "arc"};
+
+std::string KeyOf(int i) { return "block:" + std::to_string(i); }
+
+class RankingTest : public StoreFixture {
+ protected:
+  // Room for `objects` small objects.
+  void Open(int objects, std::string policy = "lru") {
+    ns_ = Create({.name = "ranked",
+                  .quota_bytes = 4 * kMiB,
+                  .max_objects = static_cast<uint64_t>(objects),
+                  .policy = std::move(policy)});
+  }
+  ObjectId Id(const std::string& key) const { return {key, Fingerprint().hash()}; }
+  // Stores one block of a chain, whose piece goes on after `anchor`.
+  void Put(int block, const UseContext& use, int parent = -1) {
+    ObjectInfo info;
+    if (parent >= 0) info.parent_key = KeyOf(parent);
+    auto lease = ns_->Reserve({.id = Id(KeyOf(block)), .size_bytes = 8, .info = &info, .use = use});
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    ASSERT_TRUE(lease->has_value());
+    ASSERT_TRUE(ns_->Commit(**std::move(lease), use).ok());
+  }
+  // Stores blocks first..last as one call that knows their parents, and touches the ones before.
+  void Request(int hit, int first, int last, int piece) {
+    UseContext use{.request = ns_->NewRequest()};
+    for (int i = hit; i >= 0; --i) {
+      EXPECT_TRUE(ns_->Probe(Id(KeyOf(i)), /*touch=*/true, use).has_value()) << i;
+    }
+    for (int begin = first; begin <= last; begin += piece) {
+      clock_.AdvanceMs(300);
+      const int end = std::min(begin + piece - 1, last);
+      use.request = ns_->NewRequest();
+      if (begin > 0) use.anchor = ns_->ChainHash(Id(KeyOf(begin - 1)));
+      for (int i = end; i >= begin; --i) {
+        use.ends_request = i == end;
+        Put(i, use);
+      }
+    }
+  }
+  // The numbers of the objects, in the order in which they are evicted for others.
+  std::vector<int> OrderOfEviction(int objects) {
+    std::vector<int> order;
+    std::vector<bool> there(objects, true);
+    for (int i = 0; static_cast<int>(order.size()) < objects && i < 4 * objects; ++i) {
+      clock_.AdvanceMs(1);
+      ns_.MustPut("other:" + std::to_string(i), "v");
+      for (int block = 0; block < objects; ++block) {
+        if (there[block] && !ns_.Has(KeyOf(block))) {
+          there[block] = false;
+          order.push_back(block);
+        }
+      }
+    }
+    return order;
+  }
+
+  NamespaceVerbs ns_ = NamespaceVerbs(nullptr);
+};
+
+class ChainOrder : public RankingTest, public ::testing::WithParamInterface<const char*> {};
+// Those that order by the last use, whatever else they look at. The learned index has learned
+// nothing yet.
+INSTANTIATE_TEST_SUITE_P(Policies, ChainOrder, ::testing::Values("lru", "auto"));
+
+TEST_P(ChainOrder, OneBatchGoesFromItsEnd) {
+  Open(6, GetParam());
+  Request(-1, 0, 5, 6);
+  EXPECT_THAT(OrderOfEviction(6), ElementsAre(5, 4, 3, 2, 1, 0));
+}
+
+TEST_P(ChainOrder, ARequestInPiecesGoesFromItsEnd) {
+  Open(9, GetParam());
+  Request(-1, 0, 2, 3);
+  clock_.AdvanceMs(5'000);
+  Request(2, 3, 8, 2);
+  EXPECT_THAT(OrderOfEviction(9), ElementsAre(8, 7, 6, 5, 4, 3, 2, 1, 0));
+}
+
+TEST_F(RankingTest, AnObjectOfItsOwnGoesBehindItsParent) {
+  Open(4);
+  Put(0, {});
+  Put(1, {}, /*parent=*/0);
+  Put(2, {}, /*parent=*/1);
+  Put(3, {});
+  EXPECT_THAT(OrderOfEviction(4), ElementsAre(2, 1, 0, 3));
+}
+
+TEST_F(RankingTest, AParentThatIsNotThereOrLongUnusedDoesNotCount) {
+  Open(3);
+  Put(0, {}, /*parent=*/77);
+  clock_.AdvanceMs(10);
+  Put(1, {});
+  clock_.AdvanceMs(120'000);
+  Put(2, {}, /*parent=*/0);
+  EXPECT_THAT(OrderOfEviction(3), ElementsAre(0, 1, 2));
+}
+
+TEST_F(RankingTest, ChainRootsAreWhereThePiecesBegin) {
+  const auto hash = [](uint64_t i) { return Hash128{i, i}; };
+  const std::vector<ChainLink> links = {{hash(1), hash(9)},   {hash(2), hash(1)},
+                                        {hash(5), Hash128()}, {hash(3), hash(2)},
+                                        {hash(6), hash(5)},   {hash(9), hash(3)}};
+  EXPECT_THAT(ChainRoots(links), ElementsAre(0, 0, 2, 0, 2, 0));
+  EXPECT_TRUE(ChainRoots({}).empty());
+}
+
+TEST_F(RankingTest, TouchesOfAClientAreOneRequestUpToItsLastBit) {
+  Open(4);
+  for (int i = 0; i < 4; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  {
+    ShmClient client(ns_.shared());
+    const auto touch = [&](int block, bool ends) {
+      EXPECT_EQ(client.Find(KeyOf(block), clock_.NowMs()).outcome, shm::FindOutcome::kPinned);
+      const uint64_t pin = client.page().slot(0).load();
+      client.Unpin();
+      shm::LaneHeader& lane = client.page().lane(0);
+      client.page().touch(0, lane.touched.load()).store(shm::MakeTouch(pin, ends));
+      lane.touched.fetch_add(1);
+    };
+    // A chain of two, told from its end, and another block: two requests, the first of which is
+    // taken in in two pieces.
+    touch(3, false);
+    touch(1, true);
+    touch(0, true);
+    std::vector<bool> begins;
+    const auto note = [&begins](uint64_t, bool begins_request) {
+      begins.push_back(begins_request);
+    };
+    EXPECT_EQ(client.daemons_page()->TakeTouches(1, note), 1u);
+    EXPECT_EQ(client.daemons_page()->TakeTouches(10, note), 2u);
+    EXPECT_THAT(begins, ElementsAre(true, false, true));
+    touch(3, false);
+    touch(1, true);
+  }
+  EXPECT_THAT(OrderOfEviction(4), ElementsAre(0, 2, 3, 1));
+}
+
+TEST_F(RankingTest, AnUnknownPolicyChangesNothing) {
+  Open(4, "arc");
+  EXPECT_EQ(ns_->policy(), "arc");
+  const absl::Status status = ns_->SetPolicy("clairvoyant");
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("'clairvoyant'; there are auto, lru"));
+  EXPECT_EQ(ns_->policy(), "arc");
+}
+
+TEST_F(RankingTest, TheOrderOutlivesAChangeOfPolicy) {
+  Open(6);
+  for (int i = 0; i < 6; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  EXPECT_TRUE(ns_.Touch(KeyOf(0)));
+  EXPECT_TRUE(ns_.Touch(KeyOf(2)));
+  for (const char* name : {"fifo", "lru"}) {
+    EXPECT_TRUE(ns_->SetPolicy(name).ok());
+    EXPECT_EQ(ns_->policy(), name);
+  }
+  EXPECT_THAT(OrderOfEviction(6), ElementsAre(1, 3, 4, 5, 0, 2));
+}
+
+class AnyPolicy : public RankingTest, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Policies, AnyPolicy, ::testing::ValuesIn(kAll));
+
+TEST_P(AnyPolicy, PassesOverPinsOfDaemonAndClients) {
+  Open(64, GetParam());
+  for (int i = 0; i < 64; ++i) ns_.MustPut(KeyOf(i), "v");
+  std::vector<ReadLease> pins;
+  for (int i = 0; i < 20; ++i) pins.push_back(*ns_.Lookup(KeyOf(i)));
+  ShmClient client(ns_.shared());
+  for (int i = 20; i < 40; ++i) {
+    ASSERT_EQ(client.Find(KeyOf(i), clock_.NowMs(), static_cast<uint32_t>(i)).outcome,
+              shm::FindOutcome::kPinned);
+  }
+  for (int i = 0; i < 200; ++i) {
+    clock_.AdvanceMs(50);
+    ns_.MustPut("other:" + std::to_string(i), "v");
+    if (i % 20 == 0) {
+      ASSERT_TRUE(ns_->SetPolicy(GetParam()).ok());
+    }
+  }
+  for (int i = 0; i < 40; ++i) EXPECT_TRUE(ns_.Has(KeyOf(i))) << i;
+  EXPECT_EQ(ns_->Stats().limbo_bytes, 0u) << "a pinned object was chosen as a victim";
+}
+
+// Threads that store, read, erase and evict beside one that changes the policy: every object is
+// ranked as long as it is there, and not longer.
+TEST_P(AnyPolicy, LosesNobodyUnderLoad) {
+  Open(300, GetParam());
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      for (int i = 0; i < Scaled(4'000); ++i) {
+        const uint64_t random = Mix(t << 32 | static_cast<uint64_t>(i));
+        const std::string key = KeyOf(static_cast<int>(random % 1'000));
+        const UseContext use{.request = ns_->NewRequest(), .ends_request = random % 7 == 0};
+        if (random >> 60 == 0) {
+          ns_->Erase(Id(key));
+        } else if (const auto lease = ns_->Lookup(Id(key), /*touch=*/true, use); !lease) {
+          ObjectInfo info{.class_id = static_cast<uint8_t>(random >> 20 & 3)};
+          if (random % 3 == 0) info.parent_key = KeyOf(static_cast<int>(random >> 8) % 1'000);
+          auto reserved = ns_->Reserve({.id = Id(key), .size_bytes = 8, .info = &info});
+          if (reserved.ok() && reserved->has_value()) {
+            (void)ns_->Commit(**std::move(reserved), use);
+          }
+        }
+        clock_.AdvanceMs(random >> 61);
+      }
+    });
+  }
+  threads.emplace_back([this, &done] {
+    for (int i = 0; !done.load(); ++i) EXPECT_TRUE(ns_->SetPolicy(kAll[i % std::size(kAll)]).ok());
+  });
+  for (size_t t = 0; t < 4; ++t) threads[t].join();
+  done = true;
+  threads[4].join();
+  EXPECT_TRUE(ns_->SetPolicy(GetParam()).ok());
+  const NamespaceStats before = ns_->Stats();
+  EXPECT_LE(before.objects, 300u);
+  // As many new ones as there is room for need everybody else to be found.
+  for (int i = 0; i < 3'000; ++i) {
+    clock_.AdvanceMs(200);
+    ns_.MustPut("new:" + std::to_string(i), "v");
+  }
+  EXPECT_EQ(ns_->Stats().objects, 300u);
+}
+
+}  // namespace
+}  // namespace infercache::store
