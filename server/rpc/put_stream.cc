@@ -15,7 +15,7 @@
 namespace infercache::rpc {
 namespace {
 
-absl::Status Invalid(std::string_view message) {
+absl::Status InvalidStream(std::string_view message) {
   return WithReason(absl::InvalidArgumentError(AbslView(message)), "INVALID_STREAM");
 }
 
@@ -58,11 +58,11 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     const BufferPieces buffer(message_);
     ASSIGN_OR_RETURN(const PutStreamRequestView request, ParsePutStreamRequest(buffer.pieces()));
     if (request.header) return Open(*request.header);
-    if (!request.chunk) return Invalid("a message with neither header nor chunk");
-    if (!lease_) return Invalid("the first message must be a header");
+    if (!request.chunk) return InvalidStream("a message with neither header nor chunk");
+    if (!lease_) return InvalidStream("the first message must be a header");
     const std::span<std::byte> rest = lease_->bytes().subspan(received_);
     if (request.chunk->size > rest.size()) {
-      return Invalid(
+      return InvalidStream(
           absl::StrCat("more bytes than the header's size_bytes of ", lease_->bytes().size()));
     }
     CopyRun(buffer.pieces(), *request.chunk, rest.first(request.chunk->size));
@@ -71,10 +71,11 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   }
 
   absl::Status Open(const v1::PutStreamHeader& header) {
-    if (lease_) return Invalid("a second header");
+    if (lease_) return InvalidStream("a second header");
     ASSIGN_OR_RETURN(Scope scope, OpenScope(environment_, *peer_, header.scope()));
     RETURN_IF_ERROR(AtField(CheckKey(header.key()), "key"));
-    if (header.size_bytes() == 0) return Invalid("size_bytes: 0; an object has at least one byte");
+    if (header.size_bytes() == 0)
+      return InvalidStream("size_bytes: 0; an object has at least one byte");
     ASSIGN_OR_RETURN(const ObjectInfo info, ToObjectInfo(header.info()));
     ASSIGN_OR_RETURN(const std::vector<PartSpec> parts,
                      ToParts(header.parts(), header.size_bytes()));
@@ -95,10 +96,10 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   // The client has sent all it is going to.
   absl::Status CloseStream() {
     if (context_->IsCancelled()) return absl::CancelledError("the client left");
-    if (!lease_) return Invalid("the stream ended before its header");
+    if (!lease_) return InvalidStream("the stream ended before its header");
     const uint64_t expected = lease_->bytes().size();
     if (received_ < expected) {
-      return Invalid(
+      return InvalidStream(
           absl::StrCat("the stream ended after ", received_, " of ", expected, " bytes"));
     }
     ASSIGN_OR_RETURN(const store::CommitOutcome outcome, ns_->Commit(*std::move(lease_)));

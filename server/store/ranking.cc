@@ -181,15 +181,14 @@ absl::Status Ranking::SetPolicy(std::string_view name) {
   policy_->ForEachFromWorst([&members](uint32_t record) { members.push_back(record); });
   for (const uint32_t record : members) {
     PolicyNode& node = nodes_[record];
-    const shm::Record& shared = index_.view().record(record);
     node = {.used_ms = node.used_ms, .class_id = node.class_id};
-    // Each a request of its own at the time of its last use, as far as that is known.
+    // Each a request of its own at the time of its last use, as far as that is known. The record
+    // itself is not read: it may have gone since the notes were taken, and be another's by now. A
+    // new policy has no ghosts whose hash it could be.
     const uint64_t used_ms =
         RecencyClock::TimeMs(space_.state(record).stamp.load(std::memory_order_relaxed));
-    made->Insert(record, {.now_ms = used_ms,
-                          .request = NewRequest(),
-                          .hash = shared.hash().lo,
-                          .size_bytes = shared.size()});
+    made->Insert(record,
+                 {.now_ms = used_ms, .request = NewRequest(), .size_bytes = assumed_object_bytes_});
   }
   policy_ = std::move(made);
   name_ = std::string(name);

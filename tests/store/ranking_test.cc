@@ -27,7 +27,7 @@ using ::testing::HasSubstr;
 using testing::Mix;
 using testing::Scaled;
 
-constexpr const char* kAll[] = {"auto", "lru", "fifo", "lfu", "s3fifo", "arc"};
+constexpr const char* kAllPolicies[] = {"auto", "lru", "fifo", "lfu", "s3fifo", "arc"};
 
 std::string KeyOf(int i) { return "block:" + std::to_string(i); }
 
@@ -189,7 +189,7 @@ TEST_F(RankingTest, TheOrderOutlivesAChangeOfPolicy) {
 }
 
 class AnyPolicy : public RankingTest, public ::testing::WithParamInterface<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Policies, AnyPolicy, ::testing::ValuesIn(kAll));
+INSTANTIATE_TEST_SUITE_P(Policies, AnyPolicy, ::testing::ValuesIn(kAllPolicies));
 
 TEST_P(AnyPolicy, PassesOverPinsOfDaemonAndClients) {
   Open(64, GetParam());
@@ -239,7 +239,8 @@ TEST_P(AnyPolicy, LosesNobodyUnderLoad) {
     });
   }
   threads.emplace_back([this, &done] {
-    for (int i = 0; !done.load(); ++i) EXPECT_TRUE(ns_->SetPolicy(kAll[i % std::size(kAll)]).ok());
+    for (int i = 0; !done.load(); ++i)
+      EXPECT_TRUE(ns_->SetPolicy(kAllPolicies[i % std::size(kAllPolicies)]).ok());
   });
   for (size_t t = 0; t < 4; ++t) threads[t].join();
   done = true;

@@ -30,7 +30,7 @@ class Ttl : public StoreFixture {
 TEST_F(Ttl, ExpiresWithinOneTickAfterItsTime) {
   for (const uint64_t ttl_ms : {1u, 50u, 99u, 100u, 101u, 250u, 1'000u, 60'000u}) {
     for (const uint64_t phase : {0u, 1u, 37u, 99u}) {
-      SCOPED_TRACE(testing::Message() << "ttl " << ttl_ms << ", put at +" << phase);
+      SCOPED_TRACE(::testing::Message() << "ttl " << ttl_ms << ", put at +" << phase);
       clock_.AdvanceMs(100 - clock_.NowMs() % 100 + phase);
       PutFor(ttl_ms);
       clock_.AdvanceMs(ttl_ms - 1);
