@@ -7,7 +7,7 @@
 
 namespace infercache::store {
 
-class FifoPolicy final : public Policy {
+class FifoPolicy : public Policy {
  public:
   explicit FifoPolicy(PolicyNode* nodes) : list_(nodes, 1) {}
 
@@ -20,7 +20,7 @@ class FifoPolicy final : public Policy {
   }
   size_t memory_bytes() const override { return 0; }
 
- private:
+ protected:
   RecordList list_;
 };
 

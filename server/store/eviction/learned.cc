@@ -88,8 +88,10 @@ uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, bool beh
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   Begin(use);
-  const auto bytes = static_cast<double>(use.size_bytes);
-  mean_bytes_ += mean_bytes_ == 0 ? bytes : (bytes - mean_bytes_) / 64;
+  if (use.size_bytes != 0) {
+    const auto bytes = static_cast<double>(use.size_bytes);
+    mean_bytes_ += mean_bytes_ == 0 ? bytes : (bytes - mean_bytes_) / 64;
+  }
   PolicyNode& node = nodes_[record];
   node.uses = 1;
   if (const auto ghost = ghosts_.Take(use.hash); ghost.has_value()) {

@@ -45,9 +45,9 @@ struct Use {
   uint64_t idle_ms = 0;
   bool repeat = false;
   // Of a new record:
-  uint64_t hash = 0;    // names the object before, between and after its records
-  uint32_t anchor = 0;  // the member behind which it belongs: its chain goes on there; 0 = none
-  uint64_t size_bytes = 0;
+  uint64_t hash = 0;        // names the object before, between and after its records
+  uint32_t anchor = 0;      // the member behind which it belongs: its chain goes on there; 0 = none
+  uint64_t size_bytes = 0;  // 0 = not known
 };
 
 // A record goes.
