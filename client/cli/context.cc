@@ -77,6 +77,14 @@ absl::Duration CreationDeadline(uint64_t bytes) {
   return kAtLeast + kPerGiB * (static_cast<double>(bytes) / (uint64_t{1} << 30));
 }
 
+void AddTraceOption(CLI::App& app, std::string& file) {
+  app.add_option("--trace", file,
+                 "Mooncake format: {\"timestamp\", \"input_length\", \"output_length\", "
+                 "\"hash_ids\"} a line; - is standard input")
+      ->type_name("FILE")
+      ->required();
+}
+
 void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
   app.add_option(
          "--endpoint", options.endpoint,

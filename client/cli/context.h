@@ -83,6 +83,9 @@ void AddReplayCommand(CommandLine& line);
 void AddBenchCommand(CommandLine& line);
 void AddSimulateCommand(CommandLine& line);
 
+// --trace FILE, required.
+void AddTraceOption(CLI::App& app, std::string& file);
+
 // Option whose text `parse` (StatusOr<T> of string_view) turns into `target`; its message is the
 // usage error.
 template <typename T, typename Parse>

@@ -167,12 +167,7 @@ void AddReplayCommand(CommandLine& line) {
       "the rest. Ratios are shares of all blocks: prefix = before the first missing one of their\n"
       "request, object = present anywhere in it.");
   const auto arguments = std::make_shared<ReplayArguments>();
-  replay
-      ->add_option("--trace", arguments->trace_file,
-                   "Mooncake format: {\"timestamp\", \"input_length\", \"output_length\", "
-                   "\"hash_ids\"} a line; - is standard input")
-      ->type_name("FILE")
-      ->required();
+  AddTraceOption(*replay, arguments->trace_file);
   AddParsedOption(*replay, "--block-bytes", arguments->options.block_bytes, ParseSize, "SIZE",
                   "Bytes of a block, as in 64KiB")
       ->required();

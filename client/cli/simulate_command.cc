@@ -175,12 +175,7 @@ void AddSimulateCommand(CommandLine& line) {
       "the policy alone takes for the use of a block, bytes_per_object what it keeps for each\n"
       "object that is there, with what it remembers of others.");
   const auto arguments = std::make_shared<SimulateArguments>();
-  simulate
-      ->add_option("--trace", arguments->trace_file,
-                   "Mooncake format: {\"timestamp\", \"input_length\", \"output_length\", "
-                   "\"hash_ids\"} a line; - is standard input")
-      ->type_name("FILE")
-      ->required();
+  AddTraceOption(*simulate, arguments->trace_file);
   AddParsedOption(*simulate, "--policy", arguments->policies, ParsePolicies, "P[,P...]",
                   absl::StrCat("Of ", store::PolicyNames()))
       ->required();
