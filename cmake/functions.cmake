@@ -7,6 +7,9 @@ if(INFERCACHE_WERROR)
 endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
   list(APPEND INFERCACHE_WARNINGS -Wthread-safety)
+elseif(CMAKE_UNITY_BUILD)
+  # It asks whether a type is defined in the file that is compiled; in a batch none is.
+  list(APPEND INFERCACHE_WARNINGS -Wno-subobject-linkage)
 endif()
 
 function(infercache_library name)
