@@ -6,10 +6,10 @@
 #include <iostream>
 #include <string>
 
+#include "tests/build_kind.h"
 #include "tests/chaos/steps.h"
 #include "tests/chaos/worker_process.h"
 #include "tests/local/local_fixture.h"
-#include "tests/store/build_kind.h"
 
 namespace infercache::chaos {
 

@@ -23,6 +23,7 @@
 
 #include "infercache/client.h"
 #include "tests/chaos/flight_value.h"
+#include "tests/chaos/number_option.h"
 #include "tests/chaos/worker_process.h"
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/test_client.h"
@@ -342,15 +343,7 @@ TEST_F(SingleFlight, SixtyFourClientsOfBothLanesComputeAKeyOnce) {
 }  // namespace infercache::chaos
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  constexpr std::string_view kRounds = "--rounds=";
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    if (!argument.starts_with(kRounds)) {
-      std::cerr << "unknown argument '" << argument << "'; there is --rounds=N" << std::endl;
-      return 2;
-    }
-    infercache::chaos::rounds = std::atoi(argument.substr(kRounds.size()).data());
-  }
+  using infercache::chaos::NumberOption;
+  infercache::chaos::rounds = NumberOption(argc, argv, "--rounds=", infercache::chaos::rounds);
   return RUN_ALL_TESTS();
 }

@@ -18,10 +18,11 @@
 #include <string_view>
 #include <vector>
 
+#include "tests/build_kind.h"
+#include "tests/chaos/number_option.h"
 #include "tests/chaos/worker_process.h"
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/test_client.h"
-#include "tests/store/build_kind.h"
 
 namespace infercache::chaos {
 namespace {
@@ -171,16 +172,8 @@ TEST_F(Stress, TheDaemonIsKilledAndComesBack) {
 }  // namespace infercache::chaos
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  constexpr std::string_view kSeconds = "--seconds=";
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    if (!argument.starts_with(kSeconds)) {
-      std::cerr << "unknown argument '" << argument << "'; there is --seconds=N" << std::endl;
-      return 2;
-    }
-    infercache::chaos::run_time =
-        std::chrono::seconds(std::atoi(argument.substr(kSeconds.size()).data()));
-  }
+  using infercache::chaos::NumberOption;
+  infercache::chaos::run_time = std::chrono::seconds(NumberOption(
+      argc, argv, "--seconds=", static_cast<int>(infercache::chaos::run_time.count())));
   return RUN_ALL_TESTS();
 }

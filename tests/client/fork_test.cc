@@ -13,7 +13,7 @@
 #include "server/local/local_server.h"
 #include "server/store/store.h"
 #include "tests/client/client_testing.h"
-#include "tests/store/build_kind.h"
+#include "tests/build_kind.h"
 
 namespace infercache {
 namespace {

@@ -8,25 +8,12 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/or_die.h"
 
 namespace infercache {
-namespace {
-
-// A test cannot go on without its daemon.
-template <typename T>
-T OrDie(absl::StatusOr<T> result) {
-  if (!result.ok()) {
-    std::cerr << result.status() << std::endl;
-    std::abort();
-  }
-  return *std::move(result);
-}
-
-}  // namespace
 
 std::string NewSocketPath() {
   static std::atomic<int> count{0};

@@ -2,23 +2,11 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
-#include <iostream>
-
 #include "absl/strings/str_cat.h"
+#include "tests/or_die.h"
 
 namespace infercache {
 namespace {
-
-// A test cannot go on without its daemon.
-template <typename T>
-T OrDie(absl::StatusOr<T> result) {
-  if (!result.ok()) {
-    std::cerr << result.status() << std::endl;
-    std::abort();
-  }
-  return *std::move(result);
-}
 
 store::NamespaceSpec OpenNamespace(const char* name, uint64_t quota_bytes) {
   store::NamespaceSpec spec;

@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "common/shm/reader.h"
-#include "tests/store/build_kind.h"
+#include "tests/build_kind.h"
 #include "tests/store/pattern.h"
 
 namespace infercache::shm {

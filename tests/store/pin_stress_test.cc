@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/store/build_kind.h"
+#include "tests/build_kind.h"
 #include "tests/store/pattern.h"
 #include "tests/store/shm_client.h"
 #include "tests/store/store_fixture.h"

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/store/build_kind.h"
+#include "tests/build_kind.h"
 #include "tests/store/pattern.h"
 #include "tests/store/store_fixture.h"
 

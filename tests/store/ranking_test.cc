@@ -14,7 +14,7 @@
 
 #include "server/store/chain.h"
 #include "server/store/eviction/policy.h"
-#include "tests/store/build_kind.h"
+#include "tests/build_kind.h"
 #include "tests/store/pattern.h"
 #include "tests/store/shm_client.h"
 #include "tests/store/store_fixture.h"
