@@ -2,7 +2,7 @@
 # Installs what is missing, then builds and runs every test. The last line is "N passed, N failed",
 # counted over all test programs of all stages; exit status 0 only if nothing failed.
 #
-#   tests/run.sh              every stage
+#   tests/run.sh              every stage but clang
 #   tests/run.sh --quick      only: style, dev
 #   tests/run.sh STAGE...     only these
 #
@@ -10,13 +10,14 @@
 #   style   clang-format, shellcheck, every source file in a target
 #   model   spin: the pin protocol holds in every state of its model, and the model catches its mutants
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
-#   asan    gcc, AddressSanitizer and UBSan: all tests
+#   asan    clang, AddressSanitizer and UBSan, -Wthread-safety -Werror: all tests, and each fuzz target for
+#           some seconds from its seeds
 #   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
-#   clang   clang, -Wthread-safety -Werror: everything builds
-#   fuzz    clang, libFuzzer: each target for some seconds from its seeds
+#   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
 set -euo pipefail
 
-all_stages=(style model dev asan tsan clang fuzz)
+all_stages=(style model dev asan tsan)
+more_stages=(clang)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -127,16 +128,6 @@ stage_tsan() { build tsan && run_ctest tsan; }
 
 stage_clang() { build clang; }
 
-stage_fuzz() {
-  local targets
-  configure fuzz || return 1
-  # Each fuzz target and its test have one name, which ctest may follow with " (Disabled)"; NAME_seeds is
-  # the same target over its seeds.
-  mapfile -t targets < <(ctest --preset fuzz --show-only |
-    sed -n 's/^ *Test *#[0-9]*: *\([^ ]*\).*/\1/p' | grep -v '_seeds$')
-  build fuzz "${targets[@]}" && run_ctest fuzz
-}
-
 # --- Running them ---
 
 # Prints "TESTS FAILURES SKIPPED" of a stage's ctest run (or what reports like one); nothing if it ran
@@ -167,8 +158,8 @@ for argument in "$@"; do
     --quick) stages+=("${quick_stages[@]}") ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
     *)
-      printf '%s\n' "${all_stages[@]}" | grep -Fxq -- "$argument" ||
-        fail_usage "no stage '$argument'; there are: ${all_stages[*]}"
+      printf '%s\n' "${all_stages[@]}" "${more_stages[@]}" | grep -Fxq -- "$argument" ||
+        fail_usage "no stage '$argument'; there are: ${all_stages[*]} ${more_stages[*]}"
       stages+=("$argument")
       ;;
   esac
