@@ -54,7 +54,7 @@ install(FILES ${PROJECT_BINARY_DIR}/infercached.service
 
 # --- client ---
 
-set(client_targets infercache_client infercache_client_local infercache_common infercache_proto
+set(client_targets infercache_client infercache_client_local infercache_common infercache_convert infercache_proto
     infercache_messages)
 foreach(target ${client_targets})
   string(REPLACE infercache_ "" export_name ${target})

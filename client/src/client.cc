@@ -6,11 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/channel.h"
 #include "client/src/client_impl.h"
-#include "client/src/proto_convert.h"
 #include "client/src/remote_transport.h"
 #include "common/fingerprint.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
+#include "convert/types.h"
 
 namespace infercache {
 namespace {
@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   } else {
     ASSIGN_OR_RETURN(RemoteChannel channel, MakeChannel(options));
     transport = std::make_unique<RemoteTransport>(
-        std::move(channel), ToProto(options.namespace_name, fingerprint.entries()),
+        std::move(channel), ToScope(options.namespace_name, fingerprint.entries()),
         options.max_unary_bytes);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<CompletionQueue> completions, CompletionQueue::Create());

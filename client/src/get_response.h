@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/src/proto_convert.h"
 #include "client/src/wire_cursor.h"
+#include "convert/types.h"
 
 namespace infercache {
 

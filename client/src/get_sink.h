@@ -10,8 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/src/proto_convert.h"
 #include "client/src/transport.h"
+#include "convert/types.h"
 
 namespace infercache {
 

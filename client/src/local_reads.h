@@ -10,8 +10,8 @@
 
 #include "client/src/local_conversation.h"
 #include "client/src/local_reader.h"
-#include "client/src/proto_convert.h"
 #include "client/src/transport.h"
+#include "convert/types.h"
 
 namespace infercache {
 

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
-#include "client/src/proto_convert.h"
+#include "client/src/listing.h"
 #include "common/limits.h"
 
 namespace infercache {
@@ -59,24 +59,9 @@ bool ListConversation::Next(v1::LocalRequest* request) {
 
 void ListConversation::Take(LocalAnswer answer) {
   if (!answer.status.ok()) return Fail(answer.status);
-  absl::Status status = TakePage(std::move(*answer.response.mutable_key_page()));
-  if (!status.ok()) Fail(status);
-}
-
-absl::Status ListConversation::TakePage(v1::KeyPage page) {
-  result.next_page_token = std::move(*page.mutable_next_page_token());
-  for (v1::ListedKey& proto : *page.mutable_objects()) {
-    absl::StatusOr<ObjectDescription> description = FromProto(proto.object());
-    if (!description.ok()) return BadAnswer(description.status().message());
-    if (!result.objects.empty() && proto.key() <= result.objects.back().key) {
-      return BadAnswer("a list out of order");
-    }
-    result.objects.push_back({.key = std::move(*proto.mutable_key()),
-                              .size_bytes = description->size_bytes,
-                              .info = std::move(description->info),
-                              .parts = std::move(description->parts)});
-  }
-  return absl::OkStatus();
+  v1::KeyPage& page = *answer.response.mutable_key_page();
+  result =
+      TakeListing(std::move(*page.mutable_objects()), std::move(*page.mutable_next_page_token()));
 }
 
 bool PingConversation::Next(v1::LocalRequest* request) {

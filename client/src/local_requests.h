@@ -52,8 +52,6 @@ class ListConversation final : public Conversation {
   void Take(LocalAnswer answer) override;
 
  private:
-  absl::Status TakePage(v1::KeyPage page);
-
   const std::string key_prefix_;
   const std::string page_token_;
   const uint32_t page_size_;

@@ -11,9 +11,9 @@
 #include "client/src/local_reads.h"
 #include "client/src/local_requests.h"
 #include "client/src/local_reserve.h"
-#include "client/src/proto_convert.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
+#include "convert/types.h"
 
 namespace infercache {
 namespace {
@@ -125,7 +125,7 @@ absl::StatusOr<std::unique_ptr<LocalTransport>> LocalTransport::Connect(Options 
   ASSIGN_OR_RETURN(
       transport->link_,
       LocalLink::Start({.path = std::move(options.path),
-                        .scope = ToProto(options.namespace_name, options.fingerprint.entries()),
+                        .scope = ToScope(options.namespace_name, options.fingerprint.entries()),
                         .fingerprint = options.fingerprint.hash()},
                        transport->lanes_));
   return transport;

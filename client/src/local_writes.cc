@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "client/src/daemon_status.h"
-#include "client/src/proto_convert.h"
 #include "common/limits.h"
+#include "convert/types.h"
 
 namespace infercache {
 namespace {
@@ -23,7 +23,7 @@ void FillReserveItem(std::string_view key, uint64_t size_bytes, const ObjectInfo
                      std::span<const PartSpec> parts, bool overwrite, v1::ReserveItem* proto) {
   proto->set_key(key.data(), key.size());
   proto->set_size_bytes(size_bytes);
-  for (const PartSpec& part : parts) ToProto(part, proto->add_parts());
+  ToProto(parts, proto->mutable_parts());
   if (info != ObjectInfo{}) ToProto(info, proto->mutable_info());
   proto->set_overwrite(overwrite);
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "client/src/proto_convert.h"
+#include "convert/types.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/wire_format_lite.h"
 #include "infercache/v1/cache.pb.h"
@@ -28,7 +28,7 @@ std::string ItemHead(const PutItem& item) {
   v1::PutItem proto;
   proto.set_key(item.key.data(), item.key.size());
   ToProto(item.info, proto.mutable_info());
-  for (const PartSpec& part : item.parts) ToProto(part, proto.add_parts());
+  ToProto(item.parts, proto.mutable_parts());
   proto.set_overwrite(item.overwrite);
   const uint64_t value_bytes = ValueBytes(item);
   const std::string head =
@@ -74,7 +74,7 @@ grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item
   *header.mutable_scope() = scope;
   header.set_key(item.key.data(), item.key.size());
   ToProto(item.info, header.mutable_info());
-  for (const PartSpec& part : item.parts) ToProto(part, header.add_parts());
+  ToProto(item.parts, header.mutable_parts());
   header.set_overwrite(item.overwrite);
   header.set_size_bytes(ValueBytes(item));
   const grpc::Slice slice(request.SerializeAsString());

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/get_sink.h"
 #include "client/src/health.h"
-#include "client/src/proto_convert.h"
+#include "client/src/listing.h"
 #include "client/src/remote_flight.h"
 #include "client/src/remote_get.h"
 #include "client/src/remote_keys.h"
@@ -20,23 +20,6 @@ namespace infercache {
 namespace {
 
 constexpr char kListMethod[] = "/infercache.v1.Cache/List";
-
-absl::StatusOr<ListResult> TakeList(v1::ListResponse message) {
-  ListResult result;
-  result.next_page_token = std::move(*message.mutable_next_page_token());
-  for (v1::ListedObject& proto : *message.mutable_objects()) {
-    absl::StatusOr<ObjectDescription> description = FromProto(proto.object());
-    if (!description.ok()) return BadAnswer(description.status().message());
-    if (!result.objects.empty() && proto.key() <= result.objects.back().key) {
-      return BadAnswer("a list out of order");
-    }
-    result.objects.push_back({.key = std::move(*proto.mutable_key()),
-                              .size_bytes = description->size_bytes,
-                              .info = std::move(description->info),
-                              .parts = std::move(description->parts)});
-  }
-  return result;
-}
 
 }  // namespace
 
@@ -109,9 +92,9 @@ void RemoteTransport::List(std::string_view key_prefix, uint32_t page_size,
                          v1::ListResponse message;
                          if (status.ok()) status = Parse(response, &message);
                          if (!status.ok()) return done({.status = status}, ReachedBy(status));
-                         absl::StatusOr<ListResult> result = TakeList(std::move(message));
-                         if (!result.ok()) return done({.status = result.status()}, Reached::kYes);
-                         done(*std::move(result), Reached::kYes);
+                         done(TakeListing(std::move(*message.mutable_objects()),
+                                          std::move(*message.mutable_next_page_token())),
+                              Reached::kYes);
                        });
 }
 

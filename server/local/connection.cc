@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/local/convert.h"
+#include "server/answers/failure.h"
 #include "server/local/hello.h"
 
 namespace infercache::local {

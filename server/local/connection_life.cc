@@ -7,9 +7,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/absl_view.h"
 #include "common/limits.h"
 #include "server/local/connection.h"
-#include "server/local/convert.h"
 
 namespace infercache::local {
 

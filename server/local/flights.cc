@@ -7,29 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/local/convert.h"
+#include "server/answers/claims.h"
 
 namespace infercache::local {
 namespace {
 
 using State = store::Namespace::GetOrReserved::State;
 using Outcome = store::ClaimEvent::Outcome;
-
-absl::Status CheckTime(const char* field, uint64_t value, uint64_t most) {
-  if (value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; the limit is ", most));
-}
-
-void SetWin(uint64_t ticket, uint64_t claim_ms, v1::ClaimAnswer* answer) {
-  answer->set_state(v1::CLAIM_STATE_WIN);
-  answer->set_claim(ticket);
-  answer->set_claim_ms(claim_ms);
-}
-
-void SetMiss(const absl::Status& why, v1::ClaimAnswer* answer) {
-  answer->set_state(v1::CLAIM_STATE_MISS);
-  SetFailure(why, answer);
-}
 
 }  // namespace
 
@@ -100,27 +84,10 @@ void Flights::Close(const absl::Status& why) {
 
 v1::ClaimAnswer Flights::Ask(std::string_view key, const store::Claims::Request& request,
                              const Asked& asked) {
-  v1::ClaimAnswer answer;
   const auto result = namespace_->GetOrReserve({key, fingerprint_}, *party_, request);
-  if (!result.ok()) {
-    SetMiss(result.status(), &answer);
-    return answer;
-  }
-  switch (result->state) {
-    case State::kHit:
-      answer.set_state(v1::CLAIM_STATE_HIT);
-      break;
-    case State::kWin:
-      SetWin(result->ticket, request.claim_ms, &answer);
-      break;
-    case State::kWait:
-      answer.set_state(v1::CLAIM_STATE_WAIT);
-      waits_.emplace(result->ticket, asked);
-      break;
-    case State::kMiss:
-      answer.set_state(v1::CLAIM_STATE_MISS);
-      break;
-  }
+  if (result.ok() && result->state == State::kWait) waits_.emplace(result->ticket, asked);
+  v1::ClaimAnswer answer;
+  SetAnswer(result, request.claim_ms, &answer);
   return answer;
 }
 
@@ -130,12 +97,9 @@ absl::Status Flights::GetOrReserve(uint64_t request_id, const v1::GetOrReserve& 
     return absl::FailedPreconditionError(
         "the session has no single flight: its Hello did not ask for it, or it is over");
   }
-  RETURN_IF_ERROR(CheckTime("wait_ms", request.wait_ms(), kMaxWaitMs));
-  RETURN_IF_ERROR(CheckTime("claim_ms", request.claim_ms(), kMaxClaimMs));
-  const store::Claims::Request what = {
-      .wait_ms = request.wait_ms(),
-      .claim_ms = request.claim_ms() == 0 ? kDefaultClaimMs : request.claim_ms(),
-      .may_win = may_win_};
+  ASSIGN_OR_RETURN(store::Claims::Request what,
+                   ToClaimRequest(request.wait_ms(), request.claim_ms()));
+  what.may_win = may_win_;
   for (int i = 0; i < request.keys_size(); ++i) {
     *response->add_items() = Ask(request.keys(i), what, {request_id, static_cast<uint32_t>(i)});
   }
@@ -176,14 +140,7 @@ bool Flights::TakeEvents(v1::ClaimEvents* events) {
     v1::ClaimEvent& told = *events->add_events();
     told.set_request(node.mapped().request);
     told.set_index(node.mapped().index);
-    v1::ClaimAnswer& answer = *told.mutable_answer();
-    if (event.outcome == Outcome::kHit) {
-      answer.set_state(v1::CLAIM_STATE_HIT);
-    } else if (event.outcome == Outcome::kWin) {
-      SetWin(event.ticket, event.claim_ms, &answer);
-    } else {
-      SetMiss(event.why, &answer);
-    }
+    SetAnswer(event, told.mutable_answer());
   }
   return events->events_size() > 0;
 }

@@ -11,7 +11,7 @@
 #include "common/shm/index_layout.h"
 #include "common/shm/session_page.h"
 #include "common/status_macros.h"
-#include "server/local/convert.h"
+#include "convert/types.h"
 
 namespace infercache::local {
 namespace {
@@ -91,7 +91,7 @@ absl::StatusOr<std::unique_ptr<Session>> OpenSession(Host& host, const v1::Hello
                    FindNamespace(host, hello.scope().namespace_()));
   ASSIGN_OR_RETURN(const PutAccess access, DecideAccess(host, ns->spec(), peer, hello.read_only()));
   ASSIGN_OR_RETURN(Fingerprint fingerprint,
-                   Fingerprint::Make(ToFingerprintEntries(hello.scope().fingerprint())));
+                   Fingerprint::Make(FromProto(hello.scope().fingerprint())));
   RETURN_IF_ERROR(fingerprint.Satisfies(ns->spec().required_fingerprint));
   ASSIGN_OR_RETURN(std::shared_ptr<store::ClientPage> page,
                    store::ClientPage::Create(host.options.pin_slots));

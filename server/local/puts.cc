@@ -11,7 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/local/convert.h"
+#include "convert/types.h"
+#include "server/answers/failure.h"
 
 namespace infercache::local {
 namespace {
@@ -94,8 +95,8 @@ Hash128 Puts::ParentOf(const v1::ReserveItem& object) const {
 
 absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::ReserveItem& item,
                                                                     const store::UseContext& use) {
-  ASSIGN_OR_RETURN(const ObjectInfo info, ToObjectInfo(item.info()));
-  ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, ToParts(item.parts()));
+  ASSIGN_OR_RETURN(const ObjectInfo info, FromProto(item.info()));
+  ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, FromProto(item.parts(), item.size_bytes()));
   return namespace_->Reserve({.id = {item.key(), fingerprint_},
                               .size_bytes = item.size_bytes(),
                               .parts = parts,

@@ -5,7 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/local/convert.h"
+#include "convert/types.h"
+#include "server/answers/listing.h"
 #include "server/local/session.h"
 
 namespace infercache::local {
@@ -15,7 +16,6 @@ using Keys = google::protobuf::RepeatedPtrField<std::string>;
 
 // What an answer's items may take, leaving room for what is around them.
 constexpr size_t kMaxAnswerBytes = kMaxFrameBytes - 4096;
-constexpr size_t kDefaultPageSize = 1000;
 
 absl::Status CheckKeys(const Keys& keys) {
   for (int i = 0; i < keys.size(); ++i) {
@@ -185,33 +185,13 @@ absl::Status Session::Remove(const v1::Remove& request, v1::Removed* response) {
 }
 
 absl::Status Session::ListKeys(const v1::ListKeys& request, v1::KeyPage* response) {
-  const size_t page_size = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
-  if (page_size > kMaxListPageSize) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("page_size: ", page_size, "; the limit is ", kMaxListPageSize));
-  }
-  if (request.key_prefix().size() > kMaxKeyBytes || request.page_token().size() > kMaxKeyBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("key_prefix or page_token: the limit is ", kMaxKeyBytes, " bytes"));
-  }
-  const store::ListPage page =
-      namespace_->List(fingerprint_.hash(), request.key_prefix(), request.page_token(), page_size);
-  bool more = page.more;
-  size_t answer_bytes = 0;
-  for (const store::ListEntry& entry : page.entries) {
-    v1::ListedKey& item = *response->add_objects();
-    item.set_key(entry.key);
-    Describe(entry.info, entry.size_bytes, entry.parts, item.mutable_object());
-    answer_bytes += item.ByteSizeLong() + 8;
-    if (answer_bytes > kMaxAnswerBytes) {
-      response->mutable_objects()->RemoveLast();
-      more = true;
-      break;
-    }
-  }
-  if (more && response->objects_size() > 0) {
-    response->set_next_page_token(response->objects().rbegin()->key());
-  }
+  ASSIGN_OR_RETURN(KeyListing listing, infercache::ListKeys(*namespace_, fingerprint_.hash(),
+                                                            {.key_prefix = request.key_prefix(),
+                                                             .page_token = request.page_token(),
+                                                             .page_size = request.page_size(),
+                                                             .max_bytes = kMaxAnswerBytes}));
+  *response->mutable_objects() = std::move(listing.objects);
+  response->set_next_page_token(std::move(listing.next_page_token));
   return absl::OkStatus();
 }
 

@@ -9,7 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/rpc/convert.h"
+#include "convert/types.h"
 #include "server/rpc/error.h"
 
 namespace infercache::rpc {
@@ -25,7 +25,7 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   ASSIGN_OR_RETURN(const Fingerprint required,
-                   Fingerprint::Make(ToFingerprintEntries(message.required_fingerprint())));
+                   Fingerprint::Make(FromProto(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
 
   if (message.live_objects() == 0) return spec;
@@ -52,7 +52,7 @@ void SetSpec(const store::NamespaceSpec& spec, v1::NamespaceSpec* out) {
   out->set_policy(spec.policy);
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
-  SetFingerprint(spec.required_fingerprint, out->mutable_required_fingerprint());
+  ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
 void SetAge(const store::AgedBytes& bytes, v1::AgedBytes* out) {

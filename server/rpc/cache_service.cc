@@ -5,11 +5,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/rpc/convert.h"
+#include "server/answers/listing.h"
+#include "server/rpc/error.h"
 #include "server/rpc/flight_stream.h"
 #include "server/rpc/get_stream.h"
 #include "server/rpc/message_bytes.h"
@@ -20,7 +20,6 @@
 namespace infercache::rpc {
 namespace {
 
-constexpr uint32_t kDefaultListPageSize = 1000;
 // Every gRPC client takes 4 MiB unless told otherwise; a page ends before that.
 constexpr size_t kMaxListPageBytes = 3 << 20;
 
@@ -82,47 +81,17 @@ void DoMatch(const Scope& scope, const Keys& keys, v1::MatchResponse* response) 
   response->set_present(std::move(present));
 }
 
-absl::Status CheckList(const v1::ListRequest& request) {
-  const auto invalid = [](const auto&... message) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat(message...)), "INVALID_PAGE");
-  };
-  if (request.page_size() > kMaxListPageSize) {
-    return invalid("page_size: ", request.page_size(), "; the limit is ", kMaxListPageSize);
-  }
-  if (request.key_prefix().size() > kMaxKeyBytes) {
-    return invalid("key_prefix: ", request.key_prefix().size(), " bytes; the limit is ",
-                   kMaxKeyBytes);
-  }
-  const std::string& token = request.page_token();
-  if (!token.empty() &&
-      (token.size() > kMaxKeyBytes || !absl::StartsWith(token, request.key_prefix()))) {
-    return invalid("page_token: not from an answer to this key_prefix");
-  }
+absl::Status DoList(const Scope& scope, const v1::ListRequest& request,
+                    v1::ListResponse* response) {
+  auto listing = ListKeys(*scope.ns, scope.fingerprint.hash(),
+                          {.key_prefix = request.key_prefix(),
+                           .page_token = request.page_token(),
+                           .page_size = request.page_size(),
+                           .max_bytes = kMaxListPageBytes});
+  if (!listing.ok()) return WithReason(listing.status(), "INVALID_PAGE");
+  *response->mutable_objects() = std::move(listing->objects);
+  response->set_next_page_token(std::move(listing->next_page_token));
   return absl::OkStatus();
-}
-
-void DoList(const Scope& scope, const v1::ListRequest& request, v1::ListResponse* response) {
-  const size_t page_size = request.page_size() == 0 ? kDefaultListPageSize : request.page_size();
-  const store::ListPage page = scope.ns->List(scope.fingerprint.hash(), request.key_prefix(),
-                                              request.page_token(), page_size);
-  bool more = page.more;
-  size_t bytes = 0;
-  for (const store::ListEntry& entry : page.entries) {
-    v1::ListedObject listed;
-    listed.set_key(entry.key);
-    SetObjectInfo(entry.info, listed.mutable_object()->mutable_info());
-    listed.mutable_object()->set_size_bytes(entry.size_bytes);
-    SetParts(entry.parts, listed.mutable_object()->mutable_parts());
-    bytes += listed.ByteSizeLong();
-    if (bytes > kMaxListPageBytes && response->objects_size() > 0) {
-      more = true;
-      break;
-    }
-    *response->add_objects() = std::move(listed);
-  }
-  if (more && response->objects_size() > 0) {
-    response->set_next_page_token(response->objects().rbegin()->key());
-  }
 }
 
 // Runs `work()` as the whole of a unary call, at once.
@@ -238,7 +207,6 @@ grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* contex
     RETURN_IF_ERROR(call->scope().admission());
     ASSIGN_OR_RETURN(Peer peer, Identify(environment_, *context));
     RETURN_IF_ERROR(ParseRequest(*bytes, &request));
-    RETURN_IF_ERROR(CheckList(request));
     return OpenScope(environment_, std::move(peer), request.scope());
   }();
   if (!scope.ok()) {
@@ -250,10 +218,12 @@ grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* contex
       [call, context, response, request = std::move(request), scope = *std::move(scope)] {
         if (context->IsCancelled()) return call->Complete(absl::CancelledError("the client left"));
         v1::ListResponse page;
-        DoList(scope, request, &page);
-        *response = ToBuffer(page);
-        call->scope().AddResponseBytes(response->Length());
-        call->Complete(absl::OkStatus());
+        const absl::Status status = DoList(scope, request, &page);
+        if (status.ok()) {
+          *response = ToBuffer(page);
+          call->scope().AddResponseBytes(response->Length());
+        }
+        call->Complete(status);
       });
   return call;
 }

@@ -7,16 +7,13 @@
 #include <string_view>
 
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
+#include "common/absl_view.h"
 
 namespace grpc {
 class Status;
 }
 
 namespace infercache::rpc {
-
-// Abseil as Debian builds it has a string_view of its own, which nothing converts to.
-inline absl::string_view AbslView(std::string_view text) { return {text.data(), text.size()}; }
 
 // The same failure with a reason in UPPER_SNAKE_CASE. A failure that already has one keeps it.
 absl::Status WithReason(absl::Status status, std::string_view reason);

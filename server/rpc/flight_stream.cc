@@ -8,6 +8,7 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "infercache/v1/cache.pb.h"
+#include "server/answers/claims.h"
 #include "server/rpc/error.h"
 #include "server/rpc/message_bytes.h"
 
@@ -15,7 +16,6 @@ namespace infercache::rpc {
 namespace {
 
 using State = store::Namespace::GetOrReserved::State;
-using Outcome = store::ClaimEvent::Outcome;
 
 // In one message, which so stays below what any client takes.
 constexpr int kMaxEventsPerMessage = 4096;
@@ -23,25 +23,10 @@ constexpr int kMaxEventsPerMessage = 4096;
 constexpr int kBackPressureEvents = 16'384;
 static_assert(kBackPressureEvents + kMaxItemsPerFrame < 65'536);
 
-absl::Status Invalid(const std::string& message) {
-  return WithReason(absl::InvalidArgumentError(message), "INVALID_FLIGHT");
-}
+constexpr char kInvalidFlight[] = "INVALID_FLIGHT";
 
-absl::Status CheckTime(const char* field, uint64_t value, uint64_t most) {
-  if (value <= most) return absl::OkStatus();
-  return Invalid(absl::StrCat(field, ": ", value, "; the limit is ", most));
-}
-
-void SetWin(uint64_t ticket, uint64_t claim_ms, v1::ClaimAnswer* answer) {
-  answer->set_state(v1::CLAIM_STATE_WIN);
-  answer->set_claim(ticket);
-  answer->set_claim_ms(claim_ms);
-}
-
-void SetMiss(const absl::Status& why, v1::ClaimAnswer* answer) {
-  answer->set_state(v1::CLAIM_STATE_MISS);
-  answer->set_code(static_cast<uint32_t>(why.code()));
-  answer->set_message(std::string(why.message()));
+absl::Status InvalidFlight(const std::string& message) {
+  return WithReason(absl::InvalidArgumentError(message), kInvalidFlight);
 }
 
 }  // namespace
@@ -155,11 +140,11 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
       case v1::FlightRequest::BODY_NOT_SET:
         break;
     }
-    return Invalid("a message that asks for nothing");
+    return InvalidFlight("a message that asks for nothing");
   }
 
   absl::Status Open(const v1::FlightOpen& open) {
-    if (flight_scope_) return Invalid("the stream is open already");
+    if (flight_scope_) return InvalidFlight("the stream is open already");
     ASSIGN_OR_RETURN(flight_scope_, OpenScope(environment_, *peer_, open.scope()));
     RETURN_IF_ERROR(flight_scope_->ns->claims().Enter(shared_from_this()));
     bool over = false;
@@ -173,30 +158,27 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   }
 
   absl::Status Ask(const v1::FlightAsk& ask) {
-    if (!flight_scope_) return Invalid("the first message must open the stream");
+    if (!flight_scope_) return InvalidFlight("the first message must open the stream");
     if (static_cast<size_t>(ask.keys_size()) > kMaxItemsPerFrame) {
-      return Invalid(
+      return InvalidFlight(
           absl::StrCat("ask.keys: ", ask.keys_size(), "; the limit is ", kMaxItemsPerFrame));
     }
     RETURN_IF_ERROR(AtField(CheckKeys(ask.keys()), "ask"));
-    RETURN_IF_ERROR(CheckTime("ask.wait_ms", ask.wait_ms(), kMaxWaitMs));
-    RETURN_IF_ERROR(CheckTime("ask.claim_ms", ask.claim_ms(), kMaxClaimMs));
-    const store::Claims::Request what = {
-        .wait_ms = ask.wait_ms(),
-        .claim_ms = ask.claim_ms() == 0 ? kDefaultClaimMs : ask.claim_ms()};
+    const auto what = ToClaimRequest(ask.wait_ms(), ask.claim_ms());
+    if (!what.ok()) return AtField(WithReason(what.status(), kInvalidFlight), "ask");
     for (int i = 0; i < ask.keys_size(); ++i) {
       const auto result =
-          flight_scope_->ns->GetOrReserve(flight_scope_->Id(ask.keys(i)), *this, what);
-      Answer({ask.id(), static_cast<uint32_t>(i)}, result, what.claim_ms);
+          flight_scope_->ns->GetOrReserve(flight_scope_->Id(ask.keys(i)), *this, *what);
+      Answer({ask.id(), static_cast<uint32_t>(i)}, result, what->claim_ms);
     }
     return absl::OkStatus();
   }
 
   absl::Status GiveUp(const v1::FlightGiveUp& request) {
-    if (!flight_scope_) return Invalid("the first message must open the stream");
+    if (!flight_scope_) return InvalidFlight("the first message must open the stream");
     if (static_cast<size_t>(request.claims_size()) > kMaxClaimsPerParty) {
-      return Invalid(absl::StrCat("give_up.claims: ", request.claims_size(), "; the limit is ",
-                                  kMaxClaimsPerParty));
+      return InvalidFlight(absl::StrCat("give_up.claims: ", request.claims_size(),
+                                        "; the limit is ", kMaxClaimsPerParty));
     }
     for (const uint64_t claim : request.claims()) {
       flight_scope_->ns->claims().GiveUp(*this, claim);
@@ -207,22 +189,12 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   void Answer(const Asked& asked, const absl::StatusOr<store::Namespace::GetOrReserved>& result,
               uint64_t claim_ms) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
-    v1::ClaimAnswer& answer = *AddEvent(asked);
-    if (!result.ok()) return SetMiss(result.status(), &answer);
-    switch (result->state) {
-      case State::kHit:
-        return answer.set_state(v1::CLAIM_STATE_HIT);
-      case State::kWin:
-        return SetWin(result->ticket, claim_ms, &answer);
-      case State::kMiss:
-        return answer.set_state(v1::CLAIM_STATE_MISS);
-      case State::kWait:
-        answer.set_state(v1::CLAIM_STATE_WAIT);
-        if (const auto early = early_.extract(result->ticket)) {
-          Tell(asked, early.mapped());
-        } else {
-          waits_.emplace(result->ticket, asked);
-        }
+    SetAnswer(result, claim_ms, AddEvent(asked));
+    if (!result.ok() || result->state != State::kWait) return;
+    if (const auto early = early_.extract(result->ticket)) {
+      Tell(asked, early.mapped());
+    } else {
+      waits_.emplace(result->ticket, asked);
     }
   }
 
@@ -234,14 +206,7 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   }
 
   void Tell(const Asked& asked, const store::ClaimEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    v1::ClaimAnswer& answer = *AddEvent(asked);
-    if (event.outcome == Outcome::kHit) {
-      answer.set_state(v1::CLAIM_STATE_HIT);
-    } else if (event.outcome == Outcome::kWin) {
-      SetWin(event.ticket, event.claim_ms, &answer);
-    } else {
-      SetMiss(event.why, &answer);
-    }
+    SetAnswer(event, AddEvent(asked));
   }
 
   // Starts what is due: a write; a read, unless too much is unread; the end, once no write is under

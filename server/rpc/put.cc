@@ -10,7 +10,6 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/rpc/convert.h"
 #include "server/rpc/error.h"
 #include "server/store/chain.h"
 
@@ -29,8 +28,8 @@ absl::StatusOr<CheckedItem> Check(const PutItemView& view) {
     return WithReason(absl::InvalidArgumentError("value: empty; an object has at least one byte"),
                       "INVALID_VALUE");
   }
-  ASSIGN_OR_RETURN(checked.info, ToObjectInfo(view.item.info()));
-  ASSIGN_OR_RETURN(checked.parts, ToParts(view.item.parts(), view.value.size));
+  ASSIGN_OR_RETURN(checked.info, CheckInfo(view.item.info()));
+  ASSIGN_OR_RETURN(checked.parts, CheckParts(view.item.parts(), view.value.size));
   return checked;
 }
 
@@ -103,6 +102,18 @@ absl::StatusOr<v1::PutOutcome> StoreItem(const Scope& scope, const PutItemView& 
 }
 
 }  // namespace
+
+absl::StatusOr<ObjectInfo> CheckInfo(const v1::ObjectInfo& info) {
+  auto checked = FromProto(info);
+  if (!checked.ok()) return WithReason(checked.status(), "INVALID_OBJECT_INFO");
+  return checked;
+}
+
+absl::StatusOr<std::vector<PartSpec>> CheckParts(const PartMessages& parts, uint64_t object_bytes) {
+  auto checked = FromProto(parts, object_bytes);
+  if (!checked.ok()) return WithReason(checked.status(), "INVALID_PARTS");
+  return checked;
+}
 
 absl::Status ExplainRefusal(const absl::Status& status) {
   return absl::IsResourceExhausted(status) ? WithReason(status, "STORE_FULL") : status;

@@ -2,7 +2,12 @@
 
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "convert/types.h"
 #include "infercache/v1/cache.pb.h"
 #include "server/rpc/put_wire.h"
 #include "server/rpc/scope.h"
@@ -14,6 +19,10 @@ namespace infercache::rpc {
 // recently used. A refused item does not fail the others.
 absl::Status StoreItems(const Scope& scope, const PutRequestView& request, Pieces pieces,
                         v1::PutResponse* response);
+
+// What a writer says about an object, checked; with a reason.
+absl::StatusOr<ObjectInfo> CheckInfo(const v1::ObjectInfo& info);
+absl::StatusOr<std::vector<PartSpec>> CheckParts(const PartMessages& parts, uint64_t object_bytes);
 
 // What the store says about an item, as the client shall see it: RESOURCE_EXHAUSTED gets a reason.
 absl::Status ExplainRefusal(const absl::Status& status);

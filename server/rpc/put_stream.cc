@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "infercache/v1/cache.pb.h"
-#include "server/rpc/convert.h"
 #include "server/rpc/error.h"
 #include "server/rpc/message_bytes.h"
 #include "server/rpc/put.h"
@@ -76,9 +75,9 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     RETURN_IF_ERROR(AtField(CheckKey(header.key()), "key"));
     if (header.size_bytes() == 0)
       return InvalidStream("size_bytes: 0; an object has at least one byte");
-    ASSIGN_OR_RETURN(const ObjectInfo info, ToObjectInfo(header.info()));
+    ASSIGN_OR_RETURN(const ObjectInfo info, CheckInfo(header.info()));
     ASSIGN_OR_RETURN(const std::vector<PartSpec> parts,
-                     ToParts(header.parts(), header.size_bytes()));
+                     CheckParts(header.parts(), header.size_bytes()));
     auto lease = scope.ns->Reserve({.id = scope.Id(header.key()),
                                     .size_bytes = header.size_bytes(),
                                     .parts = parts,

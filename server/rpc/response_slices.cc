@@ -10,8 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "convert/types.h"
 #include "infercache/v1/cache.pb.h"
-#include "server/rpc/convert.h"
 #include "server/rpc/error.h"
 
 namespace infercache::rpc {
@@ -214,9 +214,7 @@ grpc::ByteBuffer Assemble(std::vector<Draft> drafts, const Hold& hold) {
 }  // namespace
 
 void Describe(const store::ReadLease& lease, v1::ObjectDescription* out) {
-  SetObjectInfo(lease.info(), out->mutable_info());
-  out->set_size_bytes(lease.bytes().size());
-  SetParts(lease.parts(), out->mutable_parts());
+  infercache::Describe(lease.info(), lease.bytes().size(), lease.parts(), out);
 }
 
 absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const Keys& keys,

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
-#include "server/rpc/convert.h"
+#include "convert/types.h"
 #include "server/rpc/error.h"
 
 namespace infercache::rpc {
@@ -33,7 +33,7 @@ absl::StatusOr<Scope> OpenScope(const Environment& environment, Peer peer, const
   if (!ns.ok()) return WithReason(ns.status(), "NAMESPACE_NOT_FOUND");
   RETURN_IF_ERROR(peer.caller.CheckNamespace(**ns));
 
-  auto fingerprint = Fingerprint::Make(ToFingerprintEntries(scope.fingerprint()));
+  auto fingerprint = Fingerprint::Make(FromProto(scope.fingerprint()));
   if (!fingerprint.ok()) return WithReason(fingerprint.status(), "INVALID_FINGERPRINT");
   RETURN_IF_ERROR(WithReason(fingerprint->Satisfies((*ns)->spec().required_fingerprint),
                              "FINGERPRINT_MISMATCH"));

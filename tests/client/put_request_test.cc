@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "client/src/proto_convert.h"
 #include "client/src/remote_call.h"
+#include "convert/types.h"
 #include "infercache/v1/cache.pb.h"
 #include "tests/client/client_testing.h"
 
@@ -40,7 +40,7 @@ TEST(PutRequest, IsWhatProtobufWouldHaveWritten) {
   const std::string long_value(70'000, 'l');
   plain.value = {Bytes(long_value)};
   const std::vector<PutItem> items = {TensorItem(), plain};
-  const auto request = Parsed<v1::PutRequest>(MakePutRequest(ToProto("ns", {{"a", "b"}}), items));
+  const auto request = Parsed<v1::PutRequest>(MakePutRequest(ToScope("ns", {{"a", "b"}}), items));
   EXPECT_EQ(request.scope().namespace_(), "ns");
   ASSERT_EQ(request.scope().fingerprint_size(), 1);
   ASSERT_EQ(request.items_size(), 2);
@@ -72,7 +72,7 @@ TEST(PutRequest, AnEmptyValueIsSentAsOne) {
 TEST(PutStream, HeaderAndChunksMakeTheValue) {
   const PutItem item = TensorItem();
   const auto header =
-      Parsed<v1::PutStreamRequest>(MakePutStreamHeader(ToProto("ns", {}), item)).header();
+      Parsed<v1::PutStreamRequest>(MakePutStreamHeader(ToScope("ns", {}), item)).header();
   EXPECT_EQ(header.key(), "block/1");
   EXPECT_EQ(header.size_bytes(), 11u);
   EXPECT_EQ(header.parts_size(), 2);

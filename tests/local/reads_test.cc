@@ -13,7 +13,7 @@ class LocalReads : public LocalFixture {
 
   std::vector<std::string> KeysOf(const v1::KeyPage& page) {
     std::vector<std::string> keys;
-    for (const v1::ListedKey& object : page.objects()) keys.push_back(object.key());
+    for (const v1::ListedObject& object : page.objects()) keys.push_back(object.key());
     return keys;
   }
 

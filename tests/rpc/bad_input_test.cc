@@ -124,7 +124,7 @@ TEST_F(BadInputTest, ValuesAndPartsThatDisagree) {
 
 TEST_F(BadInputTest, InfoOutOfRange) {
   ExpectItemRefused([](auto& item) { item.mutable_info()->set_ttl_ms(kMaxTtlMs + 1); },
-                    "INVALID_TTL", "ttl_ms");
+                    "INVALID_OBJECT_INFO", "ttl_ms");
   ExpectItemRefused([](auto& item) { item.mutable_info()->set_class_id(16); },
                     "INVALID_OBJECT_INFO", "class_id: 16");
   ExpectItemRefused(
@@ -136,7 +136,7 @@ TEST_F(BadInputTest, InfoOutOfRange) {
                       "INVALID_OBJECT_INFO", "compute_cost_ms");
   }
   ExpectItemRefused([](auto& item) { item.mutable_info()->set_parent_key(std::string(1025, 'p')); },
-                    "INVALID_KEY", "parent_key");
+                    "INVALID_OBJECT_INFO", "parent_key");
 }
 
 TEST_F(BadInputTest, UnknownNamespace) {
