@@ -12,8 +12,8 @@
 #include "absl/time/clock.h"
 #include "server/local/local_server.h"
 #include "server/store/store.h"
-#include "tests/client/client_testing.h"
 #include "tests/build_kind.h"
+#include "tests/client/client_testing.h"
 
 namespace infercache {
 namespace {
