@@ -2,7 +2,7 @@
 
 #pragma once
 
-namespace infercache::testing {
+namespace infercache {
 
 #if defined(__SANITIZE_THREAD__)
 inline constexpr bool kThreadSanitizer = true;
@@ -31,4 +31,4 @@ inline constexpr bool kAddressSanitizer = false;
 // `n` in a plain build, about what costs the same time under a sanitizer otherwise.
 constexpr int Scaled(int n) { return kThreadSanitizer ? n / 8 : kAddressSanitizer ? n / 2 : n; }
 
-}  // namespace infercache::testing
+}  // namespace infercache

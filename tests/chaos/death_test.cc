@@ -83,9 +83,7 @@ class AtEachStep : public LocalFixture, public ::testing::WithParamInterface<Ste
     EXPECT_TRUE(other_->Get("visible", NowMs()).has_value());
   }
 
-  static constexpr bool SlowBuild() {
-    return infercache::testing::kThreadSanitizer || infercache::testing::kAddressSanitizer;
-  }
+  static constexpr bool SlowBuild() { return kThreadSanitizer || kAddressSanitizer; }
   uint64_t NowMs() const { return clock_.NowMs(); }
 
   std::shared_ptr<store::Namespace> ns_;

@@ -181,7 +181,7 @@ TEST_F(Fork, AChildThatLivesOnKeepsNoSessionOfItsParent) {
 
 // All there is to inherit, while other threads make more of it.
 TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
-  if (testing::kAddressSanitizer) {
+  if (kAddressSanitizer) {
     GTEST_SKIP()
         << "gcc 12's AddressSanitizer forks with its allocator's locks as they are: the child "
            "of a process with threads waits for them for ever";
@@ -237,9 +237,9 @@ TEST_F(Fork, AChildDropsEverythingInTheMiddleOfEverything) {
 
 // Whatever locks the other threads hold at that moment.
 TEST_F(Fork, InTheMiddleOfEverything) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "AddressSanitizer's allocator may be locked, for good, in the child";
-#endif
+  if (kAddressSanitizer) {
+    GTEST_SKIP() << "AddressSanitizer's allocator may be locked, for good, in the child";
+  }
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   for (int t = 0; t < 3; ++t) {

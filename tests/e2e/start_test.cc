@@ -15,6 +15,7 @@
 #include <sstream>
 #include <string>
 
+#include "tests/build_kind.h"
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/test_client.h"
 #include "tests/rpc/test_certificates.h"
@@ -22,8 +23,8 @@
 namespace infercache::e2e {
 namespace {
 
-using testing::HasSubstr;
-using testing::Not;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr int kUnavailable = 69;
 constexpr int kOsError = 71;
@@ -273,9 +274,9 @@ TEST(Start, APidFileHoldsThePidWhileItRuns) {
 }
 
 TEST(Start, MemoryThatTheSystemDoesNotHaveIsAnOsError) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "AddressSanitizer itself needs more address space than this test leaves";
-#endif
+  if (kAddressSanitizer) {
+    GTEST_SKIP() << "AddressSanitizer itself needs more address space than this test leaves";
+  }
   // The limit of mappings stands for a machine without enough memory.
   const auto run = RunToEnd("/bin/sh", {"-c",
                                         "ulimit -v 2000000; exec \"$0\" --grpc-listen=127.0.0.1:0 "

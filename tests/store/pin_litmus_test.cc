@@ -167,7 +167,7 @@ const Mutant kMutants[] = {
 
 // Empty if mutants can be caught here.
 std::string WhyNotHere() {
-  if (infercache::testing::kThreadSanitizer) {
+  if (kThreadSanitizer) {
     return "ThreadSanitizer serializes what this test must see out of order";
   }
   cpu_set_t cpus;

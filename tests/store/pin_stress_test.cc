@@ -24,7 +24,6 @@ using testing::FillTagged;
 using testing::kTaggedHeaderBytes;
 using testing::MatchesTagged;
 using testing::Mix;
-using testing::Scaled;
 
 constexpr uint64_t kKeys = 300;
 constexpr uint32_t kSlots = 64;

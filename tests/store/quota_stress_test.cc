@@ -23,7 +23,6 @@ using testing::FillTagged;
 using testing::kTaggedHeaderBytes;
 using testing::MatchesTagged;
 using testing::Mix;
-using testing::Scaled;
 
 constexpr uint64_t kKeys = 2'000;
 constexpr uint64_t kQuota = uint64_t{8} << 20;

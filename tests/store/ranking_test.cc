@@ -25,7 +25,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::Mix;
-using testing::Scaled;
 
 constexpr const char* kAllPolicies[] = {"auto", "lru", "fifo", "lfu", "s3fifo", "arc"};
 
