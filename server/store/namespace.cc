@@ -531,8 +531,8 @@ std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const U
 }
 uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
 Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
-absl::Status Namespace::SetPolicy(std::string_view name) {
-  return impl_->ranking().SetPolicy(name);
+absl::StatusOr<std::string> Namespace::SetPolicy(std::string_view name) {
+  return impl_->ranking().SetPolicy(name, impl_->now_ms());
 }
 std::string Namespace::policy() const { return impl_->ranking().policy(); }
 bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }

@@ -179,9 +179,9 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // reserve. Bounded work per call. Returns true if more work is waiting.
   bool Maintain();
 
-  // Changes which objects go first; what is there stays, in the order that it had. Others wait
-  // meanwhile. INVALID_ARGUMENT: unknown policy.
-  absl::Status SetPolicy(std::string_view name);
+  // Changes which objects go first; what is there stays, in the order that it had. Returns the
+  // policy before. INVALID_ARGUMENT: unknown policy.
+  absl::StatusOr<std::string> SetPolicy(std::string_view name);
   std::string policy() const;  // the one at work; spec() has the first
 
   NamespaceStats Stats() const;

@@ -125,6 +125,21 @@ TEST_F(RankingTest, AParentThatIsNotThereOrLongUnusedDoesNotCount) {
   EXPECT_THAT(OrderOfEviction(3), ElementsAre(0, 1, 2));
 }
 
+// Threads look at the clock before they write their notes, whose order may be another one.
+TEST_F(RankingTest, ANoteThatComesLateAgesNobody) {
+  Open(3, "auto");
+  ns_.MustPut(KeyOf(0), "v");
+  clock_.AdvanceMs(1'000);
+  ns_.MustPut(KeyOf(1), "v");
+  clock_.AdvanceMs(static_cast<uint64_t>(-1));
+  ns_.MustPut(KeyOf(2), "v");
+  clock_.AdvanceMs(2);
+  ns_.MustPut(KeyOf(3), "v");
+  EXPECT_FALSE(ns_.Has(KeyOf(0))) << "the oldest";
+  EXPECT_TRUE(ns_.Has(KeyOf(1)));
+  EXPECT_TRUE(ns_.Has(KeyOf(2)));
+}
+
 TEST_F(RankingTest, ChainRootsAreWhereThePiecesBegin) {
   const auto hash = [](uint64_t i) { return Hash128{i, i}; };
   const std::vector<ChainLink> links = {{hash(1), hash(9)},   {hash(2), hash(1)},
@@ -169,7 +184,7 @@ TEST_F(RankingTest, TouchesOfAClientAreOneRequestUpToItsLastBit) {
 TEST_F(RankingTest, AnUnknownPolicyChangesNothing) {
   Open(4, "arc");
   EXPECT_EQ(ns_->policy(), "arc");
-  const absl::Status status = ns_->SetPolicy("clairvoyant");
+  const absl::Status status = ns_->SetPolicy("clairvoyant").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'clairvoyant'; there are auto, lru"));
   EXPECT_EQ(ns_->policy(), "arc");
@@ -181,11 +196,34 @@ TEST_F(RankingTest, TheOrderOutlivesAChangeOfPolicy) {
   clock_.AdvanceMs(1'000);
   EXPECT_TRUE(ns_.Touch(KeyOf(0)));
   EXPECT_TRUE(ns_.Touch(KeyOf(2)));
+  std::string before = "lru";
   for (const char* name : {"fifo", "lru"}) {
-    EXPECT_TRUE(ns_->SetPolicy(name).ok());
+    const auto previous = ns_->SetPolicy(name);
+    ASSERT_TRUE(previous.ok()) << previous.status();
+    EXPECT_EQ(std::exchange(before, name), *previous);
     EXPECT_EQ(ns_->policy(), name);
   }
   EXPECT_THAT(OrderOfEviction(6), ElementsAre(1, 3, 4, 5, 0, 2));
+}
+
+// One that is asked for a victim while it takes over: the worst are with the new policy by then.
+TEST_F(RankingTest, VictimsKeepTheirOrderDuringAChangeOfPolicy) {
+  constexpr int kObjects = 5'000;
+  Open(kObjects);
+  for (int i = 0; i < kObjects; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  std::atomic<bool> stop{false};
+  std::thread changer([this, &stop] {
+    for (int i = 0; !stop; ++i) EXPECT_TRUE(ns_->SetPolicy(i % 2 == 0 ? "fifo" : "lru").ok());
+  });
+  for (int i = 0; i < kObjects / 2; ++i) {
+    ns_.MustPut("other:" + std::to_string(i), "v");
+    ASSERT_FALSE(ns_.Has(KeyOf(i))) << i;
+    ASSERT_TRUE(ns_.Has(KeyOf(i + 1))) << i;
+  }
+  stop = true;
+  changer.join();
+  EXPECT_EQ(ns_->Stats().objects, static_cast<uint64_t>(kObjects));
 }
 
 class AnyPolicy : public RankingTest, public ::testing::WithParamInterface<const char*> {};
