@@ -45,11 +45,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
-void SetSpec(const store::NamespaceSpec& spec, v1::NamespaceSpec* out) {
+void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
+  const store::NamespaceSpec& spec = ns.spec();
   out->set_name(spec.name);
   out->set_quota_bytes(spec.quota_bytes);
   out->set_max_objects(spec.max_objects);
-  out->set_policy(spec.policy);
+  out->set_policy(ns.policy());
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
   SetFingerprint(spec.required_fingerprint, out->mutable_required_fingerprint());
@@ -256,7 +257,7 @@ grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerCont
         ASSIGN_OR_RETURN(store::NamespaceSpec spec,
                          ToSpec(request->spec(), environment_.store.options().chunk_bytes));
         ASSIGN_OR_RETURN(const auto ns, environment_.store.CreateNamespace(std::move(spec)));
-        SetSpec(ns->spec(), response->mutable_spec());
+        SetSpec(*ns, response->mutable_spec());
         return absl::OkStatus();
       });
 }
@@ -266,7 +267,7 @@ grpc::ServerUnaryReactor* AdminService::ListNamespaces(grpc::CallbackServerConte
                                                        v1::ListNamespacesResponse* response) {
   return Serve(Method::kListNamespaces, *context, *request, response, [this, response] {
     for (const auto& ns : environment_.store.Namespaces()) {
-      SetSpec(ns->spec(), response->add_namespaces());
+      SetSpec(*ns, response->add_namespaces());
     }
     return absl::OkStatus();
   });
@@ -278,6 +279,18 @@ grpc::ServerUnaryReactor* AdminService::DeleteNamespace(grpc::CallbackServerCont
   return ServeLater(Method::kDeleteNamespace, *context, *request, response, [this, request] {
     return environment_.store.DeleteNamespace(request->name());
   });
+}
+
+grpc::ServerUnaryReactor* AdminService::SetPolicy(grpc::CallbackServerContext* context,
+                                                  const v1::SetPolicyRequest* request,
+                                                  v1::SetPolicyResponse* response) {
+  return ServeLater(
+      Method::kSetPolicy, *context, *request, response,
+      [this, request, response]() -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        ASSIGN_OR_RETURN(*response->mutable_previous_policy(), ns->SetPolicy(request->policy()));
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::Flush(grpc::CallbackServerContext* context,

@@ -22,6 +22,7 @@ constexpr std::string_view kMethodNames[] = {
     "Admin/CreateNamespace",
     "Admin/ListNamespaces",
     "Admin/DeleteNamespace",
+    "Admin/SetPolicy",
     "Admin/Flush",
     "Admin/SetLogLevel",
     "Admin/Drain",

@@ -32,6 +32,7 @@ enum class Method : uint8_t {
   kCreateNamespace,
   kListNamespaces,
   kDeleteNamespace,
+  kSetPolicy,
   kFlush,
   kSetLogLevel,
   kDrain,

@@ -220,6 +220,34 @@ TEST_F(AdminTest, ANamespaceForNLiveObjectsHoldsThem) {
   EXPECT_EQ(Stats("blocks").evicted(), 0u);
 }
 
+TEST_F(AdminTest, ChangesThePolicyAndKeepsTheObjects) {
+  Start();
+  for (int i = 0; i < 100; ++i) Store("k" + std::to_string(i), Pattern(1000, i));
+  v1::SetPolicyRequest request;
+  request.set_namespace_("default");
+  v1::SetPolicyResponse response;
+  std::string before = Stats("default").policy();
+  for (const char* policy : {"s3fifo", "lfu", "arc", "lru", "fifo", "auto"}) {
+    request.set_policy(policy);
+    ASSERT_TRUE(Call(&v1::Admin::Stub::SetPolicy, request, &response).ok());
+    EXPECT_EQ(std::exchange(before, policy), response.previous_policy());
+    EXPECT_EQ(Stats("default").policy(), policy);
+  }
+  v1::ListNamespacesResponse list;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::ListNamespaces, {}, &list).ok());
+  EXPECT_EQ(list.namespaces(0).policy(), "auto") << "not the one that it was made with";
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Load("k" + std::to_string(i)), Pattern(1000, i)) << i;
+
+  request.set_policy("clairvoyant");
+  EXPECT_EQ(Call(&v1::Admin::Stub::SetPolicy, request, &response).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+  request.set_policy("lru");
+  request.set_namespace_("none");
+  EXPECT_EQ(Call(&v1::Admin::Stub::SetPolicy, request, &response).error_code(),
+            StatusCode::NOT_FOUND);
+  EXPECT_EQ(Stats("default").policy(), "auto");
+}
+
 TEST_F(AdminTest, FlushesByPrefix) {
   Start();
   for (const char* key : {"a/1", "a/2", "b/1"}) Store(key, "v");
