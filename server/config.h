@@ -21,7 +21,7 @@ struct NamespaceConfig {
   std::string name;
   uint64_t quota_bytes = 0;  // REQUIRED in a file
   uint64_t max_objects = 0;  // 0 = derived from the quota
-  std::string policy = "lru";
+  std::string policy = "auto";
   std::string grpc = "credential";  // "open" | "credential"
   bool checksums = false;
   FingerprintEntries require;

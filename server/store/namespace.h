@@ -37,7 +37,7 @@ struct LocalAccess {
 // Largest host arena chunk, and so the largest object.
 inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
 
-inline constexpr std::string_view kDefaultPolicy = "lru";
+inline constexpr std::string_view kDefaultPolicy = "auto";
 
 struct NamespaceSpec {
   std::string name;          // 1..64 of [a-z0-9._-]

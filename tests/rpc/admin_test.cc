@@ -165,7 +165,7 @@ TEST_F(AdminTest, MakesListsAndRemovesNamespaces) {
   spec.set_grpc_open(true);
   v1::NamespaceSpec made;
   ASSERT_TRUE(Create(spec, &made).ok());
-  EXPECT_EQ(made.policy(), "lru");
+  EXPECT_EQ(made.policy(), "auto");
   EXPECT_GT(made.max_objects(), 0u);
   EXPECT_EQ(Create(spec).error_code(), StatusCode::ALREADY_EXISTS);
 
