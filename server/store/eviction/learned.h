@@ -36,7 +36,7 @@ class LearnedPolicy final : public Policy {
   static constexpr size_t kGhostsOfSmall = 2;
   static constexpr size_t kGhostsOfLarge = 4;
   static constexpr double kLargeBytes = 256 * 1024;
-  static constexpr size_t kSample = 16'384;
+  static constexpr size_t kSample = 4'096;
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
