@@ -66,6 +66,7 @@ struct Config {
   std::string ready_file;  // empty = none
   std::string log_level = "info";
   std::string log_format = "text";
+  bool allow_virtual_clock = false;
 
   // Same-host lane.
   uint64_t local_threads = 2;

@@ -114,6 +114,14 @@ absl::StatusOr<std::string> AdminClient::SetPolicy(std::string_view namespace_na
   return std::move(*response.mutable_previous_policy());
 }
 
+absl::Status AdminClient::AdvanceClock(std::string_view namespace_name, uint64_t since_start_ms,
+                                       const CallOptions& call) {
+  v1::AdvanceClockRequest request;
+  request.set_namespace_(std::string(namespace_name));
+  request.set_since_start_ms(since_start_ms);
+  return impl_->Call(&v1::Admin::Stub::AdvanceClock, request, call).status();
+}
+
 absl::StatusOr<uint64_t> AdminClient::Flush(std::string_view namespace_name,
                                             std::string_view key_prefix, const CallOptions& call) {
   v1::FlushRequest request;

@@ -44,6 +44,8 @@ class AdminClient {
   // The policy before.
   absl::StatusOr<std::string> SetPolicy(std::string_view namespace_name, std::string_view policy,
                                         const CallOptions& call = {});
+  absl::Status AdvanceClock(std::string_view namespace_name, uint64_t since_start_ms,
+                            const CallOptions& call = {});
   // How many objects it erased.
   absl::StatusOr<uint64_t> Flush(std::string_view namespace_name, std::string_view key_prefix,
                                  const CallOptions& call = {});

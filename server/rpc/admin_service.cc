@@ -24,6 +24,7 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   if (!message.policy().empty()) spec.policy = message.policy();
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
+  spec.virtual_clock = message.virtual_clock();
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(ToFingerprintEntries(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
@@ -53,6 +54,7 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_policy(ns.policy());
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
+  out->set_virtual_clock(spec.virtual_clock);
   SetFingerprint(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -101,10 +103,20 @@ void SetClaimStats(const store::ClaimStats& stats, v1::ClaimStats* out) {
   out->set_waits_missed(stats.waits_missed);
 }
 
+void SetUseStats(const store::UseStats& stats, v1::UseStats* out) {
+  out->set_hits(stats.hits);
+  out->set_misses_evicted(stats.misses_evicted);
+  out->set_misses_expired(stats.misses_expired);
+  out->set_misses_cold(stats.misses_cold);
+  out->set_hit_ratio(stats.HitRatio());
+  out->set_hit_ratio_at_2x_capacity(stats.HitRatioAtTwiceTheCapacity());
+}
+
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
   const store::NamespaceStats stats = ns.Stats();
   SetLocalStats(stats, out);
   SetClaimStats(stats.claims, out->mutable_claims());
+  SetUseStats(stats.uses, out->mutable_uses());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
   out->set_page_kind(PageKindName(ns.page_kind()));
@@ -127,6 +139,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   out->set_erased(stats.erased);
   out->set_expired(stats.expired);
   out->set_evicted(stats.evicted);
+  out->set_evicted_neighbours(stats.evicted_neighbours);
   out->set_evicted_bytes(stats.evicted_bytes);
   out->set_integrity_failures(stats.integrity_failures);
   out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
@@ -254,6 +267,10 @@ grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerCont
   return ServeLater(
       Method::kCreateNamespace, *context, *request, response,
       [this, request, response]() -> absl::Status {
+        if (request->spec().virtual_clock() && !hooks_.allow_virtual_clock) {
+          return absl::FailedPreconditionError(
+              "spec.virtual_clock: the daemon was started without allow_virtual_clock");
+        }
         ASSIGN_OR_RETURN(store::NamespaceSpec spec,
                          ToSpec(request->spec(), environment_.store.options().chunk_bytes));
         ASSIGN_OR_RETURN(const auto ns, environment_.store.CreateNamespace(std::move(spec)));
@@ -290,6 +307,16 @@ grpc::ServerUnaryReactor* AdminService::SetPolicy(grpc::CallbackServerContext* c
         ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
         ASSIGN_OR_RETURN(*response->mutable_previous_policy(), ns->SetPolicy(request->policy()));
         return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::AdvanceClock(grpc::CallbackServerContext* context,
+                                                     const v1::AdvanceClockRequest* request,
+                                                     v1::AdvanceClockResponse* response) {
+  return Serve(
+      Method::kAdvanceClock, *context, *request, response, [this, request]() -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        return ns->AdvanceClock(request->since_start_ms());
       });
 }
 

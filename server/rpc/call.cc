@@ -23,6 +23,7 @@ constexpr std::string_view kMethodNames[] = {
     "Admin/ListNamespaces",
     "Admin/DeleteNamespace",
     "Admin/SetPolicy",
+    "Admin/AdvanceClock",
     "Admin/Flush",
     "Admin/SetLogLevel",
     "Admin/Drain",

@@ -33,6 +33,7 @@ enum class Method : uint8_t {
   kListNamespaces,
   kDeleteNamespace,
   kSetPolicy,
+  kAdvanceClock,
   kFlush,
   kSetLogLevel,
   kDrain,

@@ -34,11 +34,12 @@ Ranking::Ranking(const IndexSegment& index, const Space& space, uint64_t assumed
 }
 
 void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, uint64_t anchor,
-                      uint64_t now_ms) {
+                      bool replaces, uint64_t now_ms) {
   const shm::Record& record = index_.view().record(number);
   space_.state(number).stamp.store(recency_.Next(now_ms), std::memory_order_relaxed);
   Write({.kind = Note::Kind::kArrival,
          .ends_request = ends_request,
+         .replaces = replaces,
          .class_id = record.class_id(),
          .record = number,
          .now_ms = now_ms,
@@ -57,17 +58,20 @@ void Ranking::Used(uint32_t record, uint64_t request, bool ends_request, uint64_
          .request = request});
 }
 
-void Ranking::Left(uint32_t record, bool evicted, uint64_t now_ms) {
-  Write({.kind = evicted ? Note::Kind::kEviction : Note::Kind::kLoss,
+void Ranking::Left(uint32_t record, EventKind why, uint64_t now_ms) {
+  Write({.kind = why == EventKind::kEvicted   ? Note::Kind::kEviction
+                 : why == EventKind::kExpired ? Note::Kind::kExpiry
+                                              : Note::Kind::kLoss,
          .record = record,
          .now_ms = now_ms,
          .hash = index_.view().record(record).hash().lo});
 }
 
-void Ranking::UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms) {
+void Ranking::UsedByClient(uint64_t pin, uint64_t request, bool ends_request, uint64_t now_ms) {
   const uint32_t record = shm::PinnedRecord(pin);
   if (record == 0 || record > index_.view().header().record_capacity) return;
   Write({.kind = Note::Kind::kClientUse,
+         .ends_request = ends_request,
          .record = record,
          .now_ms = now_ms,
          .request = request,
@@ -122,20 +126,49 @@ void Ranking::Apply(const Note& note) {
       space_.state(note.record).stamp.store(recency_.Next(note.now_ms), std::memory_order_relaxed);
       return ApplyUse(note, note.record);
     case Note::Kind::kEviction:
+    case Note::Kind::kExpiry:
     case Note::Kind::kLoss:
-      return PolicyOf(note.record)
-          .Remove(note.record,
-                  {.now_ms = note.now_ms,
-                   .hash = note.hash,
-                   .idle_ms = static_cast<uint32_t>(note.now_ms) - nodes_[note.record].used_ms,
-                   .evicted = note.kind == Note::Kind::kEviction});
+      return ApplyDeparture(note);
+  }
+}
+
+void Ranking::ApplyDeparture(const Note& note) {
+  const auto now = static_cast<uint32_t>(note.now_ms);
+  const PolicyNode& node = nodes_[note.record];
+  const bool evicted = note.kind == Note::Kind::kEviction;
+  PolicyOf(note.record)
+      .Remove(note.record, {.now_ms = note.now_ms,
+                            .hash = note.hash,
+                            .idle_ms = now - node.used_ms,
+                            .evicted = evicted});
+  if (evicted) stats_.age_at_eviction.Add(now - node.stored_ms);
+  if (note.kind != Note::Kind::kLoss) {
+    gone_.Add(note.hash, {.used_ms = node.used_ms, .kind = evicted ? kEvicted : kExpired});
+  }
+  // One more than there is room for: it has gone for an arrival, which may be what is the oldest.
+  while (gone_.size() > members_ + 1) gone_.TakeOldest();
+  --members_;
+}
+
+void Ranking::CountMiss(uint64_t hash, uint32_t now_ms) {
+  const std::optional<Ghost> ghost = gone_.Take(hash);
+  if (!ghost.has_value()) {
+    ++stats_.misses_cold;
+  } else if (ghost->kind == kExpired) {
+    ++stats_.misses_expired;
+  } else {
+    ++stats_.misses_evicted;
+    stats_.miss_gap.Add(now_ms - ghost->used_ms);
   }
 }
 
 void Ranking::ApplyArrival(const Note& note) {
   const auto now = static_cast<uint32_t>(note.now_ms);
   PolicyNode& node = nodes_[note.record];
-  node = {.used_ms = now, .class_id = note.class_id, .owner = owner_};
+  node = {.used_ms = now, .class_id = note.class_id, .owner = owner_, .stored_ms = now};
+  ++members_;
+  if (!note.replaces) CountMiss(note.hash, now);
+  while (gone_.size() > members_) gone_.TakeOldest();
   Use use{.now_ms = note.now_ms,
           .request = note.request,
           .ends_request = note.ends_request,
@@ -156,6 +189,10 @@ void Ranking::ApplyArrival(const Note& note) {
 void Ranking::ApplyUse(const Note& note, uint32_t record) {
   Use use{.now_ms = note.now_ms, .request = note.request, .ends_request = note.ends_request};
   CountUse(nodes_[record], &use);
+  if (!use.repeat) {
+    ++stats_.hits;
+    stats_.hit_gap.Add(use.idle_ms);
+  }
   PolicyOf(record).Touch(record, use);
 }
 
@@ -207,7 +244,8 @@ bool Ranking::MoveMembers(size_t count, uint64_t now_ms) {
     node = {.used_ms = node.used_ms,
             .class_id = node.class_id,
             .repeats = node.repeats,
-            .owner = static_cast<uint8_t>(owner_ + 1)};
+            .owner = static_cast<uint8_t>(owner_ + 1),
+            .stored_ms = node.stored_ms};
     // The order counts for more than the times of the last uses, which may contradict it. What was
     // used together is one request. The record itself is not read: it may have gone since the notes
     // were taken, and be another's by now.
@@ -230,10 +268,16 @@ std::string Ranking::policy() const {
   return name_;
 }
 
+UseStats Ranking::Stats() {
+  MutexLock lock(&mu_);
+  TakeNotes();
+  return stats_;
+}
+
 uint64_t Ranking::memory_bytes(uint32_t records_ever_used) const {
   MutexLock lock(&mu_);
   return uint64_t{records_ever_used} * sizeof(PolicyNode) + policy_->memory_bytes() +
-         (next_ != nullptr ? next_->memory_bytes() : 0);
+         gone_.memory_bytes() + (next_ != nullptr ? next_->memory_bytes() : 0);
 }
 
 }  // namespace infercache::store

@@ -24,11 +24,14 @@
 #include "absl/status/statusor.h"
 #include "common/hash.h"
 #include "common/mutex.h"
+#include "server/store/events.h"
+#include "server/store/eviction/ghosts.h"
 #include "server/store/eviction/policy.h"
 #include "server/store/index_segment.h"
 #include "server/store/record_state.h"
 #include "server/store/space.h"
 #include "server/store/sparse_array.h"
+#include "server/store/use_stats.h"
 
 namespace infercache::store {
 
@@ -49,13 +52,14 @@ class Ranking {
 
   // REQUIRES, of the next three: the lock of the record's shard is held, and `record` is visible,
   // or was until now. `anchor`: what MakePin says of the object behind which it belongs; 0 = none.
-  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor,
+  // `replaces`: another object of its key, which was visible until now.
+  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor, bool replaces,
                uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void Used(uint32_t record, uint64_t request, bool ends_request, uint64_t now_ms)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
-  void Left(uint32_t record, bool evicted, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  void Left(uint32_t record, EventKind why, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   // A use that a client tells of, by the word that pinned the object then: any word, at any time.
-  void UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms)
+  void UsedByClient(uint64_t pin, uint64_t request, bool ends_request, uint64_t now_ms)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
 
   // The visible object that is worth least, of those that may go.
@@ -69,13 +73,15 @@ class Ranking {
       ABSL_LOCKS_EXCLUDED(set_policy_mu_, mu_, log_mu_);
   std::string policy() const ABSL_LOCKS_EXCLUDED(mu_);
 
+  UseStats Stats() ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   uint64_t memory_bytes(uint32_t records_ever_used) const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Note {
-    enum class Kind : uint8_t { kArrival, kUse, kClientUse, kEviction, kLoss };
+    enum class Kind : uint8_t { kArrival, kUse, kClientUse, kEviction, kExpiry, kLoss };
     Kind kind = Kind::kUse;
     bool ends_request = false;
+    bool replaces = false;
     uint8_t class_id = 0;
     uint32_t record = 0;
     uint64_t now_ms = 0;
@@ -105,6 +111,9 @@ class Ranking {
   void Apply(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyArrival(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyUse(const Note& note, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyDeparture(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A miss, by what it is due to.
+  void CountMiss(uint64_t hash, uint32_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Policy& PolicyOf(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return nodes_[record].owner == owner_ ? *policy_ : *next_;
   }
@@ -134,6 +143,13 @@ class Ranking {
   uint64_t moved_request_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<Note> taken_ ABSL_GUARDED_BY(mu_);  // keeps its memory
   uint64_t latest_ms_ ABSL_GUARDED_BY(mu_) = 0;
+
+  UseStats stats_ ABSL_GUARDED_BY(mu_);
+  size_t members_ ABSL_GUARDED_BY(mu_) = 0;
+  // The latest that were evicted (kind kEvicted) or expired, at most as many as there are members:
+  // what a namespace of twice the capacity would have besides, whatever the policy is.
+  static constexpr uint8_t kEvicted = 0, kExpired = 1;
+  GhostTable gone_ ABSL_GUARDED_BY(mu_);
 
   Mutex log_mu_ ABSL_ACQUIRED_AFTER(mu_);
   std::vector<Note> log_ ABSL_GUARDED_BY(log_mu_);

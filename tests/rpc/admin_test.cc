@@ -93,6 +93,9 @@ TEST_F(AdminTest, CountsWhatHappened) {
   EXPECT_EQ(stats.misses(), 1u);
   EXPECT_EQ(stats.stored(), 1u);
   EXPECT_EQ(stats.exists(), 1u);
+  EXPECT_EQ(stats.uses().misses_cold(), 1u);
+  EXPECT_EQ(stats.uses().hits(), 0u) << "all within one request's time";
+  EXPECT_EQ(stats.uses().hit_ratio_at_2x_capacity(), 0);
   v1::GetStatsRequest unknown;
   unknown.set_namespace_("none");
   v1::GetStatsResponse response;
@@ -246,6 +249,39 @@ TEST_F(AdminTest, ChangesThePolicyAndKeepsTheObjects) {
   EXPECT_EQ(Call(&v1::Admin::Stub::SetPolicy, request, &response).error_code(),
             StatusCode::NOT_FOUND);
   EXPECT_EQ(Stats("default").policy(), "auto");
+}
+
+TEST_F(AdminTest, AVirtualClockTakesThePermissionOfTheDaemon) {
+  Start();
+  v1::NamespaceSpec spec;
+  spec.set_name("traced");
+  spec.set_quota_bytes(kMiB);
+  spec.set_virtual_clock(true);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::FAILED_PRECONDITION);
+  v1::AdvanceClockRequest request;
+  v1::AdvanceClockResponse response;
+  request.set_namespace_("traced");
+  EXPECT_EQ(Call(&v1::Admin::Stub::AdvanceClock, request, &response).error_code(),
+            StatusCode::NOT_FOUND);
+  request.set_namespace_("default");
+  EXPECT_EQ(Call(&v1::Admin::Stub::AdvanceClock, request, &response).error_code(),
+            StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(AdminTest, APermittedVirtualClockCanBeAdvanced) {
+  hooks.allow_virtual_clock = true;
+  Start();
+  v1::NamespaceSpec spec, made;
+  spec.set_name("traced");
+  spec.set_quota_bytes(kMiB);
+  spec.set_virtual_clock(true);
+  ASSERT_TRUE(Create(spec, &made).ok());
+  EXPECT_TRUE(made.virtual_clock());
+  v1::AdvanceClockRequest request;
+  v1::AdvanceClockResponse response;
+  request.set_namespace_("traced");
+  request.set_since_start_ms(60'000);
+  EXPECT_TRUE(Call(&v1::Admin::Stub::AdvanceClock, request, &response).ok());
 }
 
 TEST_F(AdminTest, FlushesByPrefix) {

@@ -31,8 +31,9 @@ struct PolicyNode {
   uint8_t class_id : 4 = 0;  // ObjectInfo::class_id, an opaque hint
   uint8_t repeats : 4 = 0;   // since the last use that counted; see CountUse
   uint8_t owner = 0;         // the ranking's: which of its policies has it
+  uint32_t stored_ms = 0;    // the ranking's: low half of the time when it came
 };
-static_assert(sizeof(PolicyNode) == 20);
+static_assert(sizeof(PolicyNode) == 24);
 
 // A record comes, or is used. A request's blocks are told from its last one to its first, so that
 // what all others need stays longest.
