@@ -21,7 +21,7 @@ struct NamespaceConfig {
   std::string name;
   uint64_t quota_bytes = 0;  // REQUIRED in a file
   uint64_t max_objects = 0;  // 0 = derived from the quota
-  std::string policy = "lru";
+  std::string policy = "auto";
   std::string grpc = "credential";  // "open" | "credential"
   bool checksums = false;
   FingerprintEntries require;
@@ -66,6 +66,7 @@ struct Config {
   std::string ready_file;  // empty = none
   std::string log_level = "info";
   std::string log_format = "text";
+  bool allow_virtual_clock = false;
 
   // Same-host lane.
   uint64_t local_threads = 2;

@@ -160,6 +160,7 @@ class Daemon {
     hooks.http_address = http_ != nullptr ? http_->address() : "";
     hooks.socket_path = socket_path_;
     hooks.set_log_level = [](std::string_view level) { return SetLogLevel(level); };
+    hooks.allow_virtual_clock = config_.allow_virtual_clock;
     hooks.request_drain = [this] { lifecycle_.RequestStop("Admin.Drain"); };
     if (!socket_path_.empty()) hooks.local = local_view_.lane();
     auto started = rpc::RpcServer::Start(rpc_options_, *store_, std::move(hooks), &metrics_);

@@ -58,6 +58,20 @@ class Families {
     metric.histogram.sample_count = cumulative;
   }
 
+  void Add(MetricId id, LabelValues labels, const store::TimeCounts& times) {
+    ClientMetric& metric = NewMetric(id, labels);
+    metric.histogram.sample_sum = static_cast<double>(times.sum_ms) / 1e3;
+    uint64_t cumulative = 0;
+    for (size_t i = 0; i <= store::TimeCounts::kBounds; ++i) {
+      cumulative += times.counts[i];
+      const double bound = i < store::TimeCounts::kBounds
+                               ? static_cast<double>(store::TimeCounts::BoundMs(i)) / 1e3
+                               : std::numeric_limits<double>::infinity();
+      metric.histogram.bucket.push_back({cumulative, bound});
+    }
+    metric.histogram.sample_count = cumulative;
+  }
+
   std::vector<MetricFamily> Take() {
     std::vector<MetricFamily> filled;
     for (MetricFamily& family : families_) {
@@ -123,10 +137,22 @@ void AddClaims(std::string_view name, const store::ClaimStats& s, Families& out)
   out.Add(Id::kCoalescedComputes, {name}, s.waits_hit);
 }
 
+void AddUses(std::string_view name, const store::UseStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kUses, {name, "hit"}, s.hits);
+  out.Add(Id::kUses, {name, "evicted"}, s.misses_evicted);
+  out.Add(Id::kUses, {name, "expired"}, s.misses_expired);
+  out.Add(Id::kUses, {name, "cold"}, s.misses_cold);
+  out.Add(Id::kReuseGap, {name, "hit"}, s.hit_gap);
+  out.Add(Id::kReuseGap, {name, "evicted"}, s.miss_gap);
+  out.Add(Id::kAgeAtEvict, {name}, s.age_at_eviction);
+}
+
 void AddNamespace(std::string_view name, const store::NamespaceStats& s, Families& out) {
   using Id = MetricId;
   AddLanes(name, s, out);
   AddClaims(name, s.claims, out);
+  AddUses(name, s.uses, out);
   AddAge(Id::kLimboBytes, name, s.limbo_age, out);
   out.Add(Id::kQuotaBytes, {name}, s.quota_bytes);
   out.Add(Id::kUsedBytes, {name, "reserved"}, s.reserved_bytes);
@@ -140,7 +166,8 @@ void AddNamespace(std::string_view name, const store::NamespaceStats& s, Familie
   out.Add(Id::kStoreRequests, {name, "stored"}, s.stored);
   out.Add(Id::kStoreRequests, {name, "exists"}, s.exists);
   out.Add(Id::kStoreRequests, {name, "refused"}, s.refused);
-  out.Add(Id::kEvictions, {name, "capacity"}, s.evicted);
+  out.Add(Id::kEvictions, {name, "capacity"}, s.evicted - s.evicted_neighbours);
+  out.Add(Id::kEvictions, {name, "neighbour"}, s.evicted_neighbours);
   out.Add(Id::kEvictions, {name, "expired"}, s.expired);
   out.Add(Id::kEvictions, {name, "erased"}, s.erased);
   out.Add(Id::kEvictedBytes, {name}, s.evicted_bytes);

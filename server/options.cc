@@ -79,6 +79,10 @@ constexpr std::array kConfigFields = {
              0, 0, "trace|debug|info|warn|error"},
     Field<C>{"log.format", K::kChoice, &C::log_format, "Form of the log lines on standard error.",
              kProcess, 0, 0, "text|json"},
+    Field<C>{"allow_virtual_clock", K::kBool, &C::allow_virtual_clock,
+             "Permit namespaces whose eviction policy is told what time it is: for infercachectl "
+             "replay --virtual-clock.",
+             kProcess},
 
     Field<C>{"local.threads", K::kCount, &C::local_threads,
              "Threads that serve sessions; hits need none.", kLocal, 1, kMaxLocalThreads},

@@ -63,6 +63,8 @@ std::string StatTable(const v1::GetStatsResponse& stats) {
                {"LOCAL HITS"},
                {"MISSES"},
                {"HIT RATIO"},
+               {"USED AGAIN"},
+               {"AT 2X"},
                {"STORED"},
                {"EVICTED"},
                {"REFUSED"},
@@ -73,7 +75,8 @@ std::string StatTable(const v1::GetStatsResponse& stats) {
     table.AddRow({ns.name(), FormatSize(ns.used_bytes()), FormatSize(ns.quota_bytes()),
                   absl::StrCat(ns.objects()), absl::StrCat(ns.hits()),
                   absl::StrCat(ns.local_hits()), absl::StrCat(ns.misses()),
-                  FormatRatio(Share(ns.hits(), ns.misses())), absl::StrCat(ns.stored()),
+                  FormatRatio(Share(ns.hits(), ns.misses())), FormatRatio(ns.uses().hit_ratio()),
+                  FormatRatio(ns.uses().hit_ratio_at_2x_capacity()), absl::StrCat(ns.stored()),
                   absl::StrCat(ns.evicted()), absl::StrCat(ns.refused()),
                   absl::StrCat(ns.pins() + ns.local_pins()), absl::StrCat(ns.local_sessions()),
                   FormatSize(ns.quarantined_bytes())});

@@ -1,4 +1,4 @@
-// namespace list|create|delete
+// namespace list|create|policy|delete
 
 #include <memory>
 #include <string>
@@ -75,6 +75,17 @@ absl::StatusOr<ExitCode> CreateNamespace(const Context& context, const CreateArg
   return ExitCode::kOk;
 }
 
+absl::StatusOr<ExitCode> ChangePolicy(const Context& context, const std::string& name,
+                                      const std::string& policy) {
+  ASSIGN_OR_RETURN(const auto admin, context.ConnectAdmin());
+  ASSIGN_OR_RETURN(const std::string previous, admin->SetPolicy(name, policy));
+  Print(context.json()
+            ? JsonLine({{"namespace", name}, {"policy", policy}, {"previous_policy", previous}})
+            : absl::StrCat("policy of namespace ", name, " is ", policy, ", before ", previous,
+                           "\n"));
+  return ExitCode::kOk;
+}
+
 absl::StatusOr<ExitCode> DeleteNamespace(const Context& context, const std::string& name) {
   ASSIGN_OR_RETURN(const auto admin, context.ConnectAdmin());
   RETURN_IF_ERROR(admin->DeleteNamespace(name));
@@ -120,15 +131,32 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
   });
 }
 
+void AddPolicy(CLI::App& parent, CommandLine& line) {
+  auto* change =
+      parent.add_subcommand("policy", "Change the eviction policy of a namespace; no object goes");
+  struct Arguments {
+    std::string name, policy;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  change->add_option("NAME", arguments->name)->required();
+  change->add_option("POLICY", arguments->policy, "As in create --policy")->required();
+  change->callback([&line, arguments] {
+    line.selected = [arguments](const Context& context) {
+      return ChangePolicy(context, arguments->name, arguments->policy);
+    };
+  });
+}
+
 }  // namespace
 
 void AddNamespaceCommands(CommandLine& line) {
-  auto* parent = line.app.add_subcommand("namespace", "List, create and delete namespaces");
+  auto* parent = line.app.add_subcommand("namespace", "List, create, change and delete namespaces");
   parent->require_subcommand(1);
   parent->add_subcommand("list", "All namespaces with their quotas and rules")->callback([&line] {
     line.selected = ListNamespaces;
   });
   AddCreate(*parent, line);
+  AddPolicy(*parent, line);
 
   auto* remove = parent->add_subcommand("delete", "Delete a namespace and every object in it");
   const auto name = std::make_shared<std::string>();

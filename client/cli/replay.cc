@@ -187,7 +187,8 @@ absl::StatusOr<ReplayResult> Replay(const Trace& trace, const ReplayOptions& opt
         while (!stop.load(std::memory_order_relaxed)) {
           const size_t request = next.fetch_add(1, std::memory_order_relaxed);
           if (request >= requests.size()) break;
-          statuses[i] = workers[i].Run(requests[request]);
+          if (options.tell_time) statuses[i] = options.tell_time(requests[request].timestamp_ms);
+          if (statuses[i].ok()) statuses[i] = workers[i].Run(requests[request]);
           if (!statuses[i].ok()) stop.store(true, std::memory_order_relaxed);
           done.fetch_add(1, std::memory_order_relaxed);
         }

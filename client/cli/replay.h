@@ -17,6 +17,9 @@ namespace infercache::cli {
 struct ReplayOptions {
   uint64_t block_bytes = 0;  // > 0
   int clients = 1;           // > 0: threads with a client each
+  // Called with a request's time in the trace before its first call, by several threads at once; a
+  // failure ends the replay. Empty = the daemon's time is its own.
+  std::function<absl::Status(uint64_t timestamp_ms)> tell_time;
 };
 
 struct ReplayResult {
@@ -39,9 +42,9 @@ struct ReplayResult {
 };
 
 // Requests are taken in the order of the trace, by whichever client is free; timestamps are not
-// waited for. `watch(requests_done)` is called about ten times a second; if it returns false, no
-// new request is started. Errors: of Connect, and the first failure of a call other than
-// RESOURCE_EXHAUSTED, which makes a get a lost block and a put a refused one.
+// waited for, but may be told. `watch(requests_done)` is called about ten times a second; if it
+// returns false, no new request is started. Errors: of Connect, and the first failure of a call
+// other than RESOURCE_EXHAUSTED, which makes a get a lost block and a put a refused one.
 absl::StatusOr<ReplayResult> Replay(const Trace& trace, const ReplayOptions& options,
                                     const ClientOptions& client_options,
                                     const std::function<bool(uint64_t)>& watch);

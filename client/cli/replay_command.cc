@@ -29,6 +29,7 @@ struct ReplayArguments {
   BlockBudget budget;
   std::string policy;  // empty = the daemon's default
   ReplayOptions options;
+  bool virtual_clock = false;
   bool keep = false;
 };
 
@@ -84,12 +85,13 @@ Json ReportJson(ReplayResult& result) {
           {"wrong_bytes", result.wrong_bytes}};
 }
 
-v1::NamespaceSpec SpecFor(uint64_t blocks, uint64_t block_bytes, const std::string& policy) {
+v1::NamespaceSpec SpecFor(uint64_t blocks, const ReplayArguments& arguments) {
   v1::NamespaceSpec spec;
   spec.set_name(absl::StrCat("replay-", getpid(), "-", absl::ToUnixMillis(absl::Now())));
   spec.set_live_objects(blocks);
-  spec.set_live_object_bytes(block_bytes);
-  spec.set_policy(policy);
+  spec.set_live_object_bytes(arguments.options.block_bytes);
+  spec.set_policy(arguments.policy);
+  spec.set_virtual_clock(arguments.virtual_clock);
   spec.set_grpc_open(true);
   return spec;
 }
@@ -113,8 +115,7 @@ absl::StatusOr<ExitCode> RunReplay(const Context& context, const ReplayArguments
   ASSIGN_OR_RETURN(const Trace trace, Trace::Load(arguments.trace_file));
   const uint64_t capacity_blocks = arguments.budget.Resolve(trace.unique_blocks());
 
-  const v1::NamespaceSpec spec =
-      SpecFor(capacity_blocks, arguments.options.block_bytes, arguments.policy);
+  const v1::NamespaceSpec spec = SpecFor(capacity_blocks, arguments);
   ASSIGN_OR_RETURN(ClientOptions client_options, context.MakeClientOptions(kCallDeadline));
   ASSIGN_OR_RETURN(const ClientOptions creation_options,
                    context.MakeClientOptions(CreationDeadline(NeededBytes(spec))));
@@ -124,11 +125,17 @@ absl::StatusOr<ExitCode> RunReplay(const Context& context, const ReplayArguments
   const InterruptGuard guard;
   ASSIGN_OR_RETURN(const v1::NamespaceSpec made, MakeNamespace(*admin, spec, creation_deadline));
   client_options.namespace_name = made.name();
+  ReplayOptions replay_options = arguments.options;
+  if (arguments.virtual_clock) {
+    replay_options.tell_time = [&admin, &made](uint64_t timestamp_ms) {
+      return admin->AdvanceClock(made.name(), timestamp_ms);
+    };
+  }
 
   auto result = [&] {
     Progress progress("replay");
     const auto total = static_cast<double>(trace.requests().size());
-    return Replay(trace, arguments.options, client_options, [&](uint64_t done) {
+    return Replay(trace, replay_options, client_options, [&](uint64_t done) {
       progress.Show(static_cast<double>(done), total);
       return !guard.interrupted();
     });
@@ -182,6 +189,9 @@ void AddReplayCommand(CommandLine& line) {
       ->check(CLI::Range(1, 1024).description(""));
   replay->add_option("--policy", arguments->policy, "Eviction policy of the namespace [auto]")
       ->type_name("NAME");
+  replay->add_flag("--virtual-clock", arguments->virtual_clock,
+                   "Eviction goes by the trace's time, as in simulate; the daemon must allow it "
+                   "(--allow-virtual-clock)");
   replay->add_flag("--keep", arguments->keep, "Leave the namespace and its objects in the daemon");
   replay->callback([&line, arguments] {
     line.selected = [arguments](const Context& context) { return RunReplay(context, *arguments); };

@@ -103,6 +103,25 @@ absl::Status AdminClient::DeleteNamespace(std::string_view name, const CallOptio
   return impl_->Call(&v1::Admin::Stub::DeleteNamespace, request, call).status();
 }
 
+absl::StatusOr<std::string> AdminClient::SetPolicy(std::string_view namespace_name,
+                                                   std::string_view policy,
+                                                   const CallOptions& call) {
+  v1::SetPolicyRequest request;
+  request.set_namespace_(std::string(namespace_name));
+  request.set_policy(std::string(policy));
+  ASSIGN_OR_RETURN(v1::SetPolicyResponse response,
+                   impl_->Call(&v1::Admin::Stub::SetPolicy, request, call));
+  return std::move(*response.mutable_previous_policy());
+}
+
+absl::Status AdminClient::AdvanceClock(std::string_view namespace_name, uint64_t since_start_ms,
+                                       const CallOptions& call) {
+  v1::AdvanceClockRequest request;
+  request.set_namespace_(std::string(namespace_name));
+  request.set_since_start_ms(since_start_ms);
+  return impl_->Call(&v1::Admin::Stub::AdvanceClock, request, call).status();
+}
+
 absl::StatusOr<uint64_t> AdminClient::Flush(std::string_view namespace_name,
                                             std::string_view key_prefix, const CallOptions& call) {
   v1::FlushRequest request;

@@ -41,6 +41,11 @@ class AdminClient {
                                                     const CallOptions& call = {});
   absl::StatusOr<v1::ListNamespacesResponse> ListNamespaces(const CallOptions& call = {});
   absl::Status DeleteNamespace(std::string_view name, const CallOptions& call = {});
+  // The policy before.
+  absl::StatusOr<std::string> SetPolicy(std::string_view namespace_name, std::string_view policy,
+                                        const CallOptions& call = {});
+  absl::Status AdvanceClock(std::string_view namespace_name, uint64_t since_start_ms,
+                            const CallOptions& call = {});
   // How many objects it erased.
   absl::StatusOr<uint64_t> Flush(std::string_view namespace_name, std::string_view key_prefix,
                                  const CallOptions& call = {});

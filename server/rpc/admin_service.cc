@@ -24,6 +24,7 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   if (!message.policy().empty()) spec.policy = message.policy();
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
+  spec.virtual_clock = message.virtual_clock();
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
@@ -45,13 +46,15 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
-void SetSpec(const store::NamespaceSpec& spec, v1::NamespaceSpec* out) {
+void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
+  const store::NamespaceSpec& spec = ns.spec();
   out->set_name(spec.name);
   out->set_quota_bytes(spec.quota_bytes);
   out->set_max_objects(spec.max_objects);
-  out->set_policy(spec.policy);
+  out->set_policy(ns.policy());
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
+  out->set_virtual_clock(spec.virtual_clock);
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -100,10 +103,20 @@ void SetClaimStats(const store::ClaimStats& stats, v1::ClaimStats* out) {
   out->set_waits_missed(stats.waits_missed);
 }
 
+void SetUseStats(const store::UseStats& stats, v1::UseStats* out) {
+  out->set_hits(stats.hits);
+  out->set_misses_evicted(stats.misses_evicted);
+  out->set_misses_expired(stats.misses_expired);
+  out->set_misses_cold(stats.misses_cold);
+  out->set_hit_ratio(stats.HitRatio());
+  out->set_hit_ratio_at_2x_capacity(stats.HitRatioAtTwiceTheCapacity());
+}
+
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
   const store::NamespaceStats stats = ns.Stats();
   SetLocalStats(stats, out);
   SetClaimStats(stats.claims, out->mutable_claims());
+  SetUseStats(stats.uses, out->mutable_uses());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
   out->set_page_kind(PageKindName(ns.page_kind()));
@@ -126,6 +139,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   out->set_erased(stats.erased);
   out->set_expired(stats.expired);
   out->set_evicted(stats.evicted);
+  out->set_evicted_neighbours(stats.evicted_neighbours);
   out->set_evicted_bytes(stats.evicted_bytes);
   out->set_integrity_failures(stats.integrity_failures);
   out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
@@ -253,10 +267,14 @@ grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerCont
   return ServeLater(
       Method::kCreateNamespace, *context, *request, response,
       [this, request, response]() -> absl::Status {
+        if (request->spec().virtual_clock() && !hooks_.allow_virtual_clock) {
+          return absl::FailedPreconditionError(
+              "spec.virtual_clock: the daemon was started without allow_virtual_clock");
+        }
         ASSIGN_OR_RETURN(store::NamespaceSpec spec,
                          ToSpec(request->spec(), environment_.store.options().chunk_bytes));
         ASSIGN_OR_RETURN(const auto ns, environment_.store.CreateNamespace(std::move(spec)));
-        SetSpec(ns->spec(), response->mutable_spec());
+        SetSpec(*ns, response->mutable_spec());
         return absl::OkStatus();
       });
 }
@@ -266,7 +284,7 @@ grpc::ServerUnaryReactor* AdminService::ListNamespaces(grpc::CallbackServerConte
                                                        v1::ListNamespacesResponse* response) {
   return Serve(Method::kListNamespaces, *context, *request, response, [this, response] {
     for (const auto& ns : environment_.store.Namespaces()) {
-      SetSpec(ns->spec(), response->add_namespaces());
+      SetSpec(*ns, response->add_namespaces());
     }
     return absl::OkStatus();
   });
@@ -278,6 +296,28 @@ grpc::ServerUnaryReactor* AdminService::DeleteNamespace(grpc::CallbackServerCont
   return ServeLater(Method::kDeleteNamespace, *context, *request, response, [this, request] {
     return environment_.store.DeleteNamespace(request->name());
   });
+}
+
+grpc::ServerUnaryReactor* AdminService::SetPolicy(grpc::CallbackServerContext* context,
+                                                  const v1::SetPolicyRequest* request,
+                                                  v1::SetPolicyResponse* response) {
+  return ServeLater(
+      Method::kSetPolicy, *context, *request, response,
+      [this, request, response]() -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        ASSIGN_OR_RETURN(*response->mutable_previous_policy(), ns->SetPolicy(request->policy()));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AdminService::AdvanceClock(grpc::CallbackServerContext* context,
+                                                     const v1::AdvanceClockRequest* request,
+                                                     v1::AdvanceClockResponse* response) {
+  return Serve(
+      Method::kAdvanceClock, *context, *request, response, [this, request]() -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        return ns->AdvanceClock(request->since_start_ms());
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::Flush(grpc::CallbackServerContext* context,

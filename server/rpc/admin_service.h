@@ -33,6 +33,12 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* DeleteNamespace(grpc::CallbackServerContext* context,
                                             const v1::DeleteNamespaceRequest* request,
                                             v1::DeleteNamespaceResponse* response) override;
+  grpc::ServerUnaryReactor* SetPolicy(grpc::CallbackServerContext* context,
+                                      const v1::SetPolicyRequest* request,
+                                      v1::SetPolicyResponse* response) override;
+  grpc::ServerUnaryReactor* AdvanceClock(grpc::CallbackServerContext* context,
+                                         const v1::AdvanceClockRequest* request,
+                                         v1::AdvanceClockResponse* response) override;
   grpc::ServerUnaryReactor* Flush(grpc::CallbackServerContext* context,
                                   const v1::FlushRequest* request,
                                   v1::FlushResponse* response) override;

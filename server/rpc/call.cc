@@ -22,6 +22,8 @@ constexpr std::string_view kMethodNames[] = {
     "Admin/CreateNamespace",
     "Admin/ListNamespaces",
     "Admin/DeleteNamespace",
+    "Admin/SetPolicy",
+    "Admin/AdvanceClock",
     "Admin/Flush",
     "Admin/SetLogLevel",
     "Admin/Drain",

@@ -32,6 +32,8 @@ enum class Method : uint8_t {
   kCreateNamespace,
   kListNamespaces,
   kDeleteNamespace,
+  kSetPolicy,
+  kAdvanceClock,
   kFlush,
   kSetLogLevel,
   kDrain,

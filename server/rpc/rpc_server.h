@@ -118,6 +118,7 @@ struct AdminHooks {
   // Asks the daemon to stop as SIGTERM does; returns at once.
   std::function<void()> request_drain;
   LocalLane local;
+  bool allow_virtual_clock = false;  // namespaces whose time is told, for replaying traces
 };
 
 struct CallRecord {

@@ -31,7 +31,7 @@ void Namespace::Impl::DetachPage(ClientPage& page) {
 
 size_t Namespace::Impl::DrainTouches(ClientPage& page, size_t limit) {
   uint64_t request = 0;
-  const uint64_t now = now_ms();
+  const uint64_t now = policy_ms();
   return page.TakeTouches(
       limit, [&](uint64_t touch, bool begins) { TakeTouch(touch, begins, now, &request); });
 }
@@ -39,7 +39,7 @@ size_t Namespace::Impl::DrainTouches(ClientPage& page, size_t limit) {
 void Namespace::Impl::DrainAllTouches(size_t limit) {
   const auto pages = limbo_.Pages();
   const uint32_t first = next_drained_.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t now = now_ms();
+  const uint64_t now = policy_ms();
   for (size_t i = 0; i < pages.size() && limit > 0; ++i) {
     ClientPage& page = *pages[(first + i) % pages.size()];
     uint64_t request = 0;
@@ -54,10 +54,20 @@ void Namespace::Impl::DrainAllTouches(size_t limit) {
   }
 }
 
+void Namespace::Impl::AdvanceClock(uint64_t since_start_ms) {
+  DrainAllTouches(kTouchesAtOnce * limbo_.Pages().size());
+  const uint64_t now = started_ms_ + since_start_ms;
+  uint64_t before = virtual_ms_.load(std::memory_order_relaxed);
+  while (before < now &&
+         !virtual_ms_.compare_exchange_weak(before, now, std::memory_order_relaxed)) {
+  }
+}
+
 void Namespace::Impl::TakeTouch(uint64_t touch, bool begins_request, uint64_t now_ms,
                                 uint64_t* request) {
   if (begins_request || *request == 0) *request = ranking_->NewRequest();
-  ranking_->UsedByClient(shm::TouchedPin(touch), *request, now_ms);
+  // Told from its end: what comes first is its last block.
+  ranking_->UsedByClient(shm::TouchedPin(touch), *request, /*ends_request=*/begins_request, now_ms);
 }
 
 Namespace::PinUse Namespace::Impl::PinsOf(const ClientPage& page) const {

@@ -107,6 +107,8 @@ Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
       space_(std::move(space)),
       ranking_(std::move(ranking)),
       limbo_(index_.view().header().record_capacity),
+      started_ms_(environment_.clock.NowMs()),
+      virtual_ms_(started_ms_),
       free_reserve_bytes_(space_->total_bytes() / 100) {
   for (uint32_t i = 0; i < environment_.shards; ++i) {
     shards_.push_back(std::make_unique<Shard>());
@@ -220,7 +222,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
       }
     }
     if (outcome.ok() && *outcome == CommitOutcome::kStored) {
-      Publish(shard, number, use, anchor, &removed);
+      Publish(shard, number, use, anchor, /*replaces=*/existing != 0, &removed);
     } else {
       space_->FreeReserved(number);
     }
@@ -243,9 +245,9 @@ uint64_t Namespace::Impl::FindAnchor(const Hash128& hash) {
 }
 
 void Namespace::Impl::Publish(Shard&, uint32_t number, const UseContext& use, uint64_t anchor,
-                              Removed* removed) {
+                              bool replaces, Removed* removed) {
   space_->MoveToVisible(number);
-  ranking_->Arrived(number, use.request, use.ends_request, anchor, now_ms());
+  ranking_->Arrived(number, use.request, use.ends_request, anchor, replaces, policy_ms());
   // Last, so that who looks for cold neighbours never takes it by the stamp it had before.
   space_->state(number).phase.store(Phase::kVisible, std::memory_order_release);
   if (index().record(number).expiry_tick != 0) {
@@ -389,7 +391,7 @@ bool Namespace::Impl::Link(Shard& shard, const Hash128& hash, uint32_t record, R
 }
 
 void Namespace::Impl::Touch(Shard&, uint32_t record, const UseContext& use) {
-  ranking_->Used(record, use.request, use.ends_request, now_ms());
+  ranking_->Used(record, use.request, use.ends_request, policy_ms());
 }
 
 void Namespace::Impl::Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed) {
@@ -402,7 +404,7 @@ void Namespace::Impl::RetireUnlinked(Shard&, uint32_t number, EventKind why, Rem
   const uint64_t generation = record.generation.load(std::memory_order_relaxed);
   record.generation.store(generation + 1, std::memory_order_seq_cst);
   space_->state(number).phase.store(Phase::kLimbo, std::memory_order_seq_cst);
-  ranking_->Left(number, why == EventKind::kEvicted, now_ms());
+  ranking_->Left(number, why, policy_ms());
   if (record.expiry_tick != 0) expiring_objects_.fetch_sub(1, std::memory_order_relaxed);
   if (why == EventKind::kErased || why == EventKind::kFlushed) {
     erased_.fetch_add(1, std::memory_order_relaxed);
@@ -426,7 +428,7 @@ Event Namespace::Impl::MakeEvent(EventKind kind, uint32_t number) {
   event.size_bytes = record.size();
   const uint64_t used_ms =
       RecencyClock::TimeMs(space_->state(number).stamp.load(std::memory_order_relaxed));
-  event.idle_ms = now_ms() > used_ms ? now_ms() - used_ms : 0;
+  event.idle_ms = policy_ms() > used_ms ? policy_ms() - used_ms : 0;
   return event;
 }
 
@@ -477,6 +479,8 @@ NamespaceStats Namespace::Impl::Stats() {
   s.erased = erased_.load(std::memory_order_relaxed);
   s.expired = expired_.load(std::memory_order_relaxed);
   s.evicted = evicted_.load(std::memory_order_relaxed);
+  s.evicted_neighbours = evicted_neighbours_.load(std::memory_order_relaxed);
+  s.uses = ranking_->Stats();
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
@@ -531,8 +535,16 @@ std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const U
 }
 uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
 Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
-absl::Status Namespace::SetPolicy(std::string_view name) {
-  return impl_->ranking().SetPolicy(name);
+absl::StatusOr<std::string> Namespace::SetPolicy(std::string_view name) {
+  return impl_->ranking().SetPolicy(name, impl_->policy_ms());
+}
+absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
+  if (!spec().virtual_clock) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("namespace ", spec().name, " has no virtual clock"));
+  }
+  impl_->AdvanceClock(since_start_ms);
+  return absl::OkStatus();
 }
 std::string Namespace::policy() const { return impl_->ranking().policy(); }
 bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }

@@ -24,6 +24,7 @@
 #include "server/store/client_page.h"
 #include "server/store/events.h"
 #include "server/store/lease.h"
+#include "server/store/use_stats.h"
 
 namespace infercache::store {
 
@@ -37,7 +38,7 @@ struct LocalAccess {
 // Largest host arena chunk, and so the largest object.
 inline constexpr uint64_t kDefaultChunkBytes = uint64_t{1} << 30;
 
-inline constexpr std::string_view kDefaultPolicy = "lru";
+inline constexpr std::string_view kDefaultPolicy = "auto";
 
 struct NamespaceSpec {
   std::string name;          // 1..64 of [a-z0-9._-]
@@ -52,6 +53,9 @@ struct NamespaceSpec {
   bool grpc_open = false;  // loopback peers need no credential; the store only keeps it
   LocalAccess local_users;
   LocalAccess local_writers;  // of those who are users
+  // The policy's time does not go by itself, but as AdvanceClock says: for traces. Times of expiry
+  // do not follow it.
+  bool virtual_clock = false;
   // Writers of the same-host lane may have writable mappings of the arena. If not, the kernel
   // refuses them to everybody and the daemon copies what they send.
   bool writable_by_clients = true;
@@ -114,6 +118,9 @@ struct NamespaceStats {
   AgedBytes limbo_age;
   uint64_t stored = 0, exists = 0, refused = 0, erased = 0, expired = 0;
   uint64_t evicted = 0, evicted_bytes = 0;
+  // Part of evicted: not the worst, but in the way of a hole that was large enough.
+  uint64_t evicted_neighbours = 0;
+  UseStats uses;
   uint64_t integrity_failures = 0;
   uint64_t saved_compute_us = 0;
   uint64_t largest_free_bytes = 0, metadata_bytes = 0;
@@ -179,10 +186,14 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // reserve. Bounded work per call. Returns true if more work is waiting.
   bool Maintain();
 
-  // Changes which objects go first; what is there stays, in the order that it had. Others wait
-  // meanwhile. INVALID_ARGUMENT: unknown policy.
-  absl::Status SetPolicy(std::string_view name);
+  // Changes which objects go first; what is there stays, in the order that it had. Returns the
+  // policy before. INVALID_ARGUMENT: unknown policy.
+  absl::StatusOr<std::string> SetPolicy(std::string_view name);
   std::string policy() const;  // the one at work; spec() has the first
+  // From here on it is `since_start_ms` after the start, for the policy, unless it is later
+  // already. What clients have touched until now is applied before. FAILED_PRECONDITION: the
+  // namespace has no virtual clock.
+  absl::Status AdvanceClock(uint64_t since_start_ms);
 
   NamespaceStats Stats() const;
   bool closed() const;

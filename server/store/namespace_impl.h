@@ -97,6 +97,11 @@ class Namespace::Impl {
   Ranking& ranking() { return *ranking_; }
   Hash128 ChainHash(const ObjectId& id) const { return index_.HashOf(id.fingerprint, id.key); }
   uint64_t now_ms() const { return environment_.clock.NowMs(); }
+  // For what the policy gets to know: the same, unless the namespace's clock is virtual.
+  uint64_t policy_ms() const {
+    return spec_.virtual_clock ? virtual_ms_.load(std::memory_order_relaxed) : now_ms();
+  }
+  void AdvanceClock(uint64_t since_start_ms);
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   ObjectInfo InfoOf(const shm::Record& record) const;
 
@@ -139,7 +144,7 @@ class Namespace::Impl {
   bool Link(Shard& shard, const Hash128& hash, uint32_t record, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   // Enters a record that has just been linked in the books, the ranking and the events.
-  void Publish(Shard& shard, uint32_t record, const UseContext& use, uint64_t anchor,
+  void Publish(Shard& shard, uint32_t record, const UseContext& use, uint64_t anchor, bool replaces,
                Removed* removed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   // What pins the visible object of this hash would say; 0 = there is none.
   uint64_t FindAnchor(const Hash128& hash);
@@ -218,13 +223,16 @@ class Namespace::Impl {
   // Have their own synchronization.
   Limbo limbo_;
   std::atomic<bool> closed_{false};
+  const uint64_t started_ms_;
+  std::atomic<uint64_t> virtual_ms_;
   std::atomic<uint64_t> next_event_{1};
   std::atomic<uint64_t> expiring_objects_{0};  // visible ones with a TTL
   std::atomic<uint64_t> daemon_pins_{0};
   std::atomic<uint32_t> puts_making_room_{0};
   std::atomic<uint64_t> free_reserve_bytes_;  // as of the last Maintain
   std::atomic<uint64_t> stored_{0}, refused_{0};
-  std::atomic<uint64_t> erased_{0}, expired_{0}, evicted_{0}, evicted_bytes_{0};
+  std::atomic<uint64_t> erased_{0}, expired_{0};
+  std::atomic<uint64_t> evicted_{0}, evicted_neighbours_{0}, evicted_bytes_{0};
   std::atomic<uint64_t> integrity_failures_{0};
 
   std::atomic<uint32_t> next_drained_{0};  // whose touches come first

@@ -1,5 +1,6 @@
 #include "server/store/ranking.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/shm/session_page.h"
@@ -33,11 +34,12 @@ Ranking::Ranking(const IndexSegment& index, const Space& space, uint64_t assumed
 }
 
 void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, uint64_t anchor,
-                      uint64_t now_ms) {
+                      bool replaces, uint64_t now_ms) {
   const shm::Record& record = index_.view().record(number);
   space_.state(number).stamp.store(recency_.Next(now_ms), std::memory_order_relaxed);
   Write({.kind = Note::Kind::kArrival,
          .ends_request = ends_request,
+         .replaces = replaces,
          .class_id = record.class_id(),
          .record = number,
          .now_ms = now_ms,
@@ -56,17 +58,20 @@ void Ranking::Used(uint32_t record, uint64_t request, bool ends_request, uint64_
          .request = request});
 }
 
-void Ranking::Left(uint32_t record, bool evicted, uint64_t now_ms) {
-  Write({.kind = evicted ? Note::Kind::kEviction : Note::Kind::kLoss,
+void Ranking::Left(uint32_t record, EventKind why, uint64_t now_ms) {
+  Write({.kind = why == EventKind::kEvicted   ? Note::Kind::kEviction
+                 : why == EventKind::kExpired ? Note::Kind::kExpiry
+                                              : Note::Kind::kLoss,
          .record = record,
          .now_ms = now_ms,
          .hash = index_.view().record(record).hash().lo});
 }
 
-void Ranking::UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms) {
+void Ranking::UsedByClient(uint64_t pin, uint64_t request, bool ends_request, uint64_t now_ms) {
   const uint32_t record = shm::PinnedRecord(pin);
   if (record == 0 || record > index_.view().header().record_capacity) return;
   Write({.kind = Note::Kind::kClientUse,
+         .ends_request = ends_request,
          .record = record,
          .now_ms = now_ms,
          .request = request,
@@ -93,7 +98,10 @@ void Ranking::TakeNotes() {
     MutexLock lock(&log_mu_);
     std::swap(log_, taken_);
   }
-  for (const Note& note : taken_) Apply(note);
+  for (Note& note : taken_) {
+    note.now_ms = NeverBack(note.now_ms);
+    Apply(note);
+  }
   taken_.clear();
 }
 
@@ -118,19 +126,49 @@ void Ranking::Apply(const Note& note) {
       space_.state(note.record).stamp.store(recency_.Next(note.now_ms), std::memory_order_relaxed);
       return ApplyUse(note, note.record);
     case Note::Kind::kEviction:
+    case Note::Kind::kExpiry:
     case Note::Kind::kLoss:
-      return policy_->Remove(
-          note.record, {.now_ms = note.now_ms,
-                        .hash = note.hash,
-                        .idle_ms = static_cast<uint32_t>(note.now_ms) - nodes_[note.record].used_ms,
-                        .evicted = note.kind == Note::Kind::kEviction});
+      return ApplyDeparture(note);
+  }
+}
+
+void Ranking::ApplyDeparture(const Note& note) {
+  const auto now = static_cast<uint32_t>(note.now_ms);
+  const PolicyNode& node = nodes_[note.record];
+  const bool evicted = note.kind == Note::Kind::kEviction;
+  PolicyOf(note.record)
+      .Remove(note.record, {.now_ms = note.now_ms,
+                            .hash = note.hash,
+                            .idle_ms = now - node.used_ms,
+                            .evicted = evicted});
+  if (evicted) stats_.age_at_eviction.Add(now - node.stored_ms);
+  if (note.kind != Note::Kind::kLoss) {
+    gone_.Add(note.hash, {.used_ms = node.used_ms, .kind = evicted ? kEvicted : kExpired});
+  }
+  // One more than there is room for: it has gone for an arrival, which may be what is the oldest.
+  while (gone_.size() > members_ + 1) gone_.TakeOldest();
+  --members_;
+}
+
+void Ranking::CountMiss(uint64_t hash, uint32_t now_ms) {
+  const std::optional<Ghost> ghost = gone_.Take(hash);
+  if (!ghost.has_value()) {
+    ++stats_.misses_cold;
+  } else if (ghost->kind == kExpired) {
+    ++stats_.misses_expired;
+  } else {
+    ++stats_.misses_evicted;
+    stats_.miss_gap.Add(now_ms - ghost->used_ms);
   }
 }
 
 void Ranking::ApplyArrival(const Note& note) {
   const auto now = static_cast<uint32_t>(note.now_ms);
   PolicyNode& node = nodes_[note.record];
-  node = {.used_ms = now, .class_id = note.class_id};
+  node = {.used_ms = now, .class_id = note.class_id, .owner = owner_, .stored_ms = now};
+  ++members_;
+  if (!note.replaces) CountMiss(note.hash, now);
+  while (gone_.size() > members_) gone_.TakeOldest();
   Use use{.now_ms = note.now_ms,
           .request = note.request,
           .ends_request = note.ends_request,
@@ -138,7 +176,8 @@ void Ranking::ApplyArrival(const Note& note) {
           .size_bytes = note.size_bytes};
   const uint32_t anchor = shm::PinnedRecord(note.pin);
   if (IsMember(note.pin) && now - nodes_[anchor].used_ms < kAnchorMs) {
-    use.anchor = anchor;
+    // Two policies' lists have nothing to do with each other.
+    if (nodes_[anchor].owner == owner_) use.anchor = anchor;
     // For who looks for cold neighbours.
     space_.state(note.record)
         .stamp.store(space_.state(anchor).stamp.load(std::memory_order_relaxed),
@@ -148,51 +187,80 @@ void Ranking::ApplyArrival(const Note& note) {
 }
 
 void Ranking::ApplyUse(const Note& note, uint32_t record) {
-  const auto now = static_cast<uint32_t>(note.now_ms);
-  PolicyNode& node = nodes_[record];
-  const uint32_t idle_ms = now - node.used_ms;
-  const bool repeat = idle_ms < kRepeatMs;
-  policy_->Touch(record, {.now_ms = note.now_ms,
-                          .request = note.request,
-                          .ends_request = note.ends_request,
-                          .idle_ms = idle_ms,
-                          .repeat = repeat});
-  if (!repeat) node.used_ms = now;
+  Use use{.now_ms = note.now_ms, .request = note.request, .ends_request = note.ends_request};
+  CountUse(nodes_[record], &use);
+  if (!use.repeat) {
+    ++stats_.hits;
+    stats_.hit_gap.Add(use.idle_ms);
+  }
+  PolicyOf(record).Touch(record, use);
 }
 
 std::optional<Incarnation> Ranking::Victim(uint64_t now_ms, MayGo may_go) {
   MutexLock lock(&mu_);
   TakeNotes();
+  now_ms = NeverBack(now_ms);
   Incarnation victim;
-  victim.record = policy_->Victim(now_ms, [&](uint32_t record) {
+  const auto still_may_go = [&](uint32_t record) {
     victim.generation = index_.view().record(record).generation.load(std::memory_order_acquire);
     // Odd: it has just gone, and the note of that is on its way.
     return victim.generation % 2 == 0 && may_go(record);
-  });
+  };
+  if (next_ != nullptr) {
+    // The worst are there before anybody is named.
+    MoveMembers(kMovesPerVictim, now_ms);
+    victim.record = next_->Victim(now_ms, still_may_go);
+  }
+  if (victim.record == 0) victim.record = policy_->Victim(now_ms, still_may_go);
   if (victim.record == 0) return std::nullopt;
   return victim;
 }
 
-absl::Status Ranking::SetPolicy(std::string_view name) {
-  MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(std::unique_ptr<Policy> made, MakePolicy(name, nodes_.data()));
-  TakeNotes();
-  std::vector<uint32_t> members;
-  policy_->ForEachFromWorst([&members](uint32_t record) { members.push_back(record); });
-  for (const uint32_t record : members) {
-    PolicyNode& node = nodes_[record];
-    node = {.used_ms = node.used_ms, .class_id = node.class_id};
-    // Each a request of its own at the time of its last use, as far as that is known. The record
-    // itself is not read: it may have gone since the notes were taken, and be another's by now. A
-    // new policy has no ghosts whose hash it could be.
-    const uint64_t used_ms =
-        RecencyClock::TimeMs(space_.state(record).stamp.load(std::memory_order_relaxed));
-    made->Insert(record,
-                 {.now_ms = used_ms, .request = NewRequest(), .size_bytes = assumed_object_bytes_});
+absl::StatusOr<std::string> Ranking::SetPolicy(std::string_view name, uint64_t now_ms) {
+  MutexLock change(&set_policy_mu_);
+  {
+    MutexLock lock(&mu_);
+    ASSIGN_OR_RETURN(next_, MakePolicy(name, nodes_.data()));
+    moved_used_ms_ = moved_request_ = 0;
   }
-  policy_ = std::move(made);
-  name_ = std::string(name);
-  return absl::OkStatus();
+  while (true) {
+    std::unique_ptr<Policy> left;  // its memory is given back when nobody waits
+    MutexLock lock(&mu_);
+    TakeNotes();
+    if (MoveMembers(kMovesPerLock, now_ms)) continue;
+    left = std::exchange(policy_, std::move(next_));
+    ++owner_;
+    return std::exchange(name_, std::string(name));
+  }
+}
+
+bool Ranking::MoveMembers(size_t count, uint64_t now_ms) {
+  now_ms = NeverBack(now_ms);
+  for (; count > 0; --count) {
+    const uint32_t record = policy_->Victim(now_ms, [](uint32_t) { return true; });
+    if (record == 0) return false;
+    policy_->Remove(record, {.now_ms = now_ms});
+    PolicyNode& node = nodes_[record];
+    node = {.used_ms = node.used_ms,
+            .class_id = node.class_id,
+            .repeats = node.repeats,
+            .owner = static_cast<uint8_t>(owner_ + 1),
+            .stored_ms = node.stored_ms};
+    // The order counts for more than the times of the last uses, which may contradict it. What was
+    // used together is one request. The record itself is not read: it may have gone since the notes
+    // were taken, and be another's by now.
+    const uint64_t used_ms = std::min(
+        RecencyClock::TimeMs(space_.state(record).stamp.load(std::memory_order_relaxed)), now_ms);
+    if (moved_request_ == 0 || used_ms > moved_used_ms_) {
+      moved_used_ms_ = used_ms;
+      moved_request_ = NewRequest();
+    }
+    next_->Insert(record, {.now_ms = now_ms,
+                           .request = moved_request_,
+                           .age_ms = now_ms - moved_used_ms_,
+                           .size_bytes = assumed_object_bytes_});
+  }
+  return true;
 }
 
 std::string Ranking::policy() const {
@@ -200,9 +268,16 @@ std::string Ranking::policy() const {
   return name_;
 }
 
+UseStats Ranking::Stats() {
+  MutexLock lock(&mu_);
+  TakeNotes();
+  return stats_;
+}
+
 uint64_t Ranking::memory_bytes(uint32_t records_ever_used) const {
   MutexLock lock(&mu_);
-  return uint64_t{records_ever_used} * sizeof(PolicyNode) + policy_->memory_bytes();
+  return uint64_t{records_ever_used} * sizeof(PolicyNode) + policy_->memory_bytes() +
+         gone_.memory_bytes() + (next_ != nullptr ? next_->memory_bytes() : 0);
 }
 
 }  // namespace infercache::store

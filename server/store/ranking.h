@@ -6,10 +6,11 @@
 // without the latest use.
 //
 // Thread-safe. Locks: mu_ (the policy) before log_mu_; both are taken under a shard's lock and call
-// nothing else.
+// nothing else. set_policy_mu_ is taken with nothing held.
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -23,11 +24,14 @@
 #include "absl/status/statusor.h"
 #include "common/hash.h"
 #include "common/mutex.h"
+#include "server/store/events.h"
+#include "server/store/eviction/ghosts.h"
 #include "server/store/eviction/policy.h"
 #include "server/store/index_segment.h"
 #include "server/store/record_state.h"
 #include "server/store/space.h"
 #include "server/store/sparse_array.h"
+#include "server/store/use_stats.h"
 
 namespace infercache::store {
 
@@ -48,31 +52,36 @@ class Ranking {
 
   // REQUIRES, of the next three: the lock of the record's shard is held, and `record` is visible,
   // or was until now. `anchor`: what MakePin says of the object behind which it belongs; 0 = none.
-  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor,
+  // `replaces`: another object of its key, which was visible until now.
+  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor, bool replaces,
                uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void Used(uint32_t record, uint64_t request, bool ends_request, uint64_t now_ms)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
-  void Left(uint32_t record, bool evicted, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  void Left(uint32_t record, EventKind why, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   // A use that a client tells of, by the word that pinned the object then: any word, at any time.
-  void UsedByClient(uint64_t pin, uint64_t request, uint64_t now_ms)
+  void UsedByClient(uint64_t pin, uint64_t request, bool ends_request, uint64_t now_ms)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
 
   // The visible object that is worth least, of those that may go.
   std::optional<Incarnation> Victim(uint64_t now_ms, MayGo may_go)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
 
-  // From here on another policy ranks the objects, beginning with the order that there is. Others
-  // wait meanwhile: some 20 ns an object. INVALID_ARGUMENT: unknown policy.
-  absl::Status SetPolicy(std::string_view name) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  // Another policy ranks the objects when this returns, beginning with the order that there is.
+  // They go over piece by piece, the worst first, and nobody else waits for more than a piece.
+  // Returns the policy before. INVALID_ARGUMENT: unknown policy.
+  absl::StatusOr<std::string> SetPolicy(std::string_view name, uint64_t now_ms)
+      ABSL_LOCKS_EXCLUDED(set_policy_mu_, mu_, log_mu_);
   std::string policy() const ABSL_LOCKS_EXCLUDED(mu_);
 
+  UseStats Stats() ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   uint64_t memory_bytes(uint32_t records_ever_used) const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Note {
-    enum class Kind : uint8_t { kArrival, kUse, kClientUse, kEviction, kLoss };
+    enum class Kind : uint8_t { kArrival, kUse, kClientUse, kEviction, kExpiry, kLoss };
     Kind kind = Kind::kUse;
     bool ends_request = false;
+    bool replaces = false;
     uint8_t class_id = 0;
     uint32_t record = 0;
     uint64_t now_ms = 0;
@@ -82,9 +91,9 @@ class Ranking {
     uint64_t size_bytes = 0;
   };
   static constexpr size_t kNotes = 512;
-  // A request looks for its prefix, reads it and stores the rest: several uses of a block within
-  // this time are one.
-  static constexpr uint32_t kRepeatMs = 100;
+  // Of a change of policy, under one lock: some 50 us; and as much as a put can wait for.
+  static constexpr size_t kMovesPerLock = 512;
+  static constexpr size_t kMovesPerVictim = 16;
   // A chain goes on behind its parent if that was used no longer ago: else the parent is about to
   // go itself, and what is new would with it.
   static constexpr uint32_t kAnchorMs = 60'000;
@@ -94,9 +103,22 @@ class Ranking {
 
   void Write(Note note) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void TakeNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Threads look at the clock before they write: a note may be older than the one before it. For
+  // the policies time does not go back.
+  uint64_t NeverBack(uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return latest_ms_ = std::max(latest_ms_, now_ms);
+  }
   void Apply(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyArrival(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyUse(const Note& note, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyDeparture(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A miss, by what it is due to.
+  void CountMiss(uint64_t hash, uint32_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Policy& PolicyOf(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return nodes_[record].owner == owner_ ? *policy_ : *next_;
+  }
+  // The worst of what policy_ has goes over to next_. False if there is no more.
+  bool MoveMembers(size_t count, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether `pin` names a member as it is now, and not what was in its record before.
   bool IsMember(uint64_t pin) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -108,11 +130,26 @@ class Ranking {
   std::atomic<uint64_t> next_request_{1};
   RecencyClock recency_;
 
+  Mutex set_policy_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // one change at a time
   mutable Mutex mu_;
   const SparseArray<PolicyNode> nodes_ ABSL_GUARDED_BY(mu_);
   std::string name_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<Policy> policy_ ABSL_GUARDED_BY(mu_);
+  uint8_t owner_ ABSL_GUARDED_BY(mu_) = 0;  // of the nodes that are policy_'s
+  // While the policy changes, what comes is still policy_'s, and what is worst of all already this
+  // one's.
+  std::unique_ptr<Policy> next_ ABSL_GUARDED_BY(mu_);
+  uint64_t moved_used_ms_ ABSL_GUARDED_BY(mu_) = 0;  // of the last one moved, as next_ was told it
+  uint64_t moved_request_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<Note> taken_ ABSL_GUARDED_BY(mu_);  // keeps its memory
+  uint64_t latest_ms_ ABSL_GUARDED_BY(mu_) = 0;
+
+  UseStats stats_ ABSL_GUARDED_BY(mu_);
+  size_t members_ ABSL_GUARDED_BY(mu_) = 0;
+  // The latest that were evicted (kind kEvicted) or expired, at most as many as there are members:
+  // what a namespace of twice the capacity would have besides, whatever the policy is.
+  static constexpr uint8_t kEvicted = 0, kExpired = 1;
+  GhostTable gone_ ABSL_GUARDED_BY(mu_);
 
   Mutex log_mu_ ABSL_ACQUIRED_AFTER(mu_);
   std::vector<Note> log_ ABSL_GUARDED_BY(log_mu_);

@@ -75,7 +75,7 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
 }
 
 std::optional<Incarnation> Namespace::Impl::PickVictim(const PinnedSet& pinned) {
-  return ranking_->Victim(now_ms(), [&](uint32_t record) {
+  return ranking_->Victim(policy_ms(), [&](uint32_t record) {
     return space_->state(record).pins.load(std::memory_order_relaxed) == 0 &&
            !pinned.Contains(record);
   });
@@ -91,6 +91,7 @@ size_t Namespace::Impl::EvictFor(uint64_t size, size_t limit, const PinnedSet& p
     size_t count = 1;
     if (hole.has_value()) {
       for (const Incarnation& neighbour : *hole) count += Evict(neighbour, pinned, removed) ? 1 : 0;
+      evicted_neighbours_.fetch_add(count - 1, std::memory_order_relaxed);
     }
     return count;
   }

@@ -280,6 +280,19 @@ TEST_F(Ctl, MakesAndDeletesNamespaces) {
   EXPECT_EQ(Json::parse(gone.err, nullptr, false)["error"]["code"], "NOT_FOUND") << gone.err;
 }
 
+TEST_F(Ctl, ChangesThePolicyOfANamespace) {
+  const std::string file = Write("v", "value");
+  ASSERT_EQ(Run({"put", "k", file}).exit_code, 0);
+  const Json changed = RunJson({"namespace", "policy", "default", "arc"});
+  EXPECT_EQ(changed["policy"], "arc");
+  const std::string before = changed["previous_policy"];
+  EXPECT_EQ(RunJson({"namespace", "policy", "default", before})["previous_policy"], "arc");
+  EXPECT_EQ(Run({"get", "k"}).out, "value");
+  EXPECT_EQ(Run({"namespace", "policy", "default", "clairvoyant"}).exit_code, 2);
+  EXPECT_EQ(Run({"namespace", "policy", "none", "lru"}).exit_code, 4);
+  EXPECT_EQ(Run({"namespace", "policy", "default"}).exit_code, 2);
+}
+
 TEST_F(Ctl, ChangesTheLogLevel) {
   const std::string before = RunJson({"log-level", "debug"})["previous_level"];
   EXPECT_EQ(RunJson({"log-level", before})["previous_level"], "debug");

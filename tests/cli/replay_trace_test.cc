@@ -1,10 +1,14 @@
-// The hit ratio of the real daemon, shards and all, on a recorded trace, against the simulator's
-// LRU.
+// The hit ratio of the real daemon, shards, lanes, rings and all, against the simulation: on a
+// trace made here, and on a recorded one.
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <string>
+#include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/ctl_process.h"
@@ -15,30 +19,99 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What an exact LRU over 18,279 blocks reaches on this trace.
-constexpr double kSimulatedPrefixHitRatio = 0.2784;
-constexpr double kTolerance = 0.005;
+Json RunForJson(const std::vector<std::string>& arguments, const std::string& input = "") {
+  const CtlResult result = RunCtl(arguments, input);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  Json json = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_FALSE(json.is_discarded()) << result.out;
+  return json;
+}
 
-TEST(ReplayTrace, ConversationHitsAsOftenAsTheSimulatedLru) {
+// An hour: 40 chats whose turns come back after a minute or two, each a block longer, between
+// prompts that nobody repeats.
+std::string MadeTrace() {
+  std::string trace;
+  const auto request = [&trace](uint64_t ms, uint64_t first_id, uint64_t blocks) {
+    absl::StrAppend(&trace, R"({"timestamp": )", ms, R"(, "input_length": )", blocks * 512,
+                    R"(, "output_length": 1, "hash_ids": [)");
+    for (uint64_t i = 0; i < blocks; ++i) absl::StrAppend(&trace, i == 0 ? "" : ", ", first_id + i);
+    absl::StrAppend(&trace, "]}\n");
+  };
+  uint64_t one_off = 1'000'000, random = 1;
+  for (uint64_t ms = 0; ms < 60 * 60'000; ms += 500) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    const uint64_t chat = ms / 500 % 200;
+    if (chat < 40) {
+      request(ms, chat * 1'000, 8 + ms / 300'000);
+    } else {
+      const uint64_t blocks = 1 + (random >> 33) % 12;
+      request(ms, one_off, blocks);
+      one_off += blocks;
+    }
+  }
+  return trace;
+}
+
+// (policy, lane)
+class ReplayTrace : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  // `trace`: a file, or - for `input`.
+  void CompareWithSimulation(const std::string& trace, const std::string& capacity,
+                             const std::string& input = "") {
+    const auto& [policy, lane] = GetParam();
+    const Json simulated =
+        RunForJson({"simulate", "--trace", trace, "--policy", policy, "--capacity", capacity,
+                    "--block-bytes", "1KiB", "-o", "json"},
+                   input);
+    const auto daemon =
+        e2e::DaemonProcess::Start({.arguments = {"--capacity", "512MiB", "--allow-virtual-clock"},
+                                   .config = "",
+                                   .environment = {}});
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    const Json replayed =
+        RunForJson({"--endpoint", lane + (*daemon)->socket_path(), "replay", "--virtual-clock",
+                    "--clients", "4", "--trace", trace, "--block-bytes", "1KiB", "--blocks",
+                    capacity, "--policy", policy, "-o", "json"},
+                   input);
+    EXPECT_EQ(replayed["lane"], lane == "unix:" ? "local" : "grpc");
+    EXPECT_EQ(replayed["wrong_bytes"], 0);
+    EXPECT_EQ(replayed["refused_blocks"], 0);
+    EXPECT_EQ(replayed["unique_blocks"], simulated["unique_blocks"]);
+    const double expected = simulated["rows"][0]["prefix_hit_ratio"];
+    EXPECT_NEAR(replayed["prefix_hit_ratio"].get<double>(), expected,
+                std::max(0.003, 0.02 * expected));
+    RecordProperty("simulated", absl::StrCat(expected));
+    RecordProperty("replayed", absl::StrCat(replayed["prefix_hit_ratio"].get<double>()));
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Policies, ReplayTrace,
+                         ::testing::Combine(::testing::Values("auto", "lru"),
+                                            ::testing::Values("unix:", "grpc+unix:")),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) +
+                                  (std::get<1>(info.param) == "unix:" ? "Local" : "Grpc");
+                         });
+
+TEST_P(ReplayTrace, AMadeOneHitsAsOftenAsTheSimulation) {
+  CompareWithSimulation("-", "1000", MadeTrace());
+}
+
+TEST_P(ReplayTrace, ConversationHitsAsOftenAsTheSimulation) {
   const std::string trace = TRACE_DIRECTORY "/conversation.jsonl";
   if (access(trace.c_str(), R_OK) != 0) GTEST_SKIP() << "no trace at " << trace;
+  CompareWithSimulation(trace, "10%");
+}
+
+TEST(ReplayClock, IsTheDaemonsUnlessItPermitsAnother) {
   const auto daemon = e2e::DaemonProcess::Start(
-      {.arguments = {"--capacity", "512MiB"}, .config = "", .environment = {}});
+      {.arguments = {"--capacity", "64MiB"}, .config = "", .environment = {}});
   ASSERT_TRUE(daemon.ok()) << daemon.status();
   const CtlResult result =
-      RunCtl({"--endpoint", "unix:" + (*daemon)->socket_path(), "replay", "--trace", trace,
-              "--block-bytes", "1KiB", "--blocks", "10%", "--policy", "lru", "-o", "json"});
-  ASSERT_EQ(result.exit_code, 0) << result.err;
-  const Json json = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
-  ASSERT_FALSE(json.is_discarded()) << result.out;
-  EXPECT_EQ(json["requests"], 12'031);
-  EXPECT_EQ(json["blocks"], 288'500);
-  EXPECT_EQ(json["unique_blocks"], 182'790);
-  EXPECT_EQ(json["capacity_blocks"], 18'279);
-  EXPECT_EQ(json["wrong_bytes"], 0);
-  EXPECT_EQ(json["refused_blocks"], 0);
-  EXPECT_NEAR(json["prefix_hit_ratio"].get<double>(), kSimulatedPrefixHitRatio, kTolerance)
-      << result.out;
+      RunCtl({"--endpoint", "unix:" + (*daemon)->socket_path(), "replay", "--virtual-clock",
+              "--trace", "-", "--block-bytes", "1KiB", "--blocks", "100"},
+             MadeTrace());
+  EXPECT_EQ(result.exit_code, 4) << result.err;
+  EXPECT_NE(result.err.find("allow_virtual_clock"), std::string::npos) << result.err;
 }
 
 }  // namespace

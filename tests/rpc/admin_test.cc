@@ -93,6 +93,9 @@ TEST_F(AdminTest, CountsWhatHappened) {
   EXPECT_EQ(stats.misses(), 1u);
   EXPECT_EQ(stats.stored(), 1u);
   EXPECT_EQ(stats.exists(), 1u);
+  EXPECT_EQ(stats.uses().misses_cold(), 1u);
+  EXPECT_EQ(stats.uses().hits(), 0u) << "all within one request's time";
+  EXPECT_EQ(stats.uses().hit_ratio_at_2x_capacity(), 0);
   v1::GetStatsRequest unknown;
   unknown.set_namespace_("none");
   v1::GetStatsResponse response;
@@ -165,7 +168,7 @@ TEST_F(AdminTest, MakesListsAndRemovesNamespaces) {
   spec.set_grpc_open(true);
   v1::NamespaceSpec made;
   ASSERT_TRUE(Create(spec, &made).ok());
-  EXPECT_EQ(made.policy(), "lru");
+  EXPECT_EQ(made.policy(), "auto");
   EXPECT_GT(made.max_objects(), 0u);
   EXPECT_EQ(Create(spec).error_code(), StatusCode::ALREADY_EXISTS);
 
@@ -218,6 +221,67 @@ TEST_F(AdminTest, ANamespaceForNLiveObjectsHoldsThem) {
   }
   EXPECT_EQ(Stats("blocks").objects(), static_cast<uint64_t>(kObjects));
   EXPECT_EQ(Stats("blocks").evicted(), 0u);
+}
+
+TEST_F(AdminTest, ChangesThePolicyAndKeepsTheObjects) {
+  Start();
+  for (int i = 0; i < 100; ++i) Store("k" + std::to_string(i), Pattern(1000, i));
+  v1::SetPolicyRequest request;
+  request.set_namespace_("default");
+  v1::SetPolicyResponse response;
+  std::string before = Stats("default").policy();
+  for (const char* policy : {"s3fifo", "lfu", "arc", "lru", "fifo", "auto"}) {
+    request.set_policy(policy);
+    ASSERT_TRUE(Call(&v1::Admin::Stub::SetPolicy, request, &response).ok());
+    EXPECT_EQ(std::exchange(before, policy), response.previous_policy());
+    EXPECT_EQ(Stats("default").policy(), policy);
+  }
+  v1::ListNamespacesResponse list;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::ListNamespaces, {}, &list).ok());
+  EXPECT_EQ(list.namespaces(0).policy(), "auto") << "not the one that it was made with";
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Load("k" + std::to_string(i)), Pattern(1000, i)) << i;
+
+  request.set_policy("clairvoyant");
+  EXPECT_EQ(Call(&v1::Admin::Stub::SetPolicy, request, &response).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+  request.set_policy("lru");
+  request.set_namespace_("none");
+  EXPECT_EQ(Call(&v1::Admin::Stub::SetPolicy, request, &response).error_code(),
+            StatusCode::NOT_FOUND);
+  EXPECT_EQ(Stats("default").policy(), "auto");
+}
+
+TEST_F(AdminTest, AVirtualClockTakesThePermissionOfTheDaemon) {
+  Start();
+  v1::NamespaceSpec spec;
+  spec.set_name("traced");
+  spec.set_quota_bytes(kMiB);
+  spec.set_virtual_clock(true);
+  EXPECT_EQ(Create(spec).error_code(), StatusCode::FAILED_PRECONDITION);
+  v1::AdvanceClockRequest request;
+  v1::AdvanceClockResponse response;
+  request.set_namespace_("traced");
+  EXPECT_EQ(Call(&v1::Admin::Stub::AdvanceClock, request, &response).error_code(),
+            StatusCode::NOT_FOUND);
+  request.set_namespace_("default");
+  EXPECT_EQ(Call(&v1::Admin::Stub::AdvanceClock, request, &response).error_code(),
+            StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(AdminTest, APermittedVirtualClockCanBeAdvanced) {
+  hooks.allow_virtual_clock = true;
+  Start();
+  v1::NamespaceSpec spec, made;
+  spec.set_name("traced");
+  spec.set_quota_bytes(kMiB);
+  spec.set_virtual_clock(true);
+  ASSERT_TRUE(Create(spec, &made).ok());
+  EXPECT_TRUE(made.virtual_clock());
+  v1::AdvanceClockRequest request;
+  v1::AdvanceClockResponse response;
+  request.set_namespace_("traced");
+  request.set_since_start_ms(60'000);
+  EXPECT_TRUE(Call(&v1::Admin::Stub::AdvanceClock, request, &response).ok());
 }
 
 TEST_F(AdminTest, FlushesByPrefix) {

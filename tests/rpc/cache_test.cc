@@ -317,7 +317,7 @@ TEST_F(CacheTest, ReportsEveryCallOnce) {
 TEST(MethodNamesTest, AreDistinct) {
   const auto names = MethodNames();
   EXPECT_EQ(std::set<std::string_view>(names.begin(), names.end()).size(), names.size());
-  EXPECT_EQ(names.size(), 18u);
+  EXPECT_EQ(names.size(), 20u);
 }
 
 }  // namespace

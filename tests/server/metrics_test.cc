@@ -124,11 +124,49 @@ TEST(Metrics, CountEvictionsAndHowLongTheObjectsWereIdle) {
   ASSERT_GT(stats.evicted, 0u);
   EXPECT_THAT(text,
               HasSubstr(Cat("infercache_evictions_total{namespace=\"kv\",reason=\"capacity\"} ",
-                            stats.evicted, "\n")));
+                            stats.evicted - stats.evicted_neighbours, "\n")));
+  EXPECT_THAT(text,
+              HasSubstr(Cat("infercache_evictions_total{namespace=\"kv\",reason=\"neighbour\"} ",
+                            stats.evicted_neighbours, "\n")));
   EXPECT_THAT(text, HasSubstr(Cat("infercache_object_idle_before_evict_seconds_count ",
                                   stats.evicted, "\n")));
   // Only "first" had been idle, for 10 s: above the bound of 4 s.
   EXPECT_THAT(text, HasSubstr("infercache_object_idle_before_evict_seconds_sum 10\n"));
+  const std::string age = "infercache_object_age_at_evict_seconds_";
+  EXPECT_THAT(text, HasSubstr(Cat(age, "count{namespace=\"kv\"} ", stats.evicted, "\n")));
+  EXPECT_THAT(text, HasSubstr(Cat(age, "sum{namespace=\"kv\"} 10\n")));
+  metrics.SetStore(nullptr);
+}
+
+TEST(Metrics, ShowWhatMissesAreDueToAndHowFarApartUsesAre) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  spec.max_objects = 2;
+  spec.policy = "lru";
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  for (const char* key : {"a", "b", "c", "a"}) {
+    Put(**ns, key, 1);
+    clock.AdvanceMs(2'000);
+  }
+  EXPECT_TRUE((*ns)->Lookup({"a", {}}).has_value());
+  const std::string text = metrics.Text();
+  for (const char* line :
+       {"infercache_uses_total{namespace=\"kv\",result=\"hit\"} 1\n",
+        "infercache_uses_total{namespace=\"kv\",result=\"evicted\"} 1\n",
+        "infercache_uses_total{namespace=\"kv\",result=\"expired\"} 0\n",
+        "infercache_uses_total{namespace=\"kv\",result=\"cold\"} 3\n",
+        "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"hit\"} 2\n",
+        "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"1\"} 0\n",
+        "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"4\"} 1\n",
+        "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"evicted\"} 6\n"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
   metrics.SetStore(nullptr);
 }
 

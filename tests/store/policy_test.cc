@@ -158,6 +158,26 @@ TEST(Arc, ALoopTooLargeForTheRestMakesRoomForItself) {
   EXPECT_GT(hits, 600);
 }
 
+TEST(CountUse, UsesWithinTheTimeOfARequestAreOneUnlessTheyAreTooMany) {
+  PolicyNode node{.used_ms = 1000};
+  const auto repeats = [&node](uint64_t now_ms) {
+    Use use{.now_ms = now_ms};
+    CountUse(node, &use);
+    return use.repeat;
+  };
+  // Looked for, read, stored, touched.
+  EXPECT_TRUE(repeats(1001));
+  EXPECT_TRUE(repeats(1002));
+  EXPECT_TRUE(repeats(1003));
+  EXPECT_FALSE(repeats(1004)) << "another request's";
+  EXPECT_EQ(node.used_ms, 1004u);
+  EXPECT_TRUE(repeats(1103));
+  EXPECT_FALSE(repeats(1104));
+  EXPECT_TRUE(repeats(1203));
+  EXPECT_TRUE(repeats(1203));
+  EXPECT_TRUE(repeats(1203)) << "counted anew";
+}
+
 class EveryPolicy : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy, ::testing::ValuesIn(kAll));
 
@@ -197,18 +217,6 @@ TEST_P(EveryPolicy, PassesOverEachOnceInATurn) {
               0u);
   }
   EXPECT_LE(asked, 2 * 2000 + 500);
-}
-
-TEST_P(EveryPolicy, OrdersAllItHas) {
-  Blocks blocks(GetParam());
-  blocks.UseAll(1, 100);
-  blocks.UseAll(30, 60);
-  blocks.cache().Drop(50, 2'000'000, /*evicted=*/false);
-  std::vector<uint32_t> order;
-  blocks.cache().policy().ForEachFromWorst([&order](uint32_t block) { order.push_back(block); });
-  EXPECT_EQ(order.size(), 99u);
-  EXPECT_EQ(std::set<uint32_t>(order.begin(), order.end()).size(), 99u);
-  EXPECT_FALSE(std::set<uint32_t>(order.begin(), order.end()).contains(50));
 }
 
 TEST_P(EveryPolicy, HoldsWhatFitsUnderRandomUses) {

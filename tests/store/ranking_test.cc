@@ -124,6 +124,21 @@ TEST_F(RankingTest, AParentThatIsNotThereOrLongUnusedDoesNotCount) {
   EXPECT_THAT(OrderOfEviction(3), ElementsAre(0, 1, 2));
 }
 
+// Threads look at the clock before they write their notes, whose order may be another one.
+TEST_F(RankingTest, ANoteThatComesLateAgesNobody) {
+  Open(3, "auto");
+  ns_.MustPut(KeyOf(0), "v");
+  clock_.AdvanceMs(1'000);
+  ns_.MustPut(KeyOf(1), "v");
+  clock_.AdvanceMs(static_cast<uint64_t>(-1));
+  ns_.MustPut(KeyOf(2), "v");
+  clock_.AdvanceMs(2);
+  ns_.MustPut(KeyOf(3), "v");
+  EXPECT_FALSE(ns_.Has(KeyOf(0))) << "the oldest";
+  EXPECT_TRUE(ns_.Has(KeyOf(1)));
+  EXPECT_TRUE(ns_.Has(KeyOf(2)));
+}
+
 TEST_F(RankingTest, ChainRootsAreWhereThePiecesBegin) {
   const auto hash = [](uint64_t i) { return Hash128{i, i}; };
   const std::vector<ChainLink> links = {{hash(1), hash(9)},   {hash(2), hash(1)},
@@ -165,10 +180,53 @@ TEST_F(RankingTest, TouchesOfAClientAreOneRequestUpToItsLastBit) {
   EXPECT_THAT(OrderOfEviction(4), ElementsAre(0, 2, 3, 1));
 }
 
+// The clock of the policy goes as it is told; what clients had used by then is of the time before.
+TEST_F(RankingTest, AVirtualClockGoesAsItIsTold) {
+  ns_ =
+      Create({.name = "traced", .quota_bytes = 4 * kMiB, .max_objects = 4, .virtual_clock = true});
+  ns_.MustPut("k", "v");
+  clock_.AdvanceMs(70'000);
+  ASSERT_TRUE(ns_->AdvanceClock(2'000).ok());
+  {
+    ShmClient client(ns_.shared());
+    ASSERT_EQ(client.Find("k", clock_.NowMs()).outcome, shm::FindOutcome::kPinned);
+    const uint64_t pin = client.page().slot(0).load();
+    client.Unpin();
+    client.page().touch(0, 0).store(shm::MakeTouch(pin, true));
+    client.page().lane(0).touched.store(1);
+    ASSERT_TRUE(ns_->AdvanceClock(5'000).ok());
+    EXPECT_EQ(ns_->Stats().uses.hit_gap.sum_ms, 2'000u);
+  }
+  ASSERT_TRUE(ns_->AdvanceClock(3'000).ok()) << "over already";
+  EXPECT_TRUE(ns_.Touch("k"));
+  EXPECT_EQ(ns_->Stats().uses.hit_gap.sum_ms, 5'000u);
+  Open(4);
+  EXPECT_EQ(ns_->AdvanceClock(1).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// Of two requests of the same moment, what ended one goes before what did not end the other.
+TEST_F(RankingTest, ALocalRequestHasAnEnd) {
+  Open(4, "auto");
+  for (int i = 0; i < 4; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  {
+    ShmClient client(ns_.shared());
+    uint64_t position = 0;
+    for (const int block : {1, 0, 3, 2}) {  // chains of two, each told from its end
+      ASSERT_EQ(client.Find(KeyOf(block), clock_.NowMs()).outcome, shm::FindOutcome::kPinned);
+      const uint64_t pin = client.page().slot(0).load();
+      client.Unpin();
+      client.page().touch(0, position++).store(shm::MakeTouch(pin, block % 2 == 0));
+    }
+    client.page().lane(0).touched.store(position);
+  }
+  EXPECT_THAT(OrderOfEviction(4), ElementsAre(1, 3, 0, 2));
+}
+
 TEST_F(RankingTest, AnUnknownPolicyChangesNothing) {
   Open(4, "arc");
   EXPECT_EQ(ns_->policy(), "arc");
-  const absl::Status status = ns_->SetPolicy("clairvoyant");
+  const absl::Status status = ns_->SetPolicy("clairvoyant").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'clairvoyant'; there are auto, lru"));
   EXPECT_EQ(ns_->policy(), "arc");
@@ -180,15 +238,108 @@ TEST_F(RankingTest, TheOrderOutlivesAChangeOfPolicy) {
   clock_.AdvanceMs(1'000);
   EXPECT_TRUE(ns_.Touch(KeyOf(0)));
   EXPECT_TRUE(ns_.Touch(KeyOf(2)));
+  std::string before = "lru";
   for (const char* name : {"fifo", "lru"}) {
-    EXPECT_TRUE(ns_->SetPolicy(name).ok());
+    const auto previous = ns_->SetPolicy(name);
+    ASSERT_TRUE(previous.ok()) << previous.status();
+    EXPECT_EQ(std::exchange(before, name), *previous);
     EXPECT_EQ(ns_->policy(), name);
   }
   EXPECT_THAT(OrderOfEviction(6), ElementsAre(1, 3, 4, 5, 0, 2));
 }
 
+// One that is asked for a victim while it takes over: the worst are with the new policy by then.
+TEST_F(RankingTest, VictimsKeepTheirOrderDuringAChangeOfPolicy) {
+  constexpr int kObjects = 5'000;
+  Open(kObjects);
+  for (int i = 0; i < kObjects; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  std::atomic<bool> stop{false};
+  std::thread changer([this, &stop] {
+    for (int i = 0; !stop; ++i) EXPECT_TRUE(ns_->SetPolicy(i % 2 == 0 ? "fifo" : "lru").ok());
+  });
+  for (int i = 0; i < kObjects / 2; ++i) {
+    ns_.MustPut("other:" + std::to_string(i), "v");
+    ASSERT_FALSE(ns_.Has(KeyOf(i))) << i;
+    ASSERT_TRUE(ns_.Has(KeyOf(i + 1))) << i;
+  }
+  stop = true;
+  changer.join();
+  EXPECT_EQ(ns_->Stats().objects, static_cast<uint64_t>(kObjects));
+}
+
+TEST_F(RankingTest, MissesHaveTheirCauses) {
+  Open(2);
+  ns_.MustPut("short", "v", {.info = {.ttl_ms = 1'000}});
+  ns_.MustPut("erased", "v");
+  clock_.AdvanceMs(2'000);
+  EXPECT_FALSE(ns_.Has("short"));
+  EXPECT_TRUE(ns_.Erase("erased"));
+  ns_.MustPut("short", "v");
+  ns_.MustPut("erased", "v");
+  ns_.MustPut("erased", "w", {.overwrite = true});
+  UseStats uses = ns_->Stats().uses;
+  EXPECT_EQ(uses.misses_cold, 3u) << "what was erased was not wanted any more";
+  EXPECT_EQ(uses.misses_expired, 1u);
+  EXPECT_EQ(uses.misses_evicted, 0u);
+  // Room for two: what went before the two last ones is forgotten.
+  for (const char* key : {"a", "b", "c", "d", "a", "d"}) {
+    clock_.AdvanceMs(1'000);
+    if (!ns_.Has(key)) ns_.MustPut(key, "v");
+  }
+  uses = ns_->Stats().uses;
+  EXPECT_EQ(uses.misses_evicted, 1u) << "a would still be there in four places";
+  EXPECT_EQ(uses.misses_cold, 7u);
+  EXPECT_EQ(uses.age_at_eviction.counts[0] + uses.age_at_eviction.counts[1] +
+                uses.age_at_eviction.counts[2],
+            ns_->Stats().evicted);
+  EXPECT_EQ(ns_.Has("d"), true);
+}
+
+// A repeat is no use of its own.
+TEST_F(RankingTest, ARequestThatLooksAndReadsIsOneUse) {
+  Open(2);
+  ns_.MustPut("k", "v");
+  clock_.AdvanceMs(5'000);
+  EXPECT_TRUE(ns_.Touch("k"));
+  EXPECT_TRUE(ns_.Touch("k"));
+  EXPECT_EQ(ns_->Stats().uses.hits, 1u);
+  EXPECT_EQ(ns_->Stats().uses.hit_gap.sum_ms, 5'000u);
+}
+
 class AnyPolicy : public RankingTest, public ::testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Policies, AnyPolicy, ::testing::ValuesIn(kAllPolicies));
+
+// Four objects of room, and a request for each of six in turn: LRU hits nothing, and twice the room
+// would hold them all.
+TEST_P(AnyPolicy, SaysWhatTwiceTheCapacityWouldHit) {
+  Open(4, "lru");
+  ASSERT_TRUE(ns_->SetPolicy(GetParam()).ok());
+  uint64_t stored = 0, hits = 0;
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < 6; ++i) {
+      clock_.AdvanceMs(1'000);
+      if (ns_.Touch(KeyOf(i))) {
+        ++hits;
+      } else {
+        ns_.MustPut(KeyOf(i), "v");
+        ++stored;
+      }
+    }
+  }
+  const UseStats uses = ns_->Stats().uses;
+  EXPECT_EQ(uses.hits, hits);
+  EXPECT_EQ(uses.misses_cold, 6u);
+  EXPECT_EQ(uses.misses_evicted, stored - 6);
+  EXPECT_EQ(uses.misses_expired, 0u);
+  EXPECT_DOUBLE_EQ(uses.HitRatio(), static_cast<double>(hits) / 60);
+  EXPECT_DOUBLE_EQ(uses.HitRatioAtTwiceTheCapacity(), 0.9);
+  uint64_t gaps = 0;
+  for (const uint64_t count : uses.miss_gap.counts) gaps += count;
+  EXPECT_EQ(gaps, stored - 6);
+  EXPECT_EQ(uses.miss_gap.sum_ms, 6'000 * (stored - 6));
+  EXPECT_EQ(uses.hit_gap.sum_ms, 6'000 * hits);
+}
 
 TEST_P(AnyPolicy, PassesOverPinsOfDaemonAndClients) {
   Open(64, GetParam());

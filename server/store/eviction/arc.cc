@@ -56,9 +56,4 @@ uint32_t ArcPolicy::Victim(uint64_t, MayGo may_go) {
   return victim != 0 ? victim : (once_first ? often_ : once_).OldestThatMayGo(may_go);
 }
 
-void ArcPolicy::ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const {
-  once_.ForEachFromOldest(f);
-  often_.ForEachFromOldest(f);
-}
-
 }  // namespace infercache::store

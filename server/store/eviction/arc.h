@@ -17,7 +17,6 @@ class ArcPolicy final : public Policy {
   void Touch(uint32_t record, const Use& use) override;
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
-  void ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const override;
   size_t memory_bytes() const override {
     return once_ghosts_.memory_bytes() + often_ghosts_.memory_bytes();
   }

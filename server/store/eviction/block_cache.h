@@ -27,15 +27,12 @@ class BlockCache {
   // many. Of `use`, `idle_ms`, `repeat` and `hash` are filled in.
   void Touch(uint32_t block, Use use, uint8_t class_id = 0) {
     PolicyNode& node = nodes_[block];
-    const auto now = static_cast<uint32_t>(use.now_ms);
     if (Has(block)) {
-      use.idle_ms = now - node.used_ms;
-      policy_->Touch(block, use);
-      node.used_ms = now;
-      return;
+      CountUse(node, &use);
+      return policy_->Touch(block, use);
     }
     if (use.anchor != 0 && !Has(use.anchor)) use.anchor = 0;
-    node = {.used_ms = now, .class_id = class_id};
+    node = {.used_ms = static_cast<uint32_t>(use.now_ms), .class_id = class_id};
     use.hash = HashOf(block);
     policy_->Insert(block, use);
     ++size_;

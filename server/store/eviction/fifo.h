@@ -15,9 +15,6 @@ class FifoPolicy : public Policy {
   void Touch(uint32_t, const Use&) override {}
   void Remove(uint32_t record, const Departure&) override { list_.Remove(record); }
   uint32_t Victim(uint64_t, MayGo may_go) override { return list_.OldestThatMayGo(may_go); }
-  void ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const override {
-    list_.ForEachFromOldest(f);
-  }
   size_t memory_bytes() const override { return 0; }
 
  protected:

@@ -1,104 +1,99 @@
 #include "server/store/eviction/ghosts.h"
 
-#include <algorithm>
-#include <bit>
-#include <utility>
-
 namespace infercache::store {
 namespace {
 
-constexpr size_t kLeastRing = 64;
-
-uint64_t Mix(uint64_t hash) { return hash * 0x9e3779b97f4a7c15u; }
-uint32_t High(uint64_t mixed) { return static_cast<uint32_t>(mixed >> 32); }
-uint16_t Low(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 16); }
+uint64_t Mix(uint64_t hash) {
+  const uint64_t mixed = hash * 0x9e3779b97f4a7c15u;
+  return mixed ^ mixed >> 32;
+}
+// Chains are numbered by the low bits of this, which a multiplication alone leaves too alike.
+uint32_t High(uint64_t mixed) { return static_cast<uint32_t>(mixed); }
+uint16_t Low(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 48); }
 
 }  // namespace
 
-size_t GhostTable::FindSlot(uint64_t mixed) const {
-  size_t i = Home(High(mixed));
-  while (table_[i].place != 0 && (table_[i].hash_high != High(mixed) ||
-                                  ring_[table_[i].place - 1].hash_low != Low(mixed))) {
-    i = (i + 1) & (table_.size() - 1);
+uint32_t* GhostTable::FindLink(uint64_t mixed) {
+  uint32_t* link = &chains_[ChainOf(High(mixed))];
+  while (*link != kNone &&
+         (entries_[*link].hash_high != High(mixed) || entries_[*link].hash_low != Low(mixed))) {
+    link = &entries_[*link].next;
   }
-  return i;
+  return link;
 }
 
-size_t GhostTable::SlotOfPlace(size_t place) const {
-  size_t i = Home(ring_[place].hash_high);
-  while (table_[i].place != place + 1) i = (i + 1) & (table_.size() - 1);
-  return i;
+uint32_t* GhostTable::LinkTo(uint32_t entry) {
+  uint32_t* link = &chains_[ChainOf(entries_[entry].hash_high)];
+  while (*link != entry) link = &entries_[*link].next;
+  return link;
+}
+
+Ghost GhostTable::Forget(uint32_t* link) {
+  const uint32_t number = *link;
+  Entry& entry = entries_[number];
+  *link = entry.next;
+  (entry.newer != kNone ? entries_[entry.newer].older : newest_) = entry.older;
+  (entry.older != kNone ? entries_[entry.older].newer : oldest_) = entry.newer;
+  const Ghost ghost = entry.ghost;
+  entry.ghost.kind = kFree;
+  entry.next = free_;
+  free_ = number;
+  --size_;
+  return ghost;
 }
 
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
-  if (size_ == kMost) TakeOldest();
-  if (span_ == ring_.size()) Rebuild();
   const uint64_t mixed = Mix(hash);
-  Slot& slot = table_[FindSlot(mixed)];
-  if (slot.place != 0) {
-    ring_[slot.place - 1].ghost.kind = kGone;
+  if (size_ == kMost) TakeOldest();
+  Take(hash);
+  if (size_ == chains_.size()) Grow();
+  uint32_t number = free_;
+  if (number != kNone) {
+    free_ = entries_[number].next;
   } else {
-    ++size_;
+    number = static_cast<uint32_t>(entries_.size());
+    entries_.PushBack({});
   }
-  const size_t place = Wrap(front_ + span_++);
-  ring_[place] = {.hash_high = High(mixed), .hash_low = Low(mixed), .ghost = ghost};
-  slot = {.hash_high = High(mixed), .place = static_cast<uint32_t>(place + 1)};
+  uint32_t& chain = chains_[ChainOf(High(mixed))];
+  entries_[number] = {.hash_high = High(mixed),
+                      .hash_low = Low(mixed),
+                      .ghost = ghost,
+                      .next = chain,
+                      .older = newest_};
+  chain = number;
+  (newest_ != kNone ? entries_[newest_].newer : oldest_) = number;
+  newest_ = number;
+  ++size_;
 }
 
 std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   if (size_ == 0) return std::nullopt;
-  const size_t slot = FindSlot(Mix(hash));
-  if (table_[slot].place == 0) return std::nullopt;
-  Ghost& ghost = ring_[table_[slot].place - 1].ghost;
-  const Ghost taken = ghost;
-  ghost.kind = kGone;
-  Erase(slot);
-  --size_;
-  return taken;
+  uint32_t* const link = FindLink(Mix(hash));
+  if (*link == kNone) return std::nullopt;
+  return Forget(link);
 }
 
-Ghost GhostTable::TakeOldest() {
-  while (ring_[front_].ghost.kind == kGone) {
-    front_ = Wrap(front_ + 1);
-    --span_;
-  }
-  const Ghost oldest = ring_[front_].ghost;
-  Erase(SlotOfPlace(front_));
-  front_ = Wrap(front_ + 1);
-  --span_;
-  --size_;
-  return oldest;
-}
+Ghost GhostTable::TakeOldest() { return Forget(LinkTo(oldest_)); }
 
-// Linear probing without tombstones: what follows moves up unless that is before its home.
-void GhostTable::Erase(size_t slot) {
-  const size_t mask = table_.size() - 1;
-  for (size_t next = (slot + 1) & mask; table_[next].place != 0; next = (next + 1) & mask) {
-    if (((next - Home(table_[next].hash_high)) & mask) < ((next - slot) & mask)) continue;
-    table_[slot] = table_[next];
-    slot = next;
-  }
-  table_[slot] = {};
-}
-
-void GhostTable::Rebuild() {
-  // A quarter of it is free afterwards, so that a rebuild pays for itself.
-  const size_t size = std::max(kLeastRing, size_ + size_ / 4 + 1);
-  std::vector<Entry> ring(size);
-  size_t count = 0;
-  for (size_t i = 0; i < span_; ++i) {
-    const Entry& entry = ring_[Wrap(front_ + i)];
-    if (entry.ghost.kind != kGone) ring[count++] = entry;
-  }
-  ring_ = std::move(ring);
-  front_ = 0;
-  span_ = count;
-  table_.assign(std::bit_ceil(size + size / 2), {});
-  shift_ = 32 - std::countr_zero(table_.size());
-  for (size_t i = 0; i < count; ++i) {
-    size_t slot = Home(ring_[i].hash_high);
-    while (table_[slot].place != 0) slot = (slot + 1) & (table_.size() - 1);
-    table_[slot] = {.hash_high = ring_[i].hash_high, .place = static_cast<uint32_t>(i + 1)};
+// One chain more, which takes its share from the one that had its hashes until now.
+void GhostTable::Grow() {
+  const size_t made = chains_.size();
+  chains_.PushBack(kNone);
+  if (made == 2 * half_) half_ = made;
+  if (made == 0) return;
+  uint32_t* link = &chains_[made - half_];
+  uint32_t* moved = &chains_[made];
+  while (*link != kNone) {
+    const uint32_t number = *link;
+    Entry& entry = entries_[number];
+    if (ChainOf(entry.hash_high) != made) {
+      link = &entry.next;
+      continue;
+    }
+    *link = entry.next;
+    entry.next = kNone;
+    *moved = number;
+    moved = &entry.next;
   }
 }
 

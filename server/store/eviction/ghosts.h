@@ -1,15 +1,19 @@
 // Objects that are gone, remembered by their hashes for a while: the newest so many.
 //
-// A ring of entries in the order in which they went, and an open-addressing table that leads to
-// them; about 30 bytes each. An object is known by 48 bits of its hash: a wrong guess in a million
-// lookups costs no more than a wrong guess.
+// Entries in a list in the order in which they went, and a hash table of chains that leads to them:
+// about 32 bytes each. Both grow by pieces that never move, and the table by one chain at a time
+// (linear hashing), so that no call costs more than a short walk, however many there are. An object
+// is known by 48 bits of its hash: a wrong guess in a million lookups costs no more than a wrong
+// guess.
 //
 // Not thread-safe.
 
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -33,48 +37,74 @@ class GhostTable {
   std::optional<Ghost> Take(uint64_t hash);
   // Forgets and returns the one that has been here longest. REQUIRES: size() > 0.
   Ghost TakeOldest();
-  // Calls f(ghost) for about `limit` of them at most, at equal distances in the order in which they
-  // went: neighbours are alike. Each stands for SampleWeight(limit).
+  // Calls f(ghost) for about `limit` of them at most, at equal distances in memory, which is taken
+  // and given back in the order in which they went: neighbours are alike. Each stands for
+  // SampleWeight(limit).
   template <class F>
   void Sample(size_t limit, F f) const {
-    const size_t step = span_ / limit + 1;
-    for (size_t i = step / 2; i < span_; i += step) {
-      const Entry& entry = ring_[Wrap(front_ + i)];
-      if (entry.ghost.kind != kGone) f(entry.ghost);
+    const size_t step = entries_.size() / limit + 1;
+    for (size_t i = step / 2; i < entries_.size(); i += step) {
+      const Entry& entry = entries_[i];
+      if (entry.ghost.kind != kFree) f(entry.ghost);
     }
   }
-  double SampleWeight(size_t limit) const { return static_cast<double>(span_ / limit + 1); }
-  size_t memory_bytes() const {
-    return ring_.capacity() * sizeof(Entry) + table_.capacity() * sizeof(Slot);
+  double SampleWeight(size_t limit) const {
+    return static_cast<double>(entries_.size() / limit + 1);
   }
+  size_t memory_bytes() const { return entries_.memory_bytes() + chains_.memory_bytes(); }
 
  private:
-  static constexpr uint8_t kGone = 255;  // as a kind: taken out of the middle
+  static constexpr uint8_t kFree = 255;  // as a kind
+  static constexpr uint32_t kNone = UINT32_MAX;
+
+  // An array whose elements stay where they are as it grows.
+  template <class T>
+  class Pieces {
+   public:
+    size_t size() const { return size_; }
+    T& operator[](size_t i) { return (*pieces_[i / kPiece])[i % kPiece]; }
+    const T& operator[](size_t i) const { return (*pieces_[i / kPiece])[i % kPiece]; }
+    void PushBack(const T& value) {
+      if (size_ == pieces_.size() * kPiece) pieces_.push_back(std::make_unique<Piece>());
+      (*this)[size_++] = value;
+    }
+    size_t memory_bytes() const { return pieces_.size() * sizeof(Piece); }
+
+   private:
+    static constexpr size_t kPiece = 1024;
+    using Piece = std::array<T, kPiece>;
+    std::vector<std::unique_ptr<Piece>> pieces_;
+    size_t size_ = 0;
+  };
+
   struct Entry {
     uint32_t hash_high = 0;
     uint16_t hash_low = 0;
     Ghost ghost;
-  };
-  struct Slot {
-    uint32_t hash_high = 0;
-    uint32_t place = 0;  // in the ring, plus 1; 0 = the slot is empty
+    uint32_t next = kNone;  // of its chain, or of the free ones
+    uint32_t newer = kNone, older = kNone;
   };
 
-  size_t Wrap(size_t place) const { return place < ring_.size() ? place : place - ring_.size(); }
-  size_t Home(uint32_t hash_high) const { return hash_high >> shift_; }
-  // The slot that leads to the entry of this hash, or the empty one where it would be.
-  size_t FindSlot(uint64_t mixed) const;
-  size_t SlotOfPlace(size_t place) const;
-  void Erase(size_t slot);
-  // Closes the gaps that Take left, in a ring and a table of the right size.
-  void Rebuild();
+  // The number of the chain in which this hash belongs.
+  size_t ChainOf(uint32_t hash_high) const {
+    const size_t wide = hash_high & (2 * half_ - 1);
+    return wide < chains_.size() ? wide : wide - half_;
+  }
+  // The link, of a chain or of an entry in it, that leads to the entry of this hash; or the chain's
+  // end. REQUIRES: there are chains.
+  uint32_t* FindLink(uint64_t mixed);
+  uint32_t* LinkTo(uint32_t entry);
+  Ghost Forget(uint32_t* link);
+  void Grow();
 
-  std::vector<Entry> ring_;
-  std::vector<Slot> table_;  // a power of two
-  int shift_ = 0;
-  size_t front_ = 0;  // the place of the oldest, taken out or not
-  size_t span_ = 0;   // places in use from there on
+  Pieces<Entry> entries_;
+  uint32_t free_ = kNone;
+  uint32_t newest_ = kNone, oldest_ = kNone;
   size_t size_ = 0;
+  // As many chains as there were ever ghosts at once. Chains from `half_` on have the hashes whose
+  // bit of that value is set; they came out of the chains `half_` before them.
+  Pieces<uint32_t> chains_;
+  size_t half_ = 1;  // the largest power of two below the number of chains, or 1
 };
 
 }  // namespace infercache::store

@@ -102,7 +102,8 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class, use.now_ms);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*behind=*/false, use.now_ms), record);
+  const uint64_t start_ms = use.now_ms - use.age_ms;
+  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*behind=*/false, use.now_ms), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
@@ -126,10 +127,19 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
 }
 
 void LearnedPolicy::Touch(uint32_t record, const Use& use) {
-  if (use.repeat) return;
-  Begin(use);
   PolicyNode& node = nodes_[record];
-  table_.CountReuse(segments_[node.group].reuse_class, use.idle_ms);
+  const int class_before = segments_[node.group].reuse_class;
+  // The same request twice: it is where it belongs.
+  if (use.repeat && use.request == request_ && open_[class_before] == node.group) return;
+  Begin(use);
+  if (use.repeat) {
+    // No evidence, but the latest use: else what is in constant use would go before all that was
+    // stored since the last use that counted.
+    segments_.Remove(record);
+    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*behind=*/false, use.now_ms);
+    return segments_.PushNearest(segment, record);
+  }
+  table_.CountReuse(class_before, use.idle_ms);
   rival_.CountUse(use.idle_ms, /*hit=*/true);
   segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
@@ -204,12 +214,6 @@ void LearnedPolicy::Renew(uint32_t record, uint64_t now_ms) {
   }
   segments_.Remove(record);
   segments_.PushNearest(renewed, record);
-}
-
-void LearnedPolicy::ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const {
-  for (int cell = segments_.FirstCell(0); cell >= 0; cell = segments_.NextCell(cell)) {
-    segments_.ForEachFromOldest(cell, f);
-  }
 }
 
 }  // namespace infercache::store

@@ -27,7 +27,6 @@ class LearnedPolicy final : public Policy {
   void Touch(uint32_t record, const Use& use) override;
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
-  void ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const override;
   size_t memory_bytes() const override {
     return table_.memory_bytes() + segments_.memory_bytes() + ghosts_.memory_bytes();
   }
@@ -37,7 +36,7 @@ class LearnedPolicy final : public Policy {
   static constexpr size_t kGhostsOfSmall = 2;
   static constexpr size_t kGhostsOfLarge = 4;
   static constexpr double kLargeBytes = 256 * 1024;
-  static constexpr size_t kSample = 16'384;
+  static constexpr size_t kSample = 4'096;
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;

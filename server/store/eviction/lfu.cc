@@ -46,8 +46,4 @@ uint32_t LfuPolicy::Victim(uint64_t, MayGo may_go) {
   return 0;
 }
 
-void LfuPolicy::ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const {
-  for (uint32_t i = 0; i < kLists; ++i) lists_[(floor_ + i) % kLists].ForEachFromOldest(f);
-}
-
 }  // namespace infercache::store

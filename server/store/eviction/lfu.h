@@ -21,7 +21,6 @@ class LfuPolicy final : public Policy {
   void Touch(uint32_t record, const Use& use) override;
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
-  void ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const override;
   size_t memory_bytes() const override { return sizeof *this + kLists * sizeof(RecordList); }
 
  private:

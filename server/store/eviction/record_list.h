@@ -55,13 +55,6 @@ class RecordList {
     }
     return 0;
   }
-  void ForEachFromOldest(absl::FunctionRef<void(uint32_t)> f) const {
-    for (uint32_t record = oldest_; record != 0;) {
-      const uint32_t next = nodes_[record].newer;
-      f(record);
-      record = next;
-    }
-  }
 
  private:
   void InsertBetween(uint32_t newer, uint32_t older, uint32_t record) {

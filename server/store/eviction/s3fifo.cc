@@ -62,9 +62,4 @@ uint32_t S3FifoPolicy::MainVictim(MayGo may_go) {
   return 0;
 }
 
-void S3FifoPolicy::ForEachFromWorst(absl::FunctionRef<void(uint32_t)> f) const {
-  small_.ForEachFromOldest(f);
-  main_.ForEachFromOldest(f);
-}
-
 }  // namespace infercache::store

@@ -181,16 +181,6 @@ uint32_t Segments::OldestOf(int reuse_class) const {
   return 0;
 }
 
-void Segments::ForEachFromOldest(int cell, absl::FunctionRef<void(uint32_t)> f) const {
-  for (uint32_t at = OldestIn(cell); at != 0; at = SkipEmpty(segments_[at].newer)) {
-    for (uint32_t record = segments_[at].deepest; record != 0;) {
-      const uint32_t next = nodes_[record].newer;
-      f(record);
-      record = next;
-    }
-  }
-}
-
 size_t Segments::memory_bytes() const {
   return sizeof *this + segments_.capacity() * sizeof(Segment) +
          ReuseTable::kCells * (sizeof(Cell) + 2 * sizeof(uint16_t));

@@ -61,8 +61,6 @@ class Segments {
   // The oldest segment with records. 0 = none.
   uint32_t OldestIn(int cell) const { return SkipEmpty(cells_[cell].oldest); }
   uint32_t OldestOf(int reuse_class) const;
-  // Calls f(record) for those of a cell, the oldest segment's deepest first.
-  void ForEachFromOldest(int cell, absl::FunctionRef<void(uint32_t)> f) const;
   // Calls f(reuse_class) for those that have records.
   template <class F>
   void ForEachClass(F f) const {
