@@ -52,7 +52,7 @@ for page in infercached.8 infercachectl.1; do
 done
 
 expect 'bench' infercachectl be
-expect 'create delete list' infercachectl namespace ''
+expect 'create delete list policy' infercachectl namespace ''
 expect 'create' infercachectl --namespace x -o json namespace c
 expect '--max-objects' infercachectl namespace create --max
 expect 'embedding' infercachectl put --kind e

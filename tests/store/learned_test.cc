@@ -117,6 +117,25 @@ TEST(Learned, IsLruUntilThereIsSomethingToGoBy) {
   for (uint32_t i = 1; i < kBlocks; ++i) ASSERT_EQ(lru.Has(i), learned.Has(i)) << i;
 }
 
+// Requests of one block are the end of their request each; once, they went before what had been
+// stored in the same millisecond and was never used.
+TEST(Learned, WithinAMillisecondTheLastUsedGoesLast) {
+  BlockCache cache("auto", 10, 10);
+  uint64_t request = 0;
+  const auto use = [&](uint32_t block, bool ends_request) {
+    cache.Touch(block, {.now_ms = 1'000'000, .request = ++request, .ends_request = ends_request});
+  };
+  use(1, false);
+  use(2, false);
+  use(1, true);
+  use(3, false);
+  for (const uint32_t expected : {2u, 1u, 3u}) {
+    const uint32_t victim = cache.policy().Victim(1'000'000, [](uint32_t) { return true; });
+    EXPECT_EQ(victim, expected);
+    cache.Drop(victim, 1'000'000, /*evicted=*/true);
+  }
+}
+
 // The last block of a piece was taken for the end of its request; then the chain goes on.
 TEST(Learned, AChainInPiecesGoesFromItsEnd) {
   BlockCache cache("auto", 100, 100);

@@ -10,6 +10,7 @@ namespace {
 // in the order of their uses, what fewer others share.
 bool GoesBefore(const Segments::Segment& a, const Segments::Segment& b) {
   if (a.start_ms != b.start_ms) return a.start_ms < b.start_ms;
+  if (a.turn != b.turn) return a.turn < b.turn;
   return ReuseTable::EndsRequest(a.reuse_class) && !ReuseTable::EndsRequest(b.reuse_class);
 }
 
@@ -75,12 +76,12 @@ void LearnedPolicy::Learn(uint64_t now_ms) {
   requests_ = 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, bool behind,
-                                    uint64_t now_ms) {
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms,
+                                    std::optional<uint64_t> goes_on, uint64_t now_ms) {
   uint32_t& open = open_[reuse_class];
   if (open == 0) {
-    open = behind ? segments_.OpenBehind(reuse_class, start_ms, now_ms)
-                  : segments_.Open(reuse_class, start_ms, now_ms);
+    open = goes_on ? segments_.OpenBehind(reuse_class, start_ms, *goes_on, now_ms)
+                   : segments_.Open(reuse_class, start_ms, now_ms);
     open_classes_.push_back(static_cast<uint8_t>(reuse_class));
   }
   return open;
@@ -103,26 +104,27 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class, use.now_ms);
   const uint64_t start_ms = use.now_ms - use.age_ms;
-  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*behind=*/false, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*goes_on=*/{}, use.now_ms), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
 void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_class,
                                  uint64_t now_ms) {
   const uint64_t start_ms = segments_[nodes_[anchor].group].start_ms;
+  const uint64_t turn = segments_[nodes_[anchor].group].turn;
   const int anchor_class = segments_[nodes_[anchor].group].reuse_class;
   if (ReuseTable::EndsRequest(anchor_class)) {
     // It did not end its request after all.
     segments_.Remove(anchor);
     const uint32_t segment =
-        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), start_ms, now_ms);
+        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), start_ms, turn, now_ms);
     segments_.PushNearest(segment, anchor);
     segments_.Close(segment);
   }
   if (segments_[nodes_[anchor].group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
   } else {
-    segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*behind=*/true, now_ms), record);
+    segments_.PushNearest(OpenSegment(reuse_class, start_ms, turn, now_ms), record);
   }
 }
 
@@ -136,7 +138,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
     segments_.Remove(record);
-    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*behind=*/false, use.now_ms);
+    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*goes_on=*/{}, use.now_ms);
     return segments_.PushNearest(segment, record);
   }
   table_.CountReuse(class_before, use.idle_ms);
@@ -144,7 +146,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*behind=*/false, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*goes_on=*/{}, use.now_ms), record);
 }
 
 size_t LearnedPolicy::MostGhosts() const {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "server/store/eviction/ghosts.h"
@@ -46,7 +47,8 @@ class LearnedPolicy final : public Policy {
   void KeepTime(uint64_t now_ms);
   void Learn(uint64_t now_ms);
   // The segment into which the request's blocks of this class go.
-  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, bool behind, uint64_t now_ms);
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, std::optional<uint64_t> goes_on,
+                       uint64_t now_ms);
   void CloseSegments();
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class, uint64_t now_ms);
   size_t MostGhosts() const;

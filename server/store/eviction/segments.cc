@@ -13,7 +13,7 @@ Segments::Segments(PolicyNode* nodes)
   for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
 }
 
-uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
+uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms) {
   uint32_t segment = free_;
   if (segment != 0) {
     free_ = segments_[segment].newer;
@@ -24,12 +24,13 @@ uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
   segments_[segment] = {.reuse_class = static_cast<uint8_t>(reuse_class),
                         .bin = static_cast<uint8_t>(ReuseTable::BinOf(now_ms - start_ms)),
                         .kept = true,
-                        .start_ms = start_ms};
+                        .start_ms = start_ms,
+                        .turn = turn};
   return segment;
 }
 
 uint32_t Segments::Open(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
-  const uint32_t made = Make(reuse_class, start_ms, now_ms);
+  const uint32_t made = Make(reuse_class, start_ms, ++turns_, now_ms);
   uint32_t newer = 0;
   for (uint32_t at = cells_[CellOf(segments_[made])].newest;
        at != 0 && segments_[at].start_ms > start_ms; at = segments_[at].older) {
@@ -39,8 +40,8 @@ uint32_t Segments::Open(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
   return made;
 }
 
-uint32_t Segments::OpenBehind(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
-  const uint32_t made = Make(reuse_class, start_ms, now_ms);
+uint32_t Segments::OpenBehind(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms) {
+  const uint32_t made = Make(reuse_class, start_ms, turn, now_ms);
   uint32_t newer = 0;
   for (uint32_t at = cells_[CellOf(segments_[made])].newest;
        at != 0 && segments_[at].start_ms >= start_ms; at = segments_[at].older) {

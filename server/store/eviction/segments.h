@@ -28,6 +28,7 @@ class Segments {
     uint8_t bin = 0;
     bool kept = false;  // even when it is empty: its request may go on
     uint64_t start_ms = 0;
+    uint64_t turn = 0;  // of its request: tells apart what starts within one millisecond
   };
 
   explicit Segments(PolicyNode* nodes);
@@ -36,10 +37,10 @@ class Segments {
   size_t records() const { return records_; }
   size_t records_in(int cell) const { return cells_[cell].records; }
 
-  // A new one, the newest of those that started no later. Kept.
+  // A new one, the newest of those that started no later, in a turn of its own. Kept.
   uint32_t Open(int reuse_class, uint64_t start_ms, uint64_t now_ms);
-  // The same, but the oldest of those that started no earlier.
-  uint32_t OpenBehind(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  // The same for a request that goes on: the oldest of those that started no earlier.
+  uint32_t OpenBehind(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
@@ -94,7 +95,7 @@ class Segments {
   static int CellOf(const Segment& segment) {
     return ReuseTable::CellOf(segment.reuse_class, segment.bin);
   }
-  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms);
   // Into its cell, just older than `newer`; 0 = as the newest.
   void LinkBehind(uint32_t segment, uint32_t newer);
   void Unlink(uint32_t segment);
@@ -108,6 +109,7 @@ class Segments {
   PolicyNode* const nodes_;
   std::vector<Segment> segments_;  // 0 is none
   uint32_t free_ = 0;
+  uint64_t turns_ = 0;
   size_t records_ = 0;
   std::vector<Cell> cells_;
   std::array<uint32_t, ReuseTable::kClasses> class_records_ = {};
