@@ -22,7 +22,7 @@ package_packages=(dpkg-dev file)
 test_packages=(
   clang clang-format clang-tidy libclang-rt-14-dev llvm-14
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev
-  shellcheck spin openssl curl python3 groff-base
+  shellcheck spin openssl curl python3 python3-dev python3-venv groff-base
   prometheus # for promtool
 )
 # What the benchmarks compare with.

@@ -12,11 +12,12 @@
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
 #   asan    clang, AddressSanitizer and UBSan, -Wthread-safety -Werror: all tests, and each fuzz target for
 #           some seconds from its seeds
+#   python  the Python client over the client and daemon of dev: its wheel, its tests (pip installs what they need)
 #   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
 #   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
 set -euo pipefail
 
-all_stages=(style model dev asan tsan)
+all_stages=(style model dev python asan tsan)
 more_stages=(clang)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -122,6 +123,22 @@ stage_model() { tests/model/run.sh --junit "$results/model.xml"; }
 
 stage_dev() { build dev && run_ctest dev; }
 
+stage_python() {
+  local work=$root/build/python
+  build dev && cmake --install build/dev --component client --prefix "$work/client" >/dev/null || return 1
+  [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
+  if ! "$work/venv/bin/pip" index versions nanobind >/dev/null 2>&1; then
+    echo 'SKIPPED: pip reaches no package index'
+    return 0
+  fi
+  "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
+    "$work/venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps \
+      --no-build-isolation --config-settings=cmake.define.INFERCACHE_PREBUILT="$work/client" \
+      client/python &&
+    INFERCACHE_BUILD_DIR=$root/build/dev "$work/venv/bin/python" -m pytest -q -p no:cacheprovider \
+      --junitxml="$results/python.xml" tests/python
+}
+
 stage_asan() { build asan && run_ctest asan; }
 
 stage_tsan() { build tsan && run_ctest tsan; }
@@ -134,9 +151,10 @@ stage_clang() { build clang; }
 # none.
 count_tests() {
   [ -e "$results/$1.xml" ] || return 0
-  tr '\n' ' ' <"$results/$1.xml" |
-    sed -n 's/.*<testsuite [^>]*tests="\([0-9]*\)"[^>]*failures="\([0-9]*\)"[^>]*disabled="\([0-9]*\)"[^>]*skipped="\([0-9]*\)".*/\1 \2 \3 \4/p' |
-    awk '{print $1, $2, $3 + $4}'
+  tr '\n' ' ' <"$results/$1.xml" | grep -o '<testsuite [^>]*>' | head -1 | tr ' ' '\n' |
+    awk -F'"' '{count[$1] = $2}
+               END {print count["tests="], count["failures="] + count["errors="],
+                          count["disabled="] + count["skipped="]}'
 }
 
 # How many GoogleTest cases a stage's test programs ran.
