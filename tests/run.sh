@@ -151,7 +151,7 @@ stage_clang() { build clang; }
 # none.
 count_tests() {
   [ -e "$results/$1.xml" ] || return 0
-  tr '\n' ' ' <"$results/$1.xml" | grep -o '<testsuite [^>]*>' | head -1 | tr ' ' '\n' |
+  tr '\n\t' '  ' <"$results/$1.xml" | grep -o '<testsuite [^>]*>' | head -1 | tr ' ' '\n' |
     awk -F'"' '{count[$1] = $2}
                END {print count["tests="], count["failures="] + count["errors="],
                           count["disabled="] + count["skipped="]}'
