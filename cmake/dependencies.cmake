@@ -19,6 +19,8 @@ endif()
 
 if(INFERCACHE_WITH_GRPC)
   find_package(gRPC CONFIG REQUIRED)
+endif()
+if(INFERCACHE_WITH_GRPC AND INFERCACHE_BUILD_PROGRAMS)
   find_package(spdlog REQUIRED)
   find_package(fmt REQUIRED)
   find_package(CLI11 REQUIRED)

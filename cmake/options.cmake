@@ -1,5 +1,6 @@
 # What a build can be told, and the flags that follow from it.
 option(INFERCACHE_WITH_GRPC "Build what links gRPC: daemon, client, CLI" ON)
+option(INFERCACHE_BUILD_PROGRAMS "Build daemon, CLI and examples; without them only the client's libraries" ON)
 option(INFERCACHE_BUILD_TESTS "Build the tests" ON)
 option(INFERCACHE_BUILD_BENCH "Build the micro benchmarks" ON)
 option(INFERCACHE_BUILD_FUZZERS "Build the fuzz targets (clang with libFuzzer)" OFF)
