@@ -1,5 +1,7 @@
 # Everything comes from Debian 12's packages (deploy/install-deps.sh). Debian's Protobuf has no CMake
-# config file, so FindProtobuf must run before gRPC's.
+# config file, so FindProtobuf must run before gRPC's. Imported targets are seen by the folder that finds
+# them and those below: a project that embeds this one includes this file itself, before.
+include_guard(GLOBAL)
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)

@@ -18,7 +18,7 @@ PartSpec Filler() {
 }
 
 bool NeedsFiller(std::span<const PartSpec> parts) {
-  if (!parts.empty() && LooksLikeFiller(parts.back())) parts = parts.first(parts.size() - 1);
+  while (!parts.empty() && LooksLikeFiller(parts.back())) parts = parts.first(parts.size() - 1);
   return std::all_of(parts.begin(), parts.end(),
                      [](const PartSpec& part) { return part.size_bytes == 0; });
 }

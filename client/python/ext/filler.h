@@ -15,7 +15,7 @@ namespace infercache::python {
 
 PartSpec Filler();
 
-// Whether `parts` have no bytes, or none but those of a last part that looks like a filler.
+// Whether `parts` have no bytes, or none but those of last parts that look like fillers.
 bool NeedsFiller(std::span<const PartSpec> parts);
 
 // How many of a stored object's parts are the value's.

@@ -162,10 +162,9 @@ def _code_of_torch(torch: Any, dtype: Any) -> int:
             known = getattr(torch, _LIBRARY_NAMES.get(name, name), None)
             if isinstance(known, torch.dtype):
                 _code_of_torch_dtype[known] = code
-    code = _code_of_torch_dtype.get(dtype)
-    if code is None:
+    if dtype not in _code_of_torch_dtype:
         raise TypeError(f"objects have no dtype {dtype}; put tensor.view(torch.uint8), or convert it")
-    return code
+    return _code_of_torch_dtype[dtype]
 
 
 def _type_name(value: Any) -> str:

@@ -184,9 +184,9 @@ class AsyncClient:
                 stored = await self.get(key, deadline=deadline)
                 if stored is not None:
                     return stored
-            return _core._private_view(
-                _arrays.describe(value), info_of(kind, cost_ms, class_id, ttl, parent)
-            )
+            info = info_of(kind, cost_ms, class_id, ttl, parent)
+            own: View = _core._private_view(_arrays.describe(value), info)  # type: ignore[assignment]
+            return own
         finally:
             if claim is not None:
                 claim.give_up()
