@@ -50,7 +50,7 @@ absl::StatusOr<ObjectInfo> FromProto(const v1::ObjectInfo& info) {
                     .parent_key = info.parent_key()};
 }
 
-absl::StatusOr<std::vector<PartSpec>> FromProto(const PartMessages& parts, uint64_t object_bytes) {
+absl::StatusOr<std::vector<PartSpec>> FromProto(const PartMessages& parts) {
   if (static_cast<size_t>(parts.size()) > kMaxParts) {
     return Invalid("parts: ", parts.size(), " of them; the limit is ", kMaxParts);
   }
@@ -68,7 +68,6 @@ absl::StatusOr<std::vector<PartSpec>> FromProto(const PartMessages& parts, uint6
                       .shape = {part.shape().begin(), part.shape().end()},
                       .size_bytes = part.size_bytes()});
   }
-  RETURN_IF_ERROR(EncodePartTable(result, object_bytes).status());
   return result;
 }
 
@@ -78,7 +77,8 @@ absl::StatusOr<ObjectDescription> FromProto(const v1::ObjectDescription& descrip
     return Invalid("size_bytes: ", result.size_bytes, "; the limit is ", kMaxObjectBytes);
   }
   ASSIGN_OR_RETURN(result.info, FromProto(description.info()));
-  ASSIGN_OR_RETURN(result.parts, FromProto(description.parts(), result.size_bytes));
+  ASSIGN_OR_RETURN(result.parts, FromProto(description.parts()));
+  RETURN_IF_ERROR(EncodePartTable(result.parts, result.size_bytes).status());
   if (result.parts.empty()) result.parts.push_back({.size_bytes = result.size_bytes});
   return result;
 }

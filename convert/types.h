@@ -25,8 +25,9 @@ struct ObjectDescription {
 };
 
 absl::StatusOr<ObjectInfo> FromProto(const v1::ObjectInfo& info);
-// The parts of an object of `object_bytes`; none stand for one part of plain bytes.
-absl::StatusOr<std::vector<PartSpec>> FromProto(const PartMessages& parts, uint64_t object_bytes);
+// None stand for one part of plain bytes. Unchecked: whether they make up their object, which
+// EncodePartTable says.
+absl::StatusOr<std::vector<PartSpec>> FromProto(const PartMessages& parts);
 absl::StatusOr<ObjectDescription> FromProto(const v1::ObjectDescription& description);
 // Unchecked: Fingerprint::Make checks.
 FingerprintEntries FromProto(const FingerprintMessages& entries);

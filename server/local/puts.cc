@@ -96,7 +96,7 @@ Hash128 Puts::ParentOf(const v1::ReserveItem& object) const {
 absl::StatusOr<std::optional<store::WriteLease>> Puts::ReserveBytes(const v1::ReserveItem& item,
                                                                     const store::UseContext& use) {
   ASSIGN_OR_RETURN(const ObjectInfo info, FromProto(item.info()));
-  ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, FromProto(item.parts(), item.size_bytes()));
+  ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, FromProto(item.parts()));
   return namespace_->Reserve({.id = {item.key(), fingerprint_},
                               .size_bytes = item.size_bytes(),
                               .parts = parts,

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/hash.h"
 #include "common/limits.h"
+#include "common/part_table.h"
 #include "common/status_macros.h"
 #include "server/rpc/error.h"
 #include "server/store/chain.h"
@@ -110,8 +111,10 @@ absl::StatusOr<ObjectInfo> CheckInfo(const v1::ObjectInfo& info) {
 }
 
 absl::StatusOr<std::vector<PartSpec>> CheckParts(const PartMessages& parts, uint64_t object_bytes) {
-  auto checked = FromProto(parts, object_bytes);
-  if (!checked.ok()) return WithReason(checked.status(), "INVALID_PARTS");
+  auto checked = FromProto(parts);
+  const absl::Status status =
+      checked.ok() ? EncodePartTable(*checked, object_bytes).status() : checked.status();
+  if (!status.ok()) return WithReason(status, "INVALID_PARTS");
   return checked;
 }
 
