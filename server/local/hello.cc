@@ -70,9 +70,8 @@ void FillWelcome(const Host& host, const store::Namespace& ns, const store::Clie
   welcome->set_page_layout(shm::kSessionLayoutVersion);
   welcome->set_slot_capacity(page.slot_capacity());
   welcome->set_slot_limit(page.slot_limit());
-  const auto chunks = ns.arena_chunks();
-  welcome->set_chunk_count(static_cast<uint32_t>(chunks.size()));
-  welcome->set_chunk_bytes(chunks.empty() ? 0 : chunks.front().size());
+  welcome->set_chunk_count(ns.chunk_count());
+  welcome->set_chunk_bytes(ns.chunk_bytes());
   welcome->set_reservation_timeout_ms(
       static_cast<uint64_t>(absl::ToInt64Milliseconds(host.options.reservation_timeout)));
   welcome->set_checksums(ns.spec().checksums);

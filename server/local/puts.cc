@@ -161,7 +161,7 @@ absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response) {
 
 absl::Status Puts::CheckWritten(const Reservation& reservation) const {
   RETURN_IF_ERROR(reservation.wrong);
-  const uint64_t size = reservation.lease.bytes().size();
+  const uint64_t size = reservation.lease.size_bytes();
   if (access_ == v1::Welcome::PUT_ACCESS_IN_PLACE || reservation.written >= size) {
     return absl::OkStatus();
   }
@@ -182,7 +182,7 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id, const store::U
   }
   Reservation reservation = std::move(it->second);
   open_.erase(it);
-  held_bytes_ -= reservation.lease.bytes().size();
+  held_bytes_ -= reservation.lease.size_bytes();
   const absl::Status written = CheckWritten(reservation);
   absl::StatusOr<store::CommitOutcome> outcome =
       written.ok() ? namespace_->Commit(std::move(reservation.lease), use) : written;
@@ -224,7 +224,7 @@ absl::Status Puts::Abort(const v1::Abort& request) {
     if (it == open_.end()) {
       FreeExpired(id);
     } else {
-      held_bytes_ -= it->second.lease.bytes().size();
+      held_bytes_ -= it->second.lease.size_bytes();
       flights_.GiveUp(it->second.claim);
       open_.erase(it);
     }
