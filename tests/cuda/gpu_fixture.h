@@ -17,7 +17,9 @@
 
 namespace infercache::cuda {
 
-class GpuTest : public ::testing::Test {
+// `Base` is a fixture.
+template <class Base>
+class OnGpu : public Base {
  protected:
   static constexpr uint64_t kChunk = uint64_t{2} << 20;
   static constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
@@ -27,6 +29,7 @@ class GpuTest : public ::testing::Test {
     if (fake_ == nullptr) fake_ = new fake_cuda::FakeDriver(2, kDeviceBytes);
   }
   void SetUp() override {
+    Base::SetUp();
     auto driver = Driver::Load();
     if (!driver.ok()) GTEST_SKIP() << driver.status();
     driver_ = *std::move(driver);
@@ -39,7 +42,10 @@ class GpuTest : public ::testing::Test {
                 device_.uuid.c_str());
     fake_->ClearFaults();
   }
-  void TearDown() override { fake_->ClearFaults(); }
+  void TearDown() override {
+    fake_->ClearFaults();
+    Base::TearDown();
+  }
 
   bool is_fake() const { return is_fake_; }
   static fake_cuda::FakeDriver& fake() { return *fake_; }
@@ -51,5 +57,6 @@ class GpuTest : public ::testing::Test {
   static inline fake_cuda::FakeDriver* fake_ = nullptr;
   bool is_fake_ = false;
 };
+using GpuTest = OnGpu<::testing::Test>;
 
 }  // namespace infercache::cuda
