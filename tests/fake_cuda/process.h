@@ -109,7 +109,11 @@ class Process {
   Result CheckContext();
   // Something was done that no context survives.
   void KillContext() { dead_.store(true); }
-  bool dead() { return dead_.load() || state().faults.contexts_dead.load() != 0; }
+  // A context that was once dead stays it, until nobody has it any more.
+  bool dead() {
+    if (state().faults.contexts_dead.load() != 0) dead_.store(true);
+    return dead_.load();
+  }
   FakeStream* NewStream();
   FakeStream* FindStream(cuda::Stream stream);  // null = there is none
   Result DestroyStream(cuda::Stream stream);
