@@ -27,7 +27,7 @@ class DeviceClient : public GpuLocalFixture {
  protected:
   void SetUp() override {
     GpuLocalFixture::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     ServeTier();
     buffer_.emplace(driver_, device_.ordinal);
     buffers_ = is_fake() ? fake().UseOf(0).mappings : 0;

@@ -24,7 +24,7 @@ class DeviceTiersTest : public GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     OpenStore({.capacity_bytes = 64 << 20, .background = false});
     before_ = fake().UseOf(0);
   }

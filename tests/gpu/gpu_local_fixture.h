@@ -22,7 +22,7 @@ class GpuLocalFixture : public cuda::OnGpu<local::LocalFixture> {
 
   void SetUp() override {
     OnGpu::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     if (is_fake()) before_ = fake().UseOf(0);
   }
   void TearDown() override {
