@@ -46,8 +46,9 @@ struct DeviceThread::Note {
   uint64_t number;
 };
 
+// A stream's callback may be the last to have it, and must not call the driver: so what it holds
+// then is nothing of the driver's.
 struct DeviceThread::State {
-  std::shared_ptr<const cuda::PrimaryContext> context;
   struct Waiting {
     std::unique_ptr<Note> note;
     std::unique_ptr<Kept> kept;
@@ -67,7 +68,8 @@ absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
   std::shared_ptr<DeviceThread> made(new DeviceThread(std::move(context)));
   // The standard library has no other word for it.
   try {
-    made->thread_ = std::thread([state = made->state_] { Run(state); });
+    made->thread_ =
+        std::thread([state = made->state_, kept = made->context_] { Run(*state, *kept); });
   } catch (const std::system_error& error) {
     return absl::ResourceExhaustedError(absl::StrCat("a thread for the GPU: ", error.what()));
   }
@@ -75,9 +77,7 @@ absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
 }
 
 DeviceThread::DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context)
-    : context_(std::move(context)), state_(std::make_shared<State>()) {
-  state_->context = context_;
-}
+    : context_(std::move(context)), state_(std::make_shared<State>()) {}
 
 DeviceThread::~DeviceThread() {
   if (!thread_.joinable()) return;
@@ -173,12 +173,12 @@ uint64_t DeviceThread::waiting() const {
   return state_->waiting.size();
 }
 
-void DeviceThread::Run(const std::shared_ptr<State>& state) {
-  const cuda::Driver& driver = state->context->driver();
+void DeviceThread::Run(State& state, const cuda::PrimaryContext& context) {
+  const cuda::Driver& driver = context.driver();
   // Whether the context is dead is asked of a stream of our own: others may be destroyed any time.
   cuda::Stream own = nullptr;
   const auto context_is_dead = [&] {
-    const cuda::CurrentContext current(*state->context);
+    const cuda::CurrentContext current(context);
     if (own == nullptr) {
       return MeansDead(driver.api().stream_create(&own, cuda::kStreamNonBlocking));
     }
@@ -189,34 +189,34 @@ void DeviceThread::Run(const std::shared_ptr<State>& state) {
     std::vector<State::Waiting> over;
     bool look = false;
     {
-      MutexLock lock(&state->mu);
-      const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
-        return state->done.empty() && state->to_destroy.empty() &&
-               !(state->stop && state->waiting.empty());
+      MutexLock lock(&state.mu);
+      const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state.mu) {
+        return state.done.empty() && state.to_destroy.empty() &&
+               !(state.stop && state.waiting.empty());
       };
       while (idle()) {
-        if (state->waiting.empty()) {
-          state->changed.Wait(&state->mu);
-        } else if (!state->changed.WaitUntil(&state->mu, Clock::now() + kBetweenLooks)) {
+        if (state.waiting.empty()) {
+          state.changed.Wait(&state.mu);
+        } else if (!state.changed.WaitUntil(&state.mu, Clock::now() + kBetweenLooks)) {
           break;
         }
       }
       look = idle();
-      gone = std::move(state->to_destroy);
-      state->to_destroy.clear();
-      for (const uint64_t number : std::exchange(state->done, {})) {
-        auto node = state->waiting.extract(number);
+      gone = std::move(state.to_destroy);
+      state.to_destroy.clear();
+      for (const uint64_t number : std::exchange(state.done, {})) {
+        auto node = state.waiting.extract(number);
         if (!node.empty()) over.push_back(std::move(node.mapped()));
       }
-      if (state->stop && state->waiting.empty() && gone.empty() && over.empty()) break;
+      if (state.stop && state.waiting.empty() && gone.empty() && over.empty()) break;
     }
     if (!look || !context_is_dead()) continue;
-    MutexLock lock(&state->mu);
-    for (auto& [number, waiting] : state->waiting) over.push_back(std::move(waiting));
-    state->waiting.clear();
+    MutexLock lock(&state.mu);
+    for (auto& [number, waiting] : state.waiting) over.push_back(std::move(waiting));
+    state.waiting.clear();
   }
   if (own == nullptr) return;
-  const cuda::CurrentContext current(*state->context);
+  const cuda::CurrentContext current(context);
   if (current.status().ok()) (void)driver.api().stream_destroy(own);
 }
 

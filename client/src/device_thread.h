@@ -56,11 +56,12 @@ class DeviceThread {
 
   explicit DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context);
   static void OnDone(void* note);
-  static void Run(const std::shared_ptr<State>& state);
+  static void Run(State& state, const cuda::PrimaryContext& context);
 
   const ForkGuard guard_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
-  const std::shared_ptr<State> state_;  // shared with the thread, which may outlive this
+  const std::shared_ptr<State>
+      state_;  // shared with the thread and callbacks, which may outlive this
   std::thread thread_;
 };
 
