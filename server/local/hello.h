@@ -15,7 +15,7 @@
 
 namespace infercache::local {
 
-// Errors: UNIMPLEMENTED (no tier on that device, or it is off), FAILED_PRECONDITION (another protocol version, a fingerprint that contradicts the
+// Errors: UNIMPLEMENTED (the device's tier is off), FAILED_PRECONDITION (another protocol version, a fingerprint that contradicts the
 // namespace's), UNAVAILABLE (draining), INVALID_ARGUMENT (client name, fingerprint), NOT_FOUND (no
 // such namespace), PERMISSION_DENIED (names the namespace and who decides), RESOURCE_EXHAUSTED (out
 // of descriptors or memory). `descriptors` are those that go beside the Welcome.

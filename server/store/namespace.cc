@@ -590,12 +590,14 @@ absl::StatusOr<std::shared_ptr<Namespace>> Namespace::FindDeviceTier(
     std::string_view device) const {
   MutexLock lock(&tiers_mu_);
   for (const DeviceTier& tier : tiers_) {
-    if (tier.device != device) continue;
+    // Which one "auto" would have been, nobody knows.
+    const bool any = tier.objects == nullptr && tier.device == "auto";
+    if (tier.device != device && !any) continue;
     if (tier.objects != nullptr) return tier.objects;
     return absl::UnimplementedError(absl::StrCat("namespace ", spec().name, " has its tier on ",
                                                  tier.device, " off: ", tier.why_off.message()));
   }
-  return absl::UnimplementedError(absl::StrCat("namespace ", spec().name, " has no tier on ",
+  return absl::NotFoundError(absl::StrCat("namespace ", spec().name, " has no tier on ",
                                                std::string(device.substr(0, 64))));
 }
 

@@ -205,7 +205,7 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
 
   // Its tiers, as they are now. Of the tiers themselves there are none.
   std::vector<DeviceTier> device_tiers() const ABSL_LOCKS_EXCLUDED(tiers_mu_);
-  // UNIMPLEMENTED says that it is off, and why, or that there is none on that device.
+  // UNIMPLEMENTED says that it is off, and why; NOT_FOUND that none was asked for on that device.
   absl::StatusOr<std::shared_ptr<Namespace>> FindDeviceTier(std::string_view device) const
       ABSL_LOCKS_EXCLUDED(tiers_mu_);
   // In the place of what was said of that device so far.

@@ -94,12 +94,12 @@ TEST_F(DeviceSessions, AreForNobodyWhereNoClientMayWrite) {
   EXPECT_EQ(TryDevice().code(), absl::StatusCode::kPermissionDenied);
 }
 
-TEST_F(DeviceSessions, WithoutATierAreUnimplemented) {
+TEST_F(DeviceSessions, WithoutATierAreNotFound) {
   ServeTier();
   local::Opening opening = OnDevice();
   opening.device = "GPU-00000000-0000-0000-0000-000000000000";
   const absl::Status status = TryOpen(opening);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("GPU-00000000"));
 }
 
@@ -111,6 +111,14 @@ TEST_F(DeviceSessions, ATierThatIsOffSaysWhy) {
   const absl::Status status = TryDevice();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(status.message()), HasSubstr("libcuda-that-is-not-there.so"));
+}
+
+TEST_F(DeviceSessions, ATierThatWasToFindItsGpuAndDidNotIsOffOnAll) {
+  Create("default", 4 * kMiB);
+  DeviceTiers tiers({.library = "libcuda-that-is-not-there.so"});
+  (void)tiers.Add(*store_, {.ns = Host(), .device = "auto", .bytes = kTierBytes});
+  Serve();
+  EXPECT_EQ(TryDevice().code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST_F(DeviceSessions, ARefusedExportIsAnAnswer) {
