@@ -598,7 +598,7 @@ absl::StatusOr<std::shared_ptr<Namespace>> Namespace::FindDeviceTier(
                                                  tier.device, " off: ", tier.why_off.message()));
   }
   return absl::NotFoundError(absl::StrCat("namespace ", spec().name, " has no tier on ",
-                                               std::string(device.substr(0, 64))));
+                                          std::string(device.substr(0, 64))));
 }
 
 void Namespace::SetDeviceTier(DeviceTier tier) {

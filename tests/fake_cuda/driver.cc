@@ -249,7 +249,7 @@ void Copy(Process& process, FakeStream& stream, std::byte* to, const std::byte* 
     const bool may = (written == nullptr || written->access.load() == cuda::kAccessReadWrite) &&
                      (read == nullptr || read->access.load() != 0);
     if (!may) return process.KillContext();
-    std::memmove(to, from, bytes);
+    if (bytes > 0) std::memmove(to, from, bytes);
   });
 }
 

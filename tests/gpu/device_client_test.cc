@@ -104,6 +104,17 @@ TEST_F(DeviceClient, WhatIsPutIsFoundWithItsParts) {
   EXPECT_EQ(Put("key", "other").outcome, PutOutcome::kExists);
 }
 
+TEST_F(DeviceClient, AnObjectHasAtLeastOneByte) {
+  EXPECT_EQ(device_client_->Put({.key = "key"}, nullptr).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  // Other clients may think otherwise.
+  auto lease = Tier().TryReserve("empty", 0);
+  ASSERT_TRUE(lease.ok() && lease->has_value());
+  ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
+  EXPECT_TRUE(device_client_->GetInto("empty", 0, 0, nullptr).hit);
+  EXPECT_TRUE(device_client_->GetIntoHost("empty", {}).hit);
+}
+
 TEST_F(DeviceClient, WhatIsNotThereIsAMiss) {
   const DeviceGetResult got = device_client_->Get("key");
   EXPECT_FALSE(got.hit());

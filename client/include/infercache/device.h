@@ -20,8 +20,8 @@
 // GetInto and GetIntoHost copy from one to the other, and stats() counts it.
 //
 // Failure: as with the rest of a client, an error is a miss or a refused put with a status that
-// says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver, the
-// tier is off, or its memory cannot be shared. Then host memory is what is left.
+// says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver,
+// the tier is off, or its memory cannot be shared. Then host memory is what is left.
 //
 // Thread-safety: a Device as a Client; objects and reservations one thread at a time. The client
 // outlives its devices; objects and reservations may outlive both.
