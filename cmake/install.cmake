@@ -54,7 +54,7 @@ install(FILES ${PROJECT_BINARY_DIR}/infercached.service
 
 # --- client ---
 
-set(client_targets infercache_client infercache_client_local infercache_common infercache_convert infercache_proto
+set(client_targets infercache_client infercache_client_local infercache_common infercache_convert infercache_cuda infercache_proto
     infercache_messages)
 foreach(target ${client_targets})
   string(REPLACE infercache_ "" export_name ${target})
@@ -65,7 +65,7 @@ target_compile_features(infercache_client INTERFACE cxx_std_20)
 install(TARGETS ${client_targets} EXPORT infercache
         ARCHIVE COMPONENT client
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES client/include/infercache/claim.h client/include/infercache/client.h common/include/infercache/types.h
+install(FILES client/include/infercache/claim.h client/include/infercache/client.h client/include/infercache/device.h common/include/infercache/types.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/infercache COMPONENT client)
 install(DIRECTORY proto/infercache DESTINATION ${CMAKE_INSTALL_DATADIR}/infercache/proto
         COMPONENT client FILES_MATCHING PATTERN "*.proto")

@@ -5,7 +5,9 @@
 #include <tuple>
 
 #include "absl/strings/ascii.h"
+#include "common/cuda/driver.h"
 #include "common/limits.h"
+#include "common/status_macros.h"
 #include "server/config_values.h"
 #include "server/text.h"
 
@@ -13,6 +15,7 @@ namespace infercache::server {
 namespace {
 
 constexpr size_t kMinTokenBytes = 16;
+constexpr uint64_t kMinTierBytes = uint64_t{2} << 20;  // what a GPU allocates at least
 
 using Problems = std::vector<ConfigProblem>;
 
@@ -22,6 +25,31 @@ bool IsNamespaceName(std::string_view name) {
            return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '_' ||
                   c == '-';
          });
+}
+
+// "DEVICE=SIZE,DEVICE=SIZE"; a piece without '=' gets an empty size, which is none.
+FingerprintEntries SplitDevices(std::string_view text) {
+  FingerprintEntries devices;
+  if (text.empty()) return devices;
+  ForEachPiece(text, ',', [&devices](std::string_view piece) {
+    const size_t equals = std::min(piece.find('='), piece.size());
+    devices.emplace_back(piece.substr(0, equals), piece.substr(std::min(equals + 1, piece.size())));
+  });
+  return devices;
+}
+
+void CheckDevices(const Config& config, Problems& problems) {
+  if (!config.default_devices.empty() && !config.namespaces.empty()) {
+    problems.push_back({"default_devices", "has no meaning beside a list of namespaces"});
+  }
+  for (const NamespaceConfig& ns : EffectiveNamespaces(config)) {
+    const auto devices = ParseDevices(ns.devices);
+    if (devices.ok()) continue;
+    problems.push_back(
+        {config.namespaces.empty() ? "default_devices" : Cat(ns.origin, ": namespaces"),
+         config.namespaces.empty() ? Cat(devices.status().message())
+                                   : Cat("\"", ns.name, "\": ", devices.status().message())});
+  }
 }
 
 void CheckMemory(const Config& config, Problems& problems) {
@@ -135,8 +163,35 @@ std::vector<NamespaceConfig> EffectiveNamespaces(const Config& config) {
   ns.quota_bytes =
       config.default_quota_bytes != 0 ? config.default_quota_bytes : config.capacity_bytes / 2;
   ns.grpc = "open";
+  ns.devices = SplitDevices(config.default_devices);
   ns.origin = "built-in";
   return {ns};
+}
+
+absl::StatusOr<std::vector<DeviceConfig>> ParseDevices(const FingerprintEntries& devices) {
+  std::vector<DeviceConfig> parsed;
+  std::set<std::string> seen;
+  for (const auto& [device, size] : devices) {
+    std::string name = device;
+    if (device != "auto") {
+      ASSIGN_OR_RETURN(const cuda::Uuid uuid, cuda::ParseUuid(device));
+      name = cuda::FormatUuid(uuid);
+    }
+    if (!seen.insert(name).second) {
+      return absl::InvalidArgumentError(Cat("the device ", name, " is given twice"));
+    }
+    const auto bytes = ParseSize(size);
+    if (!bytes.ok()) {
+      return absl::InvalidArgumentError(Cat("the device ", name, ": ", bytes.status().message()));
+    }
+    if (*bytes < kMinTierBytes || *bytes > 64 * (uint64_t{1} << 40)) {
+      return absl::InvalidArgumentError(Cat("the device ", name, ": a tier of ", FormatSize(*bytes),
+                                            "; it must be between ", FormatSize(kMinTierBytes),
+                                            " and 64TiB"));
+    }
+    parsed.push_back({name, *bytes});
+  }
+  return parsed;
 }
 
 uint64_t FilesNeeded(const Config& config) {
@@ -154,7 +209,8 @@ uint64_t FilesNeeded(const Config& config) {
 bool SameNamespaces(const Config& a, const Config& b) {
   const auto fields = [](const NamespaceConfig& n) {
     return std::tie(n.name, n.quota_bytes, n.max_objects, n.policy, n.grpc, n.checksums, n.require,
-                    n.local_users, n.local_writers, n.local_user_ids, n.local_writer_ids);
+                    n.local_users, n.local_writers, n.local_user_ids, n.local_writer_ids,
+                    n.devices);
   };
   return std::equal(a.namespaces.begin(), a.namespaces.end(), b.namespaces.begin(),
                     b.namespaces.end(),
@@ -176,6 +232,7 @@ std::vector<ConfigProblem> CheckConfig(const Config& config) {
   CheckAddresses(config, problems);
   CheckNamespaces(config, problems);
   CheckCredentials(config, problems);
+  CheckDevices(config, problems);
   return problems;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/limits.h"
 #include "infercache/types.h"
 #include "server/local_peers.h"
@@ -30,7 +31,8 @@ struct NamespaceConfig {
   std::vector<std::string> local_users = {"*"};
   std::vector<std::string> local_writers = {"*"};  // empty = no memory that clients may write
   LocalPeers local_user_ids, local_writer_ids;
-  std::string origin;  // "file:line", for messages
+  FingerprintEntries devices;  // a GPU's UUID or "auto", and the size of the tier in its memory
+  std::string origin;          // "file:line", for messages
 };
 
 // One entry of `auth.credentials:`. Exactly one of token, token_file and certificate_name is given.
@@ -48,6 +50,7 @@ struct Config {
   // Memory.
   uint64_t capacity_bytes = uint64_t{2} << 30;
   uint64_t default_quota_bytes = 0;  // 0 = half of the capacity
+  std::string default_devices;       // of the built-in namespace: "DEVICE=SIZE,..."
   uint64_t chunk_bytes = uint64_t{1} << 30;
   uint64_t shards = 64;
   std::string arena_pages = "auto";
@@ -103,6 +106,15 @@ struct Config {
 
 // The namespaces to create: those of the file, or the built-in one.
 std::vector<NamespaceConfig> EffectiveNamespaces(const Config& config);
+
+// A tier in the memory of a GPU.
+struct DeviceConfig {
+  std::string device;  // a UUID or "auto"
+  uint64_t bytes = 0;
+};
+// What `devices` of a namespace say. INVALID_ARGUMENT: no device's name, a size that is none or
+// less than a GPU allocates, or a device twice.
+absl::StatusOr<std::vector<DeviceConfig>> ParseDevices(const FingerprintEntries& devices);
 
 // Whether both list the same namespaces or credentials, wherever in their files.
 bool SameNamespaces(const Config& a, const Config& b);

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 
@@ -36,6 +37,16 @@ class Lifecycle {
   }
 
   bool stopping() const { return state() == State::kDraining; }
+
+  // Waits for as long, or until a stop is requested: then true.
+  bool WaitForStop(std::chrono::milliseconds time) {
+    const auto deadline = std::chrono::steady_clock::now() + time;
+    MutexLock lock(&mu_);
+    while (state_ != State::kDraining) {
+      if (!stopped_.WaitUntil(&mu_, deadline)) break;
+    }
+    return state_ == State::kDraining;
+  }
 
   // Returns why.
   std::string WaitForStop() {

@@ -9,6 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -27,6 +28,7 @@
 #include "server/config_values.h"
 #include "server/endpoints.h"
 #include "server/exit_codes.h"
+#include "server/gpu/device_tiers.h"
 #include "server/lifecycle.h"
 #include "server/local_options.h"
 #include "server/logging.h"
@@ -69,8 +71,8 @@ class Daemon {
     for (const std::string& warning : warnings_) Log(spdlog::level::warn, warning);
     // In this order: what is cheap and likely to be refused comes before gigabytes of arena.
     for (const auto step :
-         {&Daemon::PrepareAddresses, &Daemon::StartHttp, &Daemon::StartStore, &Daemon::StartRpc,
-          &Daemon::StartLocal, &Daemon::BeReady, &Daemon::WriteFiles}) {
+         {&Daemon::PrepareAddresses, &Daemon::StartHttp, &Daemon::StartStore, &Daemon::StartDevices,
+          &Daemon::StartRpc, &Daemon::StartLocal, &Daemon::BeReady, &Daemon::WriteFiles}) {
       if (lifecycle_.stopping()) break;
       if (const int code = (this->*step)(); code != kExitOk) return code;
     }
@@ -148,6 +150,41 @@ class Daemon {
         Log(spdlog::level::warn,
             "small pages: every process that maps the arena pays for its own page tables",
             {{"namespace", ns.name}, {"advice", "infercachectl doctor"}});
+      }
+    }
+    return kExitOk;
+  }
+
+  // A tier that cannot be had is off: everything else works without it.
+  int StartDevices() {
+    gpu::TierOptions options;
+    options.chunk_bytes = std::min(config_.chunk_bytes, store::kDefaultChunkBytes);
+    options.wait = [this](absl::Duration moment) {
+      return !lifecycle_.WaitForStop(absl::ToChronoMilliseconds(moment));
+    };
+    gpu::DeviceTiers tiers(std::move(options));
+    for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
+      const auto devices = ParseDevices(ns.devices);
+      if (!devices.ok()) return Fail(kExitConfig, devices.status());
+      if (devices->empty()) continue;
+      const auto made = store_->FindNamespace(ns.name);
+      if (!made.ok()) return Fail(kExitRuntime, made.status());
+      for (const DeviceConfig& device : *devices) {
+        if (lifecycle_.stopping()) return kExitOk;
+        const gpu::TierResult tier =
+            tiers.Add(*store_, {.ns = *made, .device = device.device, .bytes = device.bytes});
+        if (tier.status.ok()) {
+          Log(spdlog::level::info, "device tier created",
+              {{"namespace", ns.name},
+               {"device", tier.device},
+               {"gpu", tier.name},
+               {"size", FormatSize(tier.bytes)}});
+        } else {
+          Log(spdlog::level::warn, "device tier is off",
+              {{"namespace", ns.name},
+               {"device", tier.device},
+               {"reason", Cat(tier.status.message())}});
+        }
       }
     }
     return kExitOk;

@@ -32,8 +32,13 @@ constexpr std::array kConfigFields = {
              "Quota of the built-in namespace \"default\", which exists if the file lists no "
              "namespaces; 0 is half of the capacity. The rest is for namespaces made at run time.",
              kMemory, 0, 64 * kTiB},
+    Field<C>{"default_devices", K::kText, &C::default_devices,
+             "Tiers of the built-in namespace in the memory of GPUs: DEVICE=SIZE, with a comma "
+             "between two. DEVICE is a GPU's UUID, or auto for the only one there is. Empty: none.",
+             kMemory},
     Field<C>{"store.chunk_bytes", K::kSize, &C::chunk_bytes,
-             "Largest host arena chunk, and so the largest object.", kMemory, kMiB, kTiB},
+             "Largest arena chunk, and so the largest object; in a GPU's memory at most 1GiB.",
+             kMemory, kMiB, kTiB},
     Field<C>{"store.shards", K::kCount, &C::shards,
              "Index shards of a namespace, each with its own lock; a power of two.", kMemory, 1,
              4096},
@@ -182,6 +187,10 @@ constexpr std::array kNamespaceFields = {
         "Who of them may store, written the same way; they have the arena's memory writable. "
         "With an empty list the kernel refuses that to every process but the daemon: all users "
         "may store, and the daemon copies what they send."},
+    Field<N>{
+        "devices", K::kTextMap, &N::devices,
+        "Tiers in the memory of GPUs: a GPU's UUID, or auto for the only one there is, and the "
+        "size. Only writers can use them: a GPU's memory is not shared for reading alone."},
 };
 
 using R = CredentialConfig;

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace infercache {
@@ -17,6 +18,12 @@ T OrDie(absl::StatusOr<T> result) {
     std::abort();
   }
   return *std::move(result);
+}
+
+inline void OrDie(const absl::Status& status) {
+  if (status.ok()) return;
+  std::cerr << status << std::endl;
+  std::abort();
 }
 
 }  // namespace infercache

@@ -10,6 +10,7 @@
 #include "client/cli/context.h"
 #include "client/cli/doctor_daemon.h"
 #include "client/cli/doctor_finding.h"
+#include "client/cli/doctor_gpu.h"
 #include "client/cli/doctor_kernel.h"
 #include "client/cli/doctor_local.h"
 #include "client/cli/doctor_machine.h"
@@ -67,7 +68,7 @@ std::string FindingsTable(const std::vector<Finding>& findings) {
   return table.Text();
 }
 
-Finding CheckLocalLane(const ClientOptions& options, const v1::GetInfoResponse& info) {
+v1::Hello MakeHello(const ClientOptions& options) {
   v1::Hello hello;
   hello.set_version(1);
   hello.set_client("infercachectl doctor");
@@ -77,8 +78,20 @@ Finding CheckLocalLane(const ClientOptions& options, const v1::GetInfoResponse& 
     entry->set_key(key);
     entry->set_value(value);
   }
+  return hello;
+}
+
+Finding CheckLocalLane(const ClientOptions& options, const v1::GetInfoResponse& info) {
   return LocalLaneFinding(info.socket_path(), options.namespace_name,
-                          SayHello(info.socket_path(), hello, options.deadline));
+                          SayHello(info.socket_path(), MakeHello(options), options.deadline));
+}
+
+Finding CheckTier(const ClientOptions& options, const v1::GetInfoResponse& info,
+                  const std::string& device) {
+  v1::Hello hello = MakeHello(options);
+  hello.set_device(device);
+  return GpuTierFinding(device, options.namespace_name,
+                        SayHello(info.socket_path(), hello, options.deadline));
 }
 
 absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& version) {
@@ -107,6 +120,10 @@ absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& versi
       subject = FindSubject(machine, info->pid());
       subject.capacity_bytes = info->capacity_bytes();
     }
+  }
+  const bool asks_for_tiers = info.ok() && endpoint.local && !info->socket_path().empty();
+  for (const Gpu& gpu : CheckGpus(&findings)) {
+    if (asks_for_tiers) findings.push_back(CheckTier(options, *info, gpu.uuid));
   }
   Append(findings, CheckKernel());
   findings.push_back(PeerPidfdFinding(TryPeerPidfd()));

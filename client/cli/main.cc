@@ -1,10 +1,12 @@
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "client/cli/context.h"
+#include "client/cli/doctor_gpu.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "nlohmann/json.hpp"
@@ -64,4 +66,10 @@ ExitCode Main(int argc, char** argv) {
 }  // namespace
 }  // namespace infercache::cli
 
-int main(int argc, char** argv) { return static_cast<int>(infercache::cli::Main(argc, argv)); }
+int main(int argc, char** argv) {
+  // What doctor runs as a child is no command of its users'.
+  if (argc == 5 && std::string_view(argv[1]) == infercache::cli::kGpuSelfTest) {
+    return infercache::cli::RunGpuSelfTest(argv[2], argv[3], argv[4]);
+  }
+  return static_cast<int>(infercache::cli::Main(argc, argv));
+}

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/channel.h"
 #include "client/src/client_impl.h"
+#include "client/src/device_impl.h"
 #include "client/src/remote_transport.h"
 #include "common/fingerprint.h"
 #include "common/limits.h"
@@ -65,17 +66,17 @@ Deliver<Result> Into(CompletionQueue& queue, RequestId id, Member Completion::*m
 }
 
 // The client of one daemon, over the lane that its endpoint names.
-absl::StatusOr<std::unique_ptr<LocalTransport>> ConnectLocally(const ClientOptions& options,
-                                                               const Endpoint& endpoint,
-                                                               Fingerprint fingerprint) {
+absl::StatusOr<LocalTransport::Options> LaneOptions(const ClientOptions& options,
+                                                    const Endpoint& endpoint,
+                                                    Fingerprint fingerprint) {
   if (options.tls.has_value()) {
     return absl::InvalidArgumentError(
         "tls is for gRPC; the local lane needs none (grpc+unix:PATH is gRPC over the same socket)");
   }
-  return LocalTransport::Connect({.path = endpoint.socket_path,
-                                  .namespace_name = options.namespace_name,
-                                  .fingerprint = std::move(fingerprint),
-                                  .clock = options.clock});
+  return LocalTransport::Options{.path = endpoint.socket_path,
+                                 .namespace_name = options.namespace_name,
+                                 .fingerprint = std::move(fingerprint),
+                                 .clock = options.clock};
 }
 
 }  // namespace
@@ -86,8 +87,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   ASSIGN_OR_RETURN(Endpoint endpoint, ResolveEndpoint(options.endpoint));
   std::unique_ptr<Transport> transport;
   LocalTransport* local = nullptr;
+  LocalTransport::Options lane;
   if (endpoint.lane == Lane::kLocal) {
-    ASSIGN_OR_RETURN(auto made, ConnectLocally(options, endpoint, fingerprint));
+    ASSIGN_OR_RETURN(lane, LaneOptions(options, endpoint, fingerprint));
+    ASSIGN_OR_RETURN(auto made, LocalTransport::Connect(lane));
     local = made.get();
     transport = std::move(made);
   } else {
@@ -97,8 +100,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
         options.max_unary_bytes);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<CompletionQueue> completions, CompletionQueue::Create());
-  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(
-      options, std::move(endpoint.text), std::move(completions), std::move(transport), local)));
+  auto impl = std::make_unique<Impl>(options, std::move(endpoint.text), std::move(completions),
+                                     std::move(transport), local);
+  impl->lane_options = std::move(lane);
+  return std::unique_ptr<Client>(new Client(std::move(impl)));
 }
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -109,6 +114,25 @@ Client::~Client() {
 }
 
 Lane Client::lane() const { return impl_->lane(); }
+
+absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu) {
+  if (impl_->inherited()) {
+    return absl::UnavailableError(
+        "the client belongs to the parent process; make one in this process");
+  }
+  if (lane() != Lane::kLocal) {
+    return absl::UnimplementedError(
+        "the memory of a GPU is shared on the daemon's own host: connect to unix:PATH");
+  }
+  ASSIGN_OR_RETURN(auto impl,
+                   Device::Impl::Open(
+                       {.lane = impl_->lane_options,
+                        .deadline = impl_->deadline(),
+                        .view_in_host = [this](std::string_view key,
+                                               const CallOptions& call) { return Get(key, call); }},
+                       gpu));
+  return std::make_unique<Device>(std::move(impl));
+}
 
 // A template, because Impl is Client's own.
 template <typename Impl>

@@ -85,6 +85,9 @@ class Client::Impl {
   LocalTransport* local() const { return inherited() ? nullptr : local_; }
   // In a forked child a queue of its own: the parent's descriptor is the parent's.
   CompletionQueue& completions();
+  absl::Duration deadline() const { return deadline_; }
+  // What a device of this client connects with, if it is one of the local lane.
+  LocalTransport::Options lane_options;
   RequestId NextId() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
 
   void Get(std::span<const std::string_view> keys, const CallOptions& call,

@@ -223,6 +223,7 @@ void LocalLink::SayHello() {
   *hello.mutable_scope() = options_.scope;
   hello.set_client(ProgramName());
   hello.set_single_flight(true);
+  hello.set_device(options_.device);
   attempt_->connection->Submit(request, attempt_->deadline,
                                [this](LocalAnswer answer) { TakeWelcome(std::move(answer)); });
 }
@@ -234,6 +235,10 @@ void LocalLink::TakeWelcome(LocalAnswer answer) {
   }
   if (answer.descriptors.size() != 2) {
     return FinishAttempt(BadAnswer("a welcome without its two descriptors"));
+  }
+  if (answer.response.welcome().device() != options_.device) {
+    return FinishAttempt(absl::UnimplementedError(
+        absl::StrCat(name_, " knows nothing of the memory of GPUs: it is too old")));
   }
   attempt_->welcome = std::move(*answer.response.mutable_welcome());
   auto index = MappedSegment::Map(answer.descriptors[0], attempt_->welcome.index_bytes(),
@@ -249,28 +254,33 @@ void LocalLink::TakeWelcome(LocalAnswer answer) {
 
 void LocalLink::AskForChunks() {
   v1::LocalRequest request;
-  request.mutable_map_chunks()->set_first(static_cast<uint32_t>(attempt_->segments.chunks.size()));
+  request.mutable_map_chunks()->set_first(static_cast<uint32_t>(chunks_taken()));
   attempt_->connection->Submit(request, attempt_->deadline,
                                [this](LocalAnswer answer) { TakeChunks(std::move(answer)); });
 }
 
 void LocalLink::TakeChunks(LocalAnswer answer) {
   if (!answer.status.ok()) return FinishAttempt(answer.status);
-  std::vector<MappedSegment>& chunks = attempt_->segments.chunks;
+  LocalSession::Segments& segments = attempt_->segments;
   const v1::Chunks& sent = answer.response.chunks();
-  const size_t lacking = attempt_->welcome.chunk_count() - chunks.size();
-  if (sent.first() != chunks.size() || answer.descriptors.empty() ||
+  const size_t lacking = attempt_->welcome.chunk_count() - chunks_taken();
+  if (sent.first() != chunks_taken() || answer.descriptors.empty() ||
       answer.descriptors.size() > lacking || sent.count() != answer.descriptors.size()) {
     return FinishAttempt(BadAnswer(absl::StrCat(answer.descriptors.size(), " chunks from ",
                                                 sent.first(), " on, ", lacking, " are lacking")));
   }
   const bool writable = attempt_->welcome.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
-  for (const UniqueFd& fd : answer.descriptors) {
+  for (UniqueFd& fd : answer.descriptors) {
+    // Imported by who first uses it: a GPU that hangs does not keep this thread from its work.
+    if (!options_.device.empty()) {
+      segments.device_chunks.push_back(std::move(fd));
+      continue;
+    }
     auto chunk = MappedSegment::Map(fd, attempt_->welcome.chunk_bytes(), writable);
     if (!chunk.ok()) return FinishAttempt(chunk.status());
-    chunks.push_back(*std::move(chunk));
+    segments.chunks.push_back(*std::move(chunk));
   }
-  if (chunks.size() < attempt_->welcome.chunk_count()) return AskForChunks();
+  if (chunks_taken() < attempt_->welcome.chunk_count()) return AskForChunks();
   FinishAttempt(absl::OkStatus());
 }
 

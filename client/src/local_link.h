@@ -31,7 +31,8 @@ class LocalLink final : public IoThread::Charge {
   struct Options {
     std::string path;  // of the daemon's socket
     v1::Scope scope;
-    Hash128 fingerprint;  // of the scope's entries
+    Hash128 fingerprint;      // of the scope's entries
+    std::string device = {};  // the UUID of the GPU whose memory it is about; empty = host memory
   };
   // A session that takes new work, or why there is none.
   struct Opened {
@@ -84,6 +85,9 @@ class LocalLink final : public IoThread::Charge {
   void TakeWelcome(LocalAnswer answer);
   void AskForChunks();
   void TakeChunks(LocalAnswer answer);
+  size_t chunks_taken() const {
+    return attempt_->segments.chunks.size() + attempt_->segments.device_chunks.size();
+  }
   void FinishAttempt(absl::Status status);
   void EndAttempt(LocalDeadline now) ABSL_LOCKS_EXCLUDED(mu_);
   void Retry(LocalDeadline now);

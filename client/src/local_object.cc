@@ -12,54 +12,56 @@ namespace infercache {
 namespace {
 
 // In a forked child both are inert: the page is not mapped there, and it is the parent's pin.
-class PinStorage final : public Object::Storage {
+class PinStorage final : public ArenaStorage {
  public:
-  PinStorage(std::shared_ptr<LocalSession> session, uint32_t slot, uint64_t bytes)
-      : session_(std::move(session)), bytes_(bytes), slot_(slot) {}
+  PinStorage(std::shared_ptr<LocalSession> session, uint32_t slot, const LocalPlace& place)
+      : ArenaStorage(std::move(session), place), slot_(slot) {}
   ~PinStorage() override {
-    if (session_->inherited()) return;
-    shm::Unpin(session_->slots().slot(slot_));
-    session_->slots().Free(slot_);
-    session_->ReturnBudget(bytes_);
+    if (session().inherited()) return;
+    shm::Unpin(session().slots().slot(slot_));
+    session().slots().Free(slot_);
+    session().ReturnBudget(place().size_bytes);
   }
-  bool zero_copy() const override { return true; }
 
  private:
-  const std::shared_ptr<LocalSession> session_;
-  const uint64_t bytes_;
   const uint32_t slot_;
 };
 
-class LeaseStorage final : public Object::Storage {
+class LeaseStorage final : public ArenaStorage {
  public:
-  LeaseStorage(std::shared_ptr<LocalSession> session, uint64_t lease, uint64_t bytes)
-      : session_(std::move(session)), lease_(lease), bytes_(bytes) {}
+  LeaseStorage(std::shared_ptr<LocalSession> session, uint64_t lease, const LocalPlace& place)
+      : ArenaStorage(std::move(session), place), lease_(lease) {}
   ~LeaseStorage() override {
-    if (session_->inherited()) return;
+    if (session().inherited()) return;
     v1::LocalRequest request;
     request.mutable_release()->add_leases(lease_);
-    session_->connection().Tell(request);
-    session_->ReturnBudget(bytes_);
+    session().connection().Tell(request);
+    session().ReturnBudget(place().size_bytes);
   }
-  bool zero_copy() const override { return true; }
 
  private:
-  const std::shared_ptr<LocalSession> session_;
   const uint64_t lease_;
-  const uint64_t bytes_;
 };
 
 }  // namespace
 
+absl::StatusOr<LocalPlace> PlaceOf(const LocalSession& session, const shm::Record& record) {
+  const LocalPlace place = {record.segment(), record.offset(), record.size()};
+  if (session.Contains(place)) [[likely]]
+    return place;
+  return BadAnswer(absl::StrCat("a record of ", record.size(), " bytes at ", record.offset(),
+                                " of chunk ", record.segment()));
+}
+
 absl::StatusOr<std::span<const std::byte>> BytesOf(const LocalSession& session,
                                                    const shm::Record& record) {
-  const std::span<std::byte> bytes =
-      session.Place(record.segment(), record.offset(), record.size());
-  if (bytes.size() != record.size()) [[unlikely]] {
-    return BadAnswer(absl::StrCat("a record of ", record.size(), " bytes at ", record.offset(),
-                                  " of chunk ", record.segment()));
+  const auto place = PlaceOf(session, record);
+  if (!place.ok()) [[unlikely]]
+    return place.status();
+  if (session.on_device()) [[unlikely]] {
+    return absl::FailedPreconditionError("the object is in the memory of a GPU");
   }
-  return bytes;
+  return session.Place(place->chunk, place->offset, place->size_bytes);
 }
 
 absl::Status Describe(const LocalSession& session, const shm::Record& record, uint64_t now_ms,
@@ -96,13 +98,13 @@ bool Intact(const LocalSession& session, const shm::Record& record,
 }
 
 std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<LocalSession> session, uint32_t slot,
-                                         uint64_t bytes) {
-  return std::make_unique<PinStorage>(std::move(session), slot, bytes);
+                                         const LocalPlace& place) {
+  return std::make_unique<PinStorage>(std::move(session), slot, place);
 }
 
 std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<LocalSession> session, uint64_t lease,
-                                           uint64_t bytes) {
-  return std::make_unique<LeaseStorage>(std::move(session), lease, bytes);
+                                           const LocalPlace& place) {
+  return std::make_unique<LeaseStorage>(std::move(session), lease, place);
 }
 
 }  // namespace infercache

@@ -13,7 +13,9 @@
 
 namespace infercache {
 
-// The bytes of a pinned record; INTERNAL if the record names a place outside of the arena.
+// Where a pinned record's bytes are; INTERNAL if the record names a place outside of the arena.
+absl::StatusOr<LocalPlace> PlaceOf(const LocalSession& session, const shm::Record& record);
+// The bytes of a pinned record; as PlaceOf, and FAILED_PRECONDITION if they are in a GPU.
 absl::StatusOr<std::span<const std::byte>> BytesOf(const LocalSession& session,
                                                    const shm::Record& record);
 
@@ -26,11 +28,25 @@ absl::Status Describe(const LocalSession& session, const shm::Record& record, ui
 bool Intact(const LocalSession& session, const shm::Record& record,
             std::span<const std::byte> bytes);
 
+// What keeps an object in the arena.
+class ArenaStorage : public Object::Storage {
+ public:
+  ArenaStorage(std::shared_ptr<LocalSession> session, const LocalPlace& place)
+      : session_(std::move(session)), place_(place) {}
+  bool zero_copy() const final { return true; }
+  LocalSession& session() const { return *session_; }
+  const LocalPlace& place() const { return place_; }
+
+ private:
+  const std::shared_ptr<LocalSession> session_;
+  const LocalPlace place_;
+};
+
 // Keeps a claimed slot's pin, and its bytes of the budget, until it is destroyed.
 std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<LocalSession> session, uint32_t slot,
-                                         uint64_t bytes);
+                                         const LocalPlace& place);
 // Keeps a lease of the daemon's, and its bytes of the budget.
 std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<LocalSession> session, uint64_t lease,
-                                           uint64_t bytes);
+                                           const LocalPlace& place);
 
 }  // namespace infercache

@@ -243,21 +243,23 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
   const shm::Record& record = *found.record;
   std::vector<PartSpec> parts;
   ObjectInfo info;
-  const auto bytes = BytesOf(session, record);
-  result->status = bytes.status();
-  if (bytes.ok()) result->status = Describe(session, record, now_ms, &parts, &info);
+  const auto place = PlaceOf(session, record);
+  result->status = place.status();
+  if (place.ok()) result->status = Describe(session, record, now_ms, &parts, &info);
   if (!result->status.ok()) [[unlikely]]
     return Settled::kYes;
   const uint64_t pin = claimed.slot().load(std::memory_order_relaxed);
   const float cost = record.compute_cost_ms;
-  const uint64_t size = bytes->size();
+  const uint64_t size = place->size_bytes;
   if (session.TakeBudget(size)) {
-    if (!session.alive() || !Intact(session, record, *bytes)) {
+    // None in a GPU, where whoever has the place knows what to make of it.
+    const std::span<const std::byte> bytes = session.Place(place->chunk, place->offset, size);
+    if (!session.alive() || !Intact(session, record, bytes)) {
       session.ReturnBudget(size);
       return session.alive() ? Settled::kAskDaemon : Settled::kNoSession;
     }
-    result->object.emplace(*bytes, std::move(parts), std::move(info),
-                           HoldPin(std::move(kept), claimed.HandOn(), size));
+    result->object.emplace(bytes, std::move(parts), std::move(info),
+                           HoldPin(std::move(kept), claimed.HandOn(), *place));
     if (copies != Copies::kOwn) lane.CountHit(size, cost);
     *touch = pin;
     return Settled::kYes;
@@ -278,12 +280,12 @@ Settled LocalReader::ViewWithoutSlot(Lane& lane, std::string_view key, Copies co
   const FindResult found =
       shm::FindAndPin(session->index(), session->HashOf(key), key, now_ms, slot);
   if (found.outcome != FindOutcome::kPinned) return NotFound(lane, found.outcome);
-  const auto bytes = BytesOf(*session, *found.record);
+  const auto place = PlaceOf(*session, *found.record);
   shm::Unpin(slot);
-  result->status = bytes.status();
-  if (bytes.ok() && copies == Copies::kRefused) result->status = OutOfSlots(*session);
+  result->status = place.status();
+  if (place.ok() && copies == Copies::kRefused) result->status = OutOfSlots(*session);
   if (!result->status.ok()) return Settled::kYes;
-  return GetCopy(lane, session, slot, key, bytes->size(), now_ms, result, touch);
+  return GetCopy(lane, session, slot, key, place->size_bytes, now_ms, result, touch);
 }
 
 Settled LocalReader::GetCopy(Lane& lane, const std::shared_ptr<LocalSession>& session,

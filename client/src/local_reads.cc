@@ -68,10 +68,11 @@ void ReadConversation::TakeFound(size_t index, const v1::Found& found) {
   if (!description.ok()) {
     FailOne(index, BadAnswer(description.status().message()));
   } else {
-    const auto bytes = session_->Place(item.chunk(), item.offset(), description->size_bytes);
-    if (bytes.size() != description->size_bytes) {
+    const LocalPlace place = {item.chunk(), item.offset(), description->size_bytes};
+    if (!session_->Contains(place)) {
       FailOne(index, BadAnswer("a place outside of the arena"));
     } else {
+      const auto bytes = session_->Place(place.chunk, place.offset, place.size_bytes);
       kept = Found(index, item, *std::move(description), bytes);
     }
   }
@@ -96,14 +97,15 @@ Settled GetConversation::Read(std::vector<size_t>* left) {
 bool GetConversation::Found(size_t index, const v1::FoundItem& item, ObjectDescription description,
                             std::span<const std::byte> bytes) {
   GetResult& result = results[index];
-  if (session_->TakeBudget(bytes.size())) {
+  const LocalPlace place = {item.chunk(), item.offset(), description.size_bytes};
+  if (session_->TakeBudget(place.size_bytes)) {
     result.object.emplace(bytes, std::move(description.parts), std::move(description.info),
-                          HoldLease(session_, item.lease(), bytes.size()));
+                          HoldLease(session_, item.lease(), place));
     return true;
   }
-  if (copies_ == LocalReader::Copies::kRefused) {
-    result.status = absl::ResourceExhaustedError(
-        absl::StrCat("a view of ", bytes.size(), " bytes would exceed what this client may hold"));
+  if (copies_ == LocalReader::Copies::kRefused || session_->on_device()) {
+    result.status = absl::ResourceExhaustedError(absl::StrCat(
+        "a view of ", place.size_bytes, " bytes would exceed what this client may hold"));
     return false;
   }
   std::unique_ptr<std::byte[]> copy(new (std::nothrow) std::byte[bytes.size()]);
@@ -150,11 +152,11 @@ Settled MatchConversation::Read(std::vector<size_t>* left) {
   return reader_.Match(keys_, touch_, &result_.present, &result_.size_bytes, left);
 }
 
-bool MatchConversation::Found(size_t index, const v1::FoundItem&, ObjectDescription,
-                              std::span<const std::byte> bytes) {
+bool MatchConversation::Found(size_t index, const v1::FoundItem&, ObjectDescription description,
+                              std::span<const std::byte>) {
   if (!result_.status.ok()) return false;
   result_.present[index] = true;
-  result_.size_bytes[index] = bytes.size();
+  result_.size_bytes[index] = description.size_bytes;
   return false;
 }
 

@@ -30,7 +30,8 @@ class ReadConversation : public Conversation {
   virtual LocalReader::Settled Read(std::vector<size_t>* left) = 0;
   // How many views it would like to hold at once.
   virtual size_t views() const { return 0; }
-  // What the daemon says about a key that was left, and has leased. True: the lease is kept.
+  // What the daemon says about a key that was left, and has leased. True: the lease is kept. In a
+  // GPU there are no bytes.
   virtual bool Found(size_t index, const v1::FoundItem& item, ObjectDescription description,
                      std::span<const std::byte> bytes) = 0;
   virtual void FailOne(size_t index, const absl::Status& status) = 0;

@@ -20,12 +20,12 @@ void Abort(LocalConnection& connection, std::span<const uint64_t> reservations) 
 }  // namespace
 
 LocalRoom::LocalRoom(const void* owner, std::shared_ptr<LocalSession> session, uint64_t id,
-                     std::unique_ptr<std::byte[]> memory, uint64_t size_bytes)
+                     const LocalPlace& place, std::unique_ptr<std::byte[]> memory)
     : owner_(owner),
       session_(std::move(session)),
       id_(id),
-      memory_(std::move(memory)),
-      size_bytes_(size_bytes) {}
+      place_(place),
+      memory_(std::move(memory)) {}
 
 LocalRoom::~LocalRoom() {
   if (open_ && !session_->inherited()) Abort(session_->connection(), {&id_, 1});
@@ -93,9 +93,8 @@ ReserveResult ReserveConversation::TakeItem(const ReserveItem& item,
                                             const v1::ReservedItem& reserved) {
   if (reserved.code() != 0) return {.status = SaidByDaemon(reserved.code(), reserved.message())};
   if (reserved.exists()) return {.exists = true};
-  const std::span<std::byte> place =
-      session_->Place(reserved.chunk(), reserved.offset(), item.size_bytes);
-  if (place.size() != item.size_bytes || reserved.reservation() == 0) {
+  const LocalPlace place = {reserved.chunk(), reserved.offset(), item.size_bytes};
+  if (!session_->Contains(place) || reserved.reservation() == 0) {
     if (reserved.reservation() != 0) {
       const uint64_t id = reserved.reservation();
       Abort(session_->connection(), {&id, 1});
@@ -103,14 +102,15 @@ ReserveResult ReserveConversation::TakeItem(const ReserveItem& item,
     return {.status = BadAnswer("room outside of the arena")};
   }
   std::unique_ptr<std::byte[]> memory;
-  std::span<std::byte> bytes = place;
+  // None in a GPU, where whoever has the room's place knows what to make of it.
+  std::span<std::byte> bytes = session_->Place(place.chunk, place.offset, place.size_bytes);
   if (session_->put_access() != v1::Welcome::PUT_ACCESS_IN_PLACE) {
     memory.reset(new (std::nothrow) std::byte[item.size_bytes]());
     bytes = {memory.get(), item.size_bytes};
   }
-  const bool no_memory = bytes.data() == nullptr;
-  auto room = std::make_unique<LocalRoom>(owner_, session_, reserved.reservation(),
-                                          std::move(memory), item.size_bytes);
+  const bool no_memory = bytes.data() == nullptr && !session_->on_device();
+  auto room = std::make_unique<LocalRoom>(owner_, session_, reserved.reservation(), place,
+                                          std::move(memory));
   if (no_memory) return {.status = NoMemoryFor(item.size_bytes)};
   // What becomes of the room becomes of the claim: that is the daemon's business from here on.
   if (RightOf(item) != nullptr) item.claim->Fulfilled();

@@ -17,14 +17,17 @@ class LocalRoom final : public Reservation::Room {
  public:
   // `owner` names the client. `memory` is null if the room is in the arena itself.
   LocalRoom(const void* owner, std::shared_ptr<LocalSession> session, uint64_t id,
-            std::unique_ptr<std::byte[]> memory, uint64_t size_bytes);
+            const LocalPlace& place, std::unique_ptr<std::byte[]> memory);
   ~LocalRoom() override;
 
   const void* owner() const { return owner_; }
   const std::shared_ptr<LocalSession>& session() const { return session_; }
   uint64_t id() const { return id_; }
+  const LocalPlace& place() const { return place_; }
   // What is to be sent before the commit; empty if it is in place.
-  std::span<const std::byte> unsent() const { return {memory_.get(), memory_ ? size_bytes_ : 0}; }
+  std::span<const std::byte> unsent() const {
+    return {memory_.get(), memory_ ? place_.size_bytes : 0};
+  }
   // The daemon was told to commit it, or may have been.
   void Committed() { open_ = false; }
 
@@ -32,8 +35,8 @@ class LocalRoom final : public Reservation::Room {
   const void* const owner_;
   const std::shared_ptr<LocalSession> session_;
   const uint64_t id_;
+  const LocalPlace place_;
   const std::unique_ptr<std::byte[]> memory_;
-  const uint64_t size_bytes_;
   bool open_ = true;
 };
 

@@ -87,7 +87,9 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
       put_access_(welcome.put_access()),
       checksums_(welcome.checksums()),
       single_flight_(welcome.single_flight()),
+      on_device_(!welcome.device().empty()),
       pin_budget_bytes_(welcome.pin_budget_bytes()),
+      chunk_count_(welcome.chunk_count()),
       chunk_bytes_(welcome.chunk_bytes()),
       slots_(page_, welcome.slot_limit()) {}
 
@@ -96,6 +98,15 @@ std::span<std::byte> LocalSession::Place(uint32_t chunk, uint64_t offset, uint64
     return {};
   }
   return segments_.chunks[chunk].bytes().subspan(offset, size);
+}
+
+absl::StatusOr<std::shared_ptr<DeviceMemory>> LocalSession::UseDeviceMemory(MakeMemory make) {
+  MutexLock lock(&device_mu_);
+  if (device_memory_ != nullptr) [[likely]]
+    return device_memory_;
+  ASSIGN_OR_RETURN(device_memory_, make(segments_.device_chunks, chunk_bytes_));
+  segments_.device_chunks.clear();
+  return device_memory_;
 }
 
 bool LocalSession::TakeBudget(uint64_t bytes) {

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/src/fork_guard.h"
@@ -32,12 +34,26 @@ namespace infercache {
 // makes no sense.
 absl::Status CheckWelcome(const v1::Welcome& welcome);
 
+// What a device's client has made of the chunks of a session in a GPU's memory.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+};
+
+// Where an object lies.
+struct LocalPlace {
+  uint32_t chunk = 0;
+  uint64_t offset = 0;
+  uint64_t size_bytes = 0;
+};
+
 class LocalSession : public std::enable_shared_from_this<LocalSession> {
  public:
   struct Segments {
     MappedSegment index;
     MappedSegment page;
     std::vector<MappedSegment> chunks;
+    std::vector<UniqueFd> device_chunks;  // instead, where they are a GPU's memory
   };
 
   // INTERNAL: the segments' headers are not what `welcome` says. REQUIRES: CheckWelcome(welcome);
@@ -62,12 +78,25 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   Hash128 HashOf(std::string_view key) const {
     return HashKey(index_.header().hash_seed, fingerprint_, key);
   }
-  // [offset, offset + size) of a chunk; empty if it does not lie in it.
+  // Whether there is such a place.
+  bool Contains(const LocalPlace& place) const {
+    return place.chunk < chunk_count_ && place.offset <= chunk_bytes_ &&
+           place.size_bytes <= chunk_bytes_ - place.offset;
+  }
+  // [offset, offset + size) of a chunk; empty if it does not lie in it, or is no memory of the CPU.
   std::span<std::byte> Place(uint32_t chunk, uint64_t offset, uint64_t size) const;
 
   v1::Welcome::PutAccess put_access() const { return put_access_; }
   bool checksums() const { return checksums_; }
   bool single_flight() const { return single_flight_; }
+  // With the memory of a GPU: there is nothing here that the CPU could read or write.
+  bool on_device() const { return on_device_; }
+  // What make(descriptors, bytes of each) made of the chunks, which is kept as long as the session.
+  // Called again after a failure.
+  using MakeMemory = absl::FunctionRef<absl::StatusOr<std::shared_ptr<DeviceMemory>>(
+      const std::vector<UniqueFd>& chunks, uint64_t chunk_bytes)>;
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> UseDeviceMemory(MakeMemory make)
+      ABSL_LOCKS_EXCLUDED(device_mu_);
   uint64_t pin_budget_bytes() const { return pin_budget_bytes_; }
   LocalConnection& connection() const { return *connection_; }
 
@@ -98,14 +127,16 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   // Constant after construction. The connection goes last: what it pins is unmapped by then.
   const ForkGuard guard_;
   const std::shared_ptr<LocalConnection> connection_;
-  const Segments segments_;
+  Segments segments_;  // but for device_chunks, which go once they are of no use
   const shm::IndexView index_;
   const shm::SessionPage page_;
   const Hash128 fingerprint_;
   const v1::Welcome::PutAccess put_access_;
   const bool checksums_;
   const bool single_flight_;
+  const bool on_device_;
   const uint64_t pin_budget_bytes_;
+  const uint32_t chunk_count_;
   const uint64_t chunk_bytes_;
 
   // Synchronize themselves.
@@ -114,6 +145,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   std::atomic<bool> asking_for_slots_{false};
   std::atomic<bool> grants_slots_{true};
   Mutex beyond_budget_;
+  Mutex device_mu_;
+  std::shared_ptr<DeviceMemory> device_memory_ ABSL_GUARDED_BY(device_mu_);
 
   // The populating thread's.
   uint64_t populated_bytes_ = 0;

@@ -126,7 +126,8 @@ absl::StatusOr<std::unique_ptr<LocalTransport>> LocalTransport::Connect(Options 
       transport->link_,
       LocalLink::Start({.path = std::move(options.path),
                         .scope = ToScope(options.namespace_name, options.fingerprint.entries()),
-                        .fingerprint = options.fingerprint.hash()},
+                        .fingerprint = options.fingerprint.hash(),
+                        .device = std::move(options.device)},
                        transport->lanes_));
   return transport;
 }

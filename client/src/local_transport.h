@@ -28,6 +28,10 @@ class LocalTransport final : public Transport {
     std::string path;  // of the daemon's socket
     std::string namespace_name;
     Fingerprint fingerprint;
+    // The UUID of a GPU: objects in its memory, which have places and no bytes. Then only what does
+    // not touch bytes is of use: TryGet and GetNow with kRefused, Reserve, Commit, keys. Empty =
+    // host memory.
+    std::string device = {};
     // The daemon's clock, for expiry; null = the real one.
     std::function<absl::Time()> clock = {};
   };

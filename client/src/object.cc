@@ -20,4 +20,9 @@ std::span<const std::byte> Object::part(size_t i) const {
   return bytes_.subspan(offset, parts_[i].size_bytes);
 }
 
+std::unique_ptr<Object::Storage> Object::Release() {
+  bytes_ = {};
+  return std::move(storage_);
+}
+
 }  // namespace infercache

@@ -41,6 +41,27 @@ absl::StatusOr<std::shared_ptr<store::Namespace>> FindNamespace(const Host& host
   return host.store.FindNamespace(name.empty() ? kDefaultNamespace : name);
 }
 
+// A client that gets a GPU's memory can write it, whatever it asked for: so it has to have the
+// right.
+absl::StatusOr<std::shared_ptr<store::Namespace>> FindTier(const Host& host,
+                                                           const store::Namespace& ns,
+                                                           const Peer& peer,
+                                                           const std::string& device) {
+  const store::NamespaceSpec& spec = ns.spec();
+  if (!spec.writable_by_clients) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("no client may write to the memory of namespace ", spec.name,
+                     ", and a GPU's is not shared for reading alone: its local_writers decides"));
+  }
+  if (!Permits(spec.local_writers, peer, host.overflow_ids)) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "uid ", peer.user, ", gid ", peer.group, " may not write to namespace ", spec.name,
+        ", and a GPU's memory is not shared for reading alone: its "
+        "local_writers decides"));
+  }
+  return ns.FindDeviceTier(device);
+}
+
 absl::StatusOr<PutAccess> DecideAccess(const Host& host, const store::NamespaceSpec& spec,
                                        const Peer& peer, bool read_only) {
   if (!Permits(spec.local_users, peer, host.overflow_ids)) {
@@ -70,13 +91,13 @@ void FillWelcome(const Host& host, const store::Namespace& ns, const store::Clie
   welcome->set_page_layout(shm::kSessionLayoutVersion);
   welcome->set_slot_capacity(page.slot_capacity());
   welcome->set_slot_limit(page.slot_limit());
-  const auto chunks = ns.arena_chunks();
-  welcome->set_chunk_count(static_cast<uint32_t>(chunks.size()));
-  welcome->set_chunk_bytes(chunks.empty() ? 0 : chunks.front().size());
+  welcome->set_chunk_count(ns.chunk_count());
+  welcome->set_chunk_bytes(ns.chunk_bytes());
   welcome->set_reservation_timeout_ms(
       static_cast<uint64_t>(absl::ToInt64Milliseconds(host.options.reservation_timeout)));
   welcome->set_checksums(ns.spec().checksums);
-  welcome->set_page_kind(PageKindName(ns.page_kind()));
+  if (ns.spec().device.empty()) welcome->set_page_kind(PageKindName(ns.page_kind()));
+  welcome->set_device(ns.spec().device);
 }
 
 }  // namespace
@@ -90,6 +111,9 @@ absl::StatusOr<std::unique_ptr<Session>> OpenSession(Host& host, const v1::Hello
   ASSIGN_OR_RETURN(std::shared_ptr<store::Namespace> ns,
                    FindNamespace(host, hello.scope().namespace_()));
   ASSIGN_OR_RETURN(const PutAccess access, DecideAccess(host, ns->spec(), peer, hello.read_only()));
+  if (!hello.device().empty()) {
+    ASSIGN_OR_RETURN(ns, FindTier(host, *ns, peer, hello.device()));
+  }
   ASSIGN_OR_RETURN(Fingerprint fingerprint,
                    Fingerprint::Make(FromProto(hello.scope().fingerprint())));
   RETURN_IF_ERROR(fingerprint.Satisfies(ns->spec().required_fingerprint));

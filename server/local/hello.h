@@ -15,10 +15,11 @@
 
 namespace infercache::local {
 
-// Errors: FAILED_PRECONDITION (another protocol version, a fingerprint that contradicts the
-// namespace's), UNAVAILABLE (draining), INVALID_ARGUMENT (client name, fingerprint), NOT_FOUND (no
-// such namespace), PERMISSION_DENIED (names the namespace and who decides), RESOURCE_EXHAUSTED (out
-// of descriptors or memory). `descriptors` are those that go beside the Welcome.
+// Errors: UNIMPLEMENTED (the device's tier is off), FAILED_PRECONDITION (another protocol version,
+// a fingerprint that contradicts the namespace's), UNAVAILABLE (draining), INVALID_ARGUMENT (client
+// name, fingerprint), NOT_FOUND (no such namespace), PERMISSION_DENIED (names the namespace and who
+// decides), RESOURCE_EXHAUSTED (out of descriptors or memory). `descriptors` are those that go
+// beside the Welcome.
 absl::StatusOr<std::unique_ptr<Session>> OpenSession(Host& host, const v1::Hello& hello,
                                                      const Peer& peer, uint64_t id,
                                                      v1::Welcome* welcome,

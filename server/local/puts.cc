@@ -88,6 +88,13 @@ absl::Status Puts::CheckMayPut() const {
       absl::StrCat("this session may not write to namespace ", namespace_->spec().name));
 }
 
+absl::Status Puts::CheckDaemonCanWrite() const {
+  const std::string& device = namespace_->spec().device;
+  if (device.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the session is one with the memory of ",
+                                                    device, ", to which the daemon cannot write"));
+}
+
 Hash128 Puts::ParentOf(const v1::ReserveItem& object) const {
   const std::string& parent = object.info().parent_key();
   return parent.empty() ? Hash128() : namespace_->ChainHash({parent, fingerprint_});
@@ -161,7 +168,7 @@ absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response) {
 
 absl::Status Puts::CheckWritten(const Reservation& reservation) const {
   RETURN_IF_ERROR(reservation.wrong);
-  const uint64_t size = reservation.lease.bytes().size();
+  const uint64_t size = reservation.lease.size_bytes();
   if (access_ == v1::Welcome::PUT_ACCESS_IN_PLACE || reservation.written >= size) {
     return absl::OkStatus();
   }
@@ -182,7 +189,7 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id, const store::U
   }
   Reservation reservation = std::move(it->second);
   open_.erase(it);
-  held_bytes_ -= reservation.lease.bytes().size();
+  held_bytes_ -= reservation.lease.size_bytes();
   const absl::Status written = CheckWritten(reservation);
   absl::StatusOr<store::CommitOutcome> outcome =
       written.ok() ? namespace_->Commit(std::move(reservation.lease), use) : written;
@@ -224,7 +231,7 @@ absl::Status Puts::Abort(const v1::Abort& request) {
     if (it == open_.end()) {
       FreeExpired(id);
     } else {
-      held_bytes_ -= it->second.lease.bytes().size();
+      held_bytes_ -= it->second.lease.size_bytes();
       flights_.GiveUp(it->second.claim);
       open_.erase(it);
     }
@@ -239,7 +246,9 @@ void Puts::Write(const v1::Write& request) {
   Reservation& reservation = it->second;
   const std::span<std::byte> bytes = reservation.lease.bytes();
   const std::string& data = request.data();
-  if (data.size() > kMaxWriteBytes) {
+  if (absl::Status can = CheckDaemonCanWrite(); !can.ok()) {
+    reservation.wrong = std::move(can);
+  } else if (data.size() > kMaxWriteBytes) {
     reservation.wrong = absl::InvalidArgumentError(
         absl::StrCat("a Write carried ", data.size(), " bytes; the limit is ", kMaxWriteBytes));
   } else if (request.offset() != reservation.written) {
@@ -277,6 +286,7 @@ absl::StatusOr<store::CommitOutcome> Puts::PutOne(const v1::ReserveItem& object,
 
 absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
   RETURN_IF_ERROR(CheckMayPut());
+  RETURN_IF_ERROR(CheckDaemonCanWrite());
   RETURN_IF_ERROR(host_.CheckTakesWork());
   for (size_t i = 0; i < items.size(); ++i) response->add_results();
   const auto parse = [&](size_t i) {

@@ -79,6 +79,8 @@ class Puts {
   absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object, std::string_view value,
                                               const store::UseContext& use);
   Hash128 ParentOf(const v1::ReserveItem& object) const;
+  // In a GPU's memory only the client itself can.
+  absl::Status CheckDaemonCanWrite() const;
   absl::Status CheckWritten(const Reservation& reservation) const;
 
   Host& host_;

@@ -71,7 +71,7 @@ store::AgedBytes QuarantineBooks::AgedIn(std::string_view namespace_name) const 
 Quarantined::Quarantined(QuarantineBooks& books, std::string_view namespace_name,
                          store::WriteLease lease)
     : books_(&books),
-      entry_(books.Add(namespace_name, lease.bytes().size())),
+      entry_(books.Add(namespace_name, lease.size_bytes())),
       lease_(std::move(lease)) {
   lease_.Quarantine();
 }

@@ -59,7 +59,7 @@ class Quarantined {
   Quarantined& operator=(Quarantined&& other) = delete;
   ~Quarantined();
 
-  uint64_t bytes() const { return lease_.bytes().size(); }
+  uint64_t bytes() const { return lease_.size_bytes(); }
 
  private:
   QuarantineBooks* books_;  // null = moved from

@@ -84,7 +84,7 @@ absl::Status Session::GetOrReserve(uint64_t id, const v1::GetOrReserve& request,
 
 absl::Status Session::MapChunks(const v1::MapChunks& request, v1::Chunks* response,
                                 std::vector<UniqueFd>* descriptors) {
-  const uint64_t chunks = namespace_->arena_chunks().size();
+  const uint64_t chunks = namespace_->chunk_count();
   response->set_first(request.first());
   if (request.first() >= chunks) return absl::OkStatus();
   const uint64_t count = std::min<uint64_t>(chunks - request.first(), kMaxFrameDescriptors);
@@ -108,7 +108,7 @@ absl::Status Session::Lease(std::string_view key, bool touch, std::vector<uint64
                             v1::FoundItem* item) {
   std::optional<store::ReadLease> lease = namespace_->Lookup(Id(key), touch);
   if (!lease) return absl::OkStatus();
-  const uint64_t size = lease->bytes().size();
+  const uint64_t size = lease->size_bytes();
   if (leases_.size() >= kMaxLeasesPerSession) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the session holds ", kMaxLeasesPerSession, " leases, which is the limit"));
@@ -159,7 +159,7 @@ absl::Status Session::Lookup(const v1::Lookup& request, v1::Found* response) {
 void Session::Drop(uint64_t lease) {
   const auto it = leases_.find(lease);
   if (it == leases_.end()) return;
-  leased_bytes_ -= it->second.bytes().size();
+  leased_bytes_ -= it->second.size_bytes();
   leases_.erase(it);
 }
 

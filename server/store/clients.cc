@@ -1,8 +1,6 @@
 // What a namespace has to do with the pages of its clients: recency from their touches, their pins,
 // their counters, and the memory they map.
 
-#include <fcntl.h>
-
 #include <algorithm>
 
 #include "absl/status/status.h"
@@ -80,14 +78,6 @@ Namespace::PinUse Namespace::Impl::PinsOf(const ClientPage& page) const {
     rest = rest.subspan(count);
   }
   return use;
-}
-
-absl::StatusOr<UniqueFd> Namespace::Impl::OpenChunk(uint32_t number, bool writable) const {
-  const MemorySegment& chunk = space_->chunk(number);
-  if (!writable) return chunk.OpenReadOnly();
-  UniqueFd fd(fcntl(chunk.fd(), F_DUPFD_CLOEXEC, 0));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "F_DUPFD_CLOEXEC of an arena chunk");
-  return fd;
 }
 
 void Namespace::Impl::AddCounters(const ClientCounters& counters) {

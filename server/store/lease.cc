@@ -23,6 +23,10 @@ WriteLease& WriteLease::operator=(WriteLease&& other) noexcept {
   return *this;
 }
 
+uint64_t WriteLease::size_bytes() const {
+  return namespace_->impl_->index().record(record_).size();
+}
+
 Place WriteLease::place() const {
   const shm::Record& record = namespace_->impl_->index().record(record_);
   return {record.segment(), record.offset()};
@@ -51,6 +55,8 @@ ReadLease& ReadLease::operator=(ReadLease&& other) noexcept {
 ReadLease::~ReadLease() {
   if (namespace_ != nullptr) namespace_->Unpin(record_);
 }
+
+uint64_t ReadLease::size_bytes() const { return namespace_->impl_->index().record(record_).size(); }
 
 Place ReadLease::place() const {
   const shm::Record& record = namespace_->impl_->index().record(record_);

@@ -38,8 +38,10 @@ class WriteLease {
   ~WriteLease();
 
   // The object's bytes, all parts back to back; uninitialized until written. Valid until Commit or
-  // destruction. Writing needs no lock.
+  // destruction. Writing needs no lock. None in a GPU's memory, which only clients can touch.
   std::span<std::byte> bytes() const { return bytes_; }
+  // The object's, wherever it is.
+  uint64_t size_bytes() const;
   Place place() const;
   // Of its parent, zero if it has none: what UseContext::anchor is for a chain that goes on there.
   const Hash128& parent() const { return pending_.parent; }
@@ -66,7 +68,10 @@ class ReadLease {
   ReadLease& operator=(ReadLease&& other) noexcept;
   ~ReadLease();
 
+  // None in a GPU's memory, which only clients can touch.
   std::span<const std::byte> bytes() const { return bytes_; }
+  // The object's, wherever it is.
+  uint64_t size_bytes() const;
   Place place() const;
   std::string_view key() const;
   // Without parent_key, which the store does not keep; ttl_ms is what is left, 0 = never expires.

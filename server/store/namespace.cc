@@ -76,8 +76,8 @@ uint64_t QuotaForLiveObjects(uint64_t objects, uint64_t object_bytes, uint64_t c
   return quota;
 }
 
-absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(NamespaceSpec spec,
-                                                                         Environment environment) {
+absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
+    NamespaceSpec spec, Environment environment, std::unique_ptr<Chunks> chunks) {
   IndexSegment::Options options;
   options.name = spec.name;
   options.max_objects = static_cast<uint32_t>(spec.max_objects);
@@ -89,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(Namespa
   ASSIGN_OR_RETURN(IndexSegment segment, IndexSegment::Create(options));
   auto index = std::make_unique<IndexSegment>(std::move(segment));
   ASSIGN_OR_RETURN(std::unique_ptr<Space> space,
-                   Space::Create(spec.name, environment.arena, environment.memory, *index));
+                   Space::Create(environment.arena, std::move(chunks), *index));
   ASSIGN_OR_RETURN(std::unique_ptr<Ranking> ranking,
                    Ranking::Create(spec.policy, *index, *space, environment.assumed_object_bytes));
   return std::unique_ptr<Impl>(new Impl(std::move(spec), std::move(environment), std::move(index),
@@ -586,7 +586,48 @@ bool Namespace::BindClaim(const ClaimParty& party, uint64_t ticket, const Object
 
 bool Namespace::Maintain() {
   impl_->claims.Expire();
-  return impl_->Maintain();
+  bool more = impl_->Maintain();
+  for (const DeviceTier& tier : device_tiers()) {
+    if (tier.objects != nullptr) more |= tier.objects->Maintain();
+  }
+  return more;
+}
+
+std::vector<DeviceTier> Namespace::device_tiers() const {
+  MutexLock lock(&tiers_mu_);
+  return tiers_;
+}
+
+absl::StatusOr<std::shared_ptr<Namespace>> Namespace::FindDeviceTier(
+    std::string_view device) const {
+  MutexLock lock(&tiers_mu_);
+  for (const DeviceTier& tier : tiers_) {
+    // Which one "auto" would have been, nobody knows.
+    const bool any = tier.objects == nullptr && tier.device == "auto";
+    if (tier.device != device && !any) continue;
+    if (tier.objects != nullptr) return tier.objects;
+    return absl::UnimplementedError(absl::StrCat("namespace ", spec().name, " has its tier on ",
+                                                 tier.device, " off: ", tier.why_off.message()));
+  }
+  return absl::NotFoundError(absl::StrCat("namespace ", spec().name, " has no tier on ",
+                                          std::string(device.substr(0, 64))));
+}
+
+void Namespace::SetDeviceTier(DeviceTier tier) {
+  MutexLock lock(&tiers_mu_);
+  for (DeviceTier& known : tiers_) {
+    if (known.device != tier.device) continue;
+    known = std::move(tier);
+    return;
+  }
+  tiers_.push_back(std::move(tier));
+}
+
+void Namespace::Close() {
+  impl_->Close();
+  for (const DeviceTier& tier : device_tiers()) {
+    if (tier.objects != nullptr) tier.objects->Close();
+  }
 }
 NamespaceStats Namespace::Stats() const { return impl_->Stats(); }
 void Namespace::AttachPage(std::shared_ptr<ClientPage> page) { impl_->AttachPage(std::move(page)); }
@@ -596,14 +637,20 @@ size_t Namespace::DrainTouches(ClientPage& page, size_t limit) {
 }
 Namespace::PinUse Namespace::PinsOf(const ClientPage& page) const { return impl_->PinsOf(page); }
 absl::StatusOr<UniqueFd> Namespace::OpenChunk(uint32_t chunk, bool writable) const {
-  return impl_->OpenChunk(chunk, writable);
+  return impl_->space().chunks().Open(chunk, writable);
 }
 PageKind Namespace::page_kind() const { return impl_->page_kind(); }
 int Namespace::index_fd() const { return impl_->index_fd(); }
 std::span<std::byte> Namespace::index_memory() const { return impl_->index_memory(); }
 std::vector<std::span<std::byte>> Namespace::arena_chunks() const {
-  return impl_->space().chunks();
+  std::vector<std::span<std::byte>> chunks;
+  for (uint32_t i = 0; i < chunk_count(); ++i) chunks.push_back(impl_->space().chunks().bytes(i));
+  return chunks;
 }
+uint32_t Namespace::chunk_count() const {
+  return static_cast<uint32_t>(impl_->space().geometry().chunk_count);
+}
+uint64_t Namespace::chunk_bytes() const { return impl_->space().geometry().chunk_bytes; }
 void Namespace::Abort(uint32_t record) { impl_->Abort(record); }
 void Namespace::Unpin(uint32_t record) { impl_->Unpin(record); }
 

@@ -12,11 +12,13 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/hash.h"
 #include "common/memory_segment.h"
+#include "common/mutex.h"
 #include "common/unique_fd.h"
 #include "infercache/types.h"
 #include "server/store/aged_bytes.h"
@@ -59,6 +61,8 @@ struct NamespaceSpec {
   // Writers of the same-host lane may have writable mappings of the arena. If not, the kernel
   // refuses them to everybody and the daemon copies what they send.
   bool writable_by_clients = true;
+  // Of a tier, whose name is NAMESPACE@DEVICE: the UUID of its GPU. Empty = host memory.
+  std::string device;
 };
 
 // The quota under which `objects` live objects of `object_bytes` each fit in chunks of
@@ -94,6 +98,18 @@ struct PutSpec {
 };
 
 enum class CommitOutcome { kStored, kExists };
+
+class Namespace;
+
+// A namespace's objects in the memory of one GPU: a namespace of their own beside the one in host
+// memory, with the same policy, rights and required fingerprint, that only clients of the same-host
+// lane reach. Its bytes are no memory of the daemon's: its leases have none.
+struct DeviceTier {
+  std::string device;                  // the GPU's UUID
+  uint64_t bytes = 0;                  // as configured
+  std::shared_ptr<Namespace> objects;  // null: off
+  absl::Status why_off;
+};
 
 struct ListEntry {
   std::string key;
@@ -198,6 +214,14 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   NamespaceStats Stats() const;
   bool closed() const;
 
+  // Its tiers, as they are now. Of the tiers themselves there are none.
+  std::vector<DeviceTier> device_tiers() const ABSL_LOCKS_EXCLUDED(tiers_mu_);
+  // UNIMPLEMENTED says that it is off, and why; NOT_FOUND that none was asked for on that device.
+  absl::StatusOr<std::shared_ptr<Namespace>> FindDeviceTier(std::string_view device) const
+      ABSL_LOCKS_EXCLUDED(tiers_mu_);
+  // In the place of what was said of that device so far.
+  void SetDeviceTier(DeviceTier tier) ABSL_LOCKS_EXCLUDED(tiers_mu_);
+
   // --- For the same-host lane ---
   // `page`'s pins count from here until Detach, and its touches are applied when victims are
   // looked for.
@@ -217,11 +241,13 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // The index segment and the arena, for clients to map. Chunks have one size; a record's segment
   // is the number of its chunk.
   std::span<std::byte> index_memory() const;
-  int index_fd() const;  // owned by the namespace
-  std::vector<std::span<std::byte>> arena_chunks() const;
-  // A descriptor through which `chunk` can be mapped; for writing only if `writable`. INTERNAL
-  // names the system call that failed. REQUIRES: `chunk` exists; writable only if the spec permits
-  // it.
+  int index_fd() const;                                    // owned by the namespace
+  std::vector<std::span<std::byte>> arena_chunks() const;  // empty ones in a GPU
+  uint32_t chunk_count() const;
+  uint64_t chunk_bytes() const;
+  // A descriptor through which `chunk` can be mapped; for writing only if `writable` (a GPU's
+  // memory always). Errors name the call that failed. REQUIRES: `chunk` exists; writable only if
+  // the spec permits it.
   absl::StatusOr<UniqueFd> OpenChunk(uint32_t chunk, bool writable) const;
   PageKind page_kind() const;  // of the arena
 
@@ -234,8 +260,11 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   explicit Namespace(std::unique_ptr<Impl> impl);
   void Abort(uint32_t record);
   void Unpin(uint32_t record);
+  void Close() ABSL_LOCKS_EXCLUDED(tiers_mu_);
 
   const std::unique_ptr<Impl> impl_;
+  mutable Mutex tiers_mu_;  // a leaf
+  std::vector<DeviceTier> tiers_ ABSL_GUARDED_BY(tiers_mu_);
 };
 
 }  // namespace infercache::store

@@ -47,13 +47,14 @@ class Namespace::Impl {
     Observer* observer;                      // may be null
     std::function<void()> wake_maintenance;  // may be empty; called from any thread
     uint32_t shards;
-    uint64_t assumed_object_bytes;  // see StoreOptions
-    ArenaGeometry arena;            // of spec.quota_bytes
-    ArenaMemory memory;
+    uint64_t assumed_object_bytes;   // see StoreOptions
+    ArenaGeometry arena;             // of spec.quota_bytes
+    PageKind pages = PageKind::k4k;  // of the chunks
   };
 
-  // `spec` has been checked and its defaults filled in.
-  static absl::StatusOr<std::unique_ptr<Impl>> Create(NamespaceSpec spec, Environment environment);
+  // `spec` has been checked and its defaults filled in; `chunks` are as the environment says.
+  static absl::StatusOr<std::unique_ptr<Impl>> Create(NamespaceSpec spec, Environment environment,
+                                                      std::unique_ptr<Chunks> chunks);
   ~Impl();
 
   // --- namespace.cc ---
@@ -81,8 +82,7 @@ class Namespace::Impl {
   void DetachPage(ClientPage& page);
   size_t DrainTouches(ClientPage& page, size_t limit);
   PinUse PinsOf(const ClientPage& page) const;
-  absl::StatusOr<UniqueFd> OpenChunk(uint32_t chunk, bool writable) const;
-  PageKind page_kind() const { return environment_.memory.pages; }
+  PageKind page_kind() const { return environment_.pages; }
   int index_fd() const { return index_.fd(); }
 
   // --- listing.cc ---

@@ -10,20 +10,19 @@
 namespace infercache::store {
 namespace {
 
-constexpr uint64_t kMinGranuleBytes = 64;  // a cache line: no two objects share one
+constexpr uint64_t kMinGranuleBytes = 64;         // a cache line: no two objects share one
+constexpr uint64_t kMinDeviceGranuleBytes = 256;  // what cudaMalloc aligns to
 constexpr uint64_t kHeapGranuleBytes = 16;
 constexpr uint64_t kPageBytes = 4096;
 
 uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 
-}  // namespace
-
-ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes, PageKind pages) {
-  const uint64_t page_bytes = pages == PageKind::kHugetlb ? kHugePageBytes : kPageBytes;
+ArenaGeometry Plan(uint64_t quota_bytes, uint64_t max_chunk_bytes, uint64_t page_bytes,
+                   uint64_t min_granule_bytes) {
   ArenaGeometry geometry;
   // Block addresses are 32 bits of granules, of which rounding up to whole chunks may use some.
   geometry.granule_bytes =
-      std::max(kMinGranuleBytes, std::bit_ceil(DivideUp(quota_bytes, uint64_t{1} << 30)));
+      std::max(min_granule_bytes, std::bit_ceil(DivideUp(quota_bytes, uint64_t{1} << 30)));
   const uint64_t unit = std::max(page_bytes, geometry.granule_bytes);
   const uint64_t largest = std::max(max_chunk_bytes / unit, uint64_t{1}) * unit;
   geometry.chunk_count = std::max(DivideUp(quota_bytes, largest), uint64_t{1});
@@ -31,21 +30,21 @@ ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes, PageKind
   return geometry;
 }
 
-absl::StatusOr<std::unique_ptr<Space>> Space::Create(const std::string& name,
-                                                     const ArenaGeometry& geometry,
-                                                     const ArenaMemory& memory,
+}  // namespace
+
+ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes, PageKind pages) {
+  return Plan(quota_bytes, max_chunk_bytes,
+              pages == PageKind::kHugetlb ? kHugePageBytes : kPageBytes, kMinGranuleBytes);
+}
+
+ArenaGeometry PlanDeviceArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
+                              uint64_t allocation_bytes) {
+  return Plan(quota_bytes, max_chunk_bytes, allocation_bytes, kMinDeviceGranuleBytes);
+}
+
+absl::StatusOr<std::unique_ptr<Space>> Space::Create(const ArenaGeometry& geometry,
+                                                     std::unique_ptr<Chunks> chunks,
                                                      const IndexSegment& index) {
-  const auto access = memory.writable_by_clients ? MemorySegment::Access::kWritableForOthers
-                                                 : MemorySegment::Access::kReadOnlyForOthers;
-  std::vector<MemorySegment> chunks;
-  for (uint64_t i = 0; i < geometry.chunk_count; ++i) {
-    ASSIGN_OR_RETURN(MemorySegment chunk,
-                     MemorySegment::Create(absl::StrCat("infercache-arena-", name, "-", i),
-                                           geometry.chunk_bytes, access, memory.pages));
-    RETURN_IF_ERROR(chunk.Populate());
-    if (memory.locked) RETURN_IF_ERROR(chunk.Lock());
-    chunks.push_back(std::move(chunk));
-  }
   ASSIGN_OR_RETURN(SparseArray<RecordState> states,
                    SparseArray<RecordState>::Create(
                        size_t{index.view().header().record_capacity} + 1, "states"));
@@ -53,10 +52,10 @@ absl::StatusOr<std::unique_ptr<Space>> Space::Create(const std::string& name,
 }
 
 Space::Space(const IndexSegment& index, const ArenaGeometry& geometry,
-             std::vector<MemorySegment> chunks, SparseArray<RecordState> states)
+             std::unique_ptr<Chunks> chunks, SparseArray<RecordState> states)
     : index_(index), geometry_(geometry), chunks_(std::move(chunks)), states_(std::move(states)) {
   const auto granules = static_cast<uint32_t>(geometry_.chunk_bytes / geometry_.granule_bytes);
-  for (uint32_t i = 0; i < chunks_.size(); ++i) arena_.AddRegion(i * granules, granules);
+  for (uint32_t i = 0; i < geometry_.chunk_count; ++i) arena_.AddRegion(i * granules, granules);
   heap_.AddRegion(0, static_cast<uint32_t>(index.view().header().heap_bytes / kHeapGranuleBytes));
 }
 
@@ -101,7 +100,7 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
   const uint64_t chunk_granules = geometry_.chunk_bytes / geometry_.granule_bytes;
   room.segment = static_cast<uint32_t>(start / chunk_granules);
   room.offset = start % chunk_granules * geometry_.granule_bytes;
-  room.bytes = chunks_[room.segment].bytes().subspan(room.offset, size);
+  room.bytes = BytesAt(room.segment, room.offset, size);
   use_.reserved_bytes += granules * geometry_.granule_bytes;
   ++use_.reserved;
   room.free_bytes_left = arena_.free_granules() * geometry_.granule_bytes;
@@ -265,14 +264,13 @@ SpaceUse Space::UseLocked() const {
   return use;
 }
 
-std::vector<std::span<std::byte>> Space::chunks() const {
-  std::vector<std::span<std::byte>> result;
-  for (const MemorySegment& chunk : chunks_) result.push_back(chunk.bytes());
-  return result;
+std::span<std::byte> Space::BytesAt(uint32_t chunk, uint64_t offset, uint64_t size) const {
+  const std::span<std::byte> all = chunks_->bytes(chunk);
+  return all.empty() ? all : all.subspan(offset, size);
 }
 
 std::span<std::byte> Space::BytesOf(const shm::Record& record) const {
-  return chunks_[record.segment()].bytes().subspan(record.offset(), record.size());
+  return BytesAt(record.segment(), record.offset(), record.size());
 }
 
 bool Space::CheckInvariants() const {

@@ -20,6 +20,7 @@
 #include "common/mutex.h"
 #include "server/store/aged_bytes.h"
 #include "server/store/block_allocator.h"
+#include "server/store/chunks.h"
 #include "server/store/index_segment.h"
 #include "server/store/limbo.h"
 #include "server/store/record_state.h"
@@ -41,6 +42,10 @@ inline constexpr uint64_t kMaxChunks = 65'535;  // a record has 16 bits for the 
 // to whole granules) and of whole pages.
 ArenaGeometry PlanArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
                         PageKind pages = PageKind::k4k);
+// The same in a GPU, which allocates in multiples of `allocation_bytes`; objects begin where its
+// own allocator would let them begin.
+ArenaGeometry PlanDeviceArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
+                              uint64_t allocation_bytes);
 
 // What an object did not get room for lack of.
 enum class Shortage { kNone, kBytes, kRecordsOrKeys };
@@ -48,9 +53,9 @@ enum class Shortage { kNone, kBytes, kRecordsOrKeys };
 // One object's room: a record, its bytes, and a heap block if key and parts do not fit the record.
 struct Room {
   uint32_t record = 0;
-  uint32_t segment = 0;  // arena chunk
-  uint64_t offset = 0;   // in that chunk
-  std::span<std::byte> bytes;
+  uint32_t segment = 0;          // arena chunk
+  uint64_t offset = 0;           // in that chunk
+  std::span<std::byte> bytes;    // empty if the CPU cannot touch them
   uint64_t free_bytes_left = 0;  // in the arena, after this
   BlockAllocator::BlockId heap_block = BlockAllocator::kNoBlock;
   uint64_t heap_offset = 0;
@@ -72,19 +77,11 @@ struct Incarnation {
   uint64_t generation = 0;
 };
 
-// How the arena's memory is made.
-struct ArenaMemory {
-  PageKind pages = PageKind::k4k;
-  bool locked = false;
-  bool writable_by_clients = true;
-};
-
 class Space {
  public:
-  // Maps and populates the arena. `index` outlives the space.
-  static absl::StatusOr<std::unique_ptr<Space>> Create(const std::string& name,
-                                                       const ArenaGeometry& geometry,
-                                                       const ArenaMemory& memory,
+  // `index` outlives the space. REQUIRES: `chunks` are as `geometry` says.
+  static absl::StatusOr<std::unique_ptr<Space>> Create(const ArenaGeometry& geometry,
+                                                       std::unique_ptr<Chunks> chunks,
                                                        const IndexSegment& index);
 
   // Bytes that an object of `size` takes.
@@ -114,20 +111,22 @@ class Space {
   SpaceUse Use() const;
   SpaceUse FullUse() const;
   uint64_t total_bytes() const { return geometry_.total_bytes(); }
-  std::vector<std::span<std::byte>> chunks() const;
-  const MemorySegment& chunk(uint32_t i) const { return chunks_[i]; }
+  const ArenaGeometry& geometry() const { return geometry_; }
+  const Chunks& chunks() const { return *chunks_; }
   // The bytes of those of these (record, since when) pairs that are in limbo, by their age.
   AgedBytes LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
                        uint64_t now_ms) const;
   // The bytes of the objects that these pins, which may be any words, keep from being reused.
   uint64_t PinnedBytes(std::span<const uint64_t> pins) const;
+  // Empty if the CPU cannot touch them.
   std::span<std::byte> BytesOf(const shm::Record& record) const;
   RecordState& state(uint32_t record) const { return states_[record]; }
   bool CheckInvariants() const;
 
  private:
-  Space(const IndexSegment& index, const ArenaGeometry& geometry, std::vector<MemorySegment> chunks,
+  Space(const IndexSegment& index, const ArenaGeometry& geometry, std::unique_ptr<Chunks> chunks,
         SparseArray<RecordState> states);
+  std::span<std::byte> BytesAt(uint32_t chunk, uint64_t offset, uint64_t size) const;
   SpaceUse UseLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint64_t BlockBytes(uint32_t record) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Free(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -137,7 +136,7 @@ class Space {
   // Constant after construction.
   const IndexSegment& index_;
   const ArenaGeometry geometry_;
-  std::vector<MemorySegment> chunks_;
+  const std::unique_ptr<Chunks> chunks_;
   const SparseArray<RecordState> states_;
 
   mutable Mutex mu_;

@@ -39,6 +39,11 @@ absl::Status NoNamespace(std::string_view name) {
       "there is no namespace '", std::string(name.substr(0, kMaxNamespaceNameBytes)), "'"));
 }
 
+uint64_t DefaultMaxObjects(uint64_t quota_bytes) {
+  return std::min(std::max(kMinObjects, quota_bytes / kBytesPerObjectByDefault),
+                  kMaxObjectsPerNamespace);
+}
+
 // Checks every field and fills in the defaults.
 absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind* pages) {
   RETURN_IF_ERROR(CheckName(spec->name));
@@ -64,9 +69,7 @@ absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind
   }
   spec->quota_bytes = arena.total_bytes();  // what is claimed is what is mapped
   if (spec->max_objects == 0) {
-    spec->max_objects =
-        std::min(std::max(kMinObjects, spec->quota_bytes / kBytesPerObjectByDefault),
-                 kMaxObjectsPerNamespace);
+    spec->max_objects = DefaultMaxObjects(spec->quota_bytes);
   }
   if (spec->max_objects > kMaxObjectsPerNamespace) {
     return absl::InvalidArgumentError(absl::StrCat("namespace ", spec->name, ": max_objects of ",
@@ -166,36 +169,69 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
                                                void*) { counter->fetch_sub(bytes); });
     namespaces_[name] = nullptr;  // being made
   }
-  Namespace::Impl::Environment environment{
-      .clock = clock_,
-      .observer = observer_,
-      .wake_maintenance = {},
-      .shards = options_.shards,
-      .assumed_object_bytes = options_.assumed_object_bytes,
-      .arena = PlanArena(spec.quota_bytes, options_.chunk_bytes, pages),
-      .memory = {.pages = pages,
-                 .locked = options_.lock_memory,
-                 .writable_by_clients = spec.writable_by_clients}};
+  const auto make = [&](PageKind made_of) -> absl::StatusOr<std::shared_ptr<Namespace>> {
+    const ArenaGeometry arena = PlanArena(spec.quota_bytes, options_.chunk_bytes, pages);
+    ASSIGN_OR_RETURN(std::unique_ptr<Chunks> chunks,
+                     MakeHostChunks(name, arena.chunk_count, arena.chunk_bytes,
+                                    {.pages = made_of,
+                                     .locked = options_.lock_memory,
+                                     .writable_by_clients = spec.writable_by_clients}));
+    return Make(spec, arena, made_of, std::move(chunks), claim);
+  };
+  auto made = make(pages);
+  if (!made.ok() && pages == PageKind::kHugetlb && options_.arena_pages == PageChoice::kAuto) {
+    // Nobody asked for them: a limit of the cgroup, or somebody else, kept them from us.
+    made = make(PageKind::k4k);
+  }
+  MutexLock lock(&mu_);
+  if (!made.ok()) {
+    namespaces_.erase(name);
+    return made.status();
+  }
+  namespaces_[name] = *made;
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<Namespace>> Store::Make(const NamespaceSpec& spec,
+                                                       const ArenaGeometry& arena, PageKind pages,
+                                                       std::unique_ptr<Chunks> chunks,
+                                                       std::shared_ptr<void> claim) const {
+  Namespace::Impl::Environment environment{.clock = clock_,
+                                           .observer = observer_,
+                                           .wake_maintenance = {},
+                                           .shards = options_.shards,
+                                           .assumed_object_bytes = options_.assumed_object_bytes,
+                                           .arena = arena,
+                                           .pages = pages};
   if (maintenance_ != nullptr) {
     environment.wake_maintenance = [weak = std::weak_ptr<MaintenanceThread>(maintenance_)] {
       if (const auto maintenance = weak.lock()) maintenance->Wake();
     };
   }
-  auto impl = Namespace::Impl::Create(spec, environment);
-  if (!impl.ok() && pages == PageKind::kHugetlb && options_.arena_pages == PageChoice::kAuto) {
-    // Nobody asked for them: a limit of the cgroup, or somebody else, kept them from us.
-    environment.memory.pages = PageKind::k4k;
-    impl = Namespace::Impl::Create(spec, environment);
-  }
-  MutexLock lock(&mu_);
-  if (!impl.ok()) {
-    namespaces_.erase(name);
-    return impl.status();
-  }
-  (*impl)->quota_claim = std::move(claim);
-  const std::shared_ptr<Namespace> made(new Namespace(*std::move(impl)));
-  namespaces_[name] = made;
-  return made;
+  ASSIGN_OR_RETURN(std::unique_ptr<Namespace::Impl> impl,
+                   Namespace::Impl::Create(spec, std::move(environment), std::move(chunks)));
+  impl->quota_claim = std::move(claim);
+  return std::shared_ptr<Namespace>(new Namespace(std::move(impl)));
+}
+
+absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
+                                  const ArenaGeometry& arena, std::unique_ptr<Chunks> chunks) {
+  NamespaceSpec spec = ns.spec();
+  spec.name = absl::StrCat(spec.name, "@", device);
+  spec.device = device;
+  spec.quota_bytes = arena.total_bytes();
+  spec.max_objects = DefaultMaxObjects(spec.quota_bytes);
+  spec.policy = ns.policy();
+  // Neither can the daemon read the bytes, nor keep a writer's descriptor from writing.
+  spec.checksums = false;
+  spec.writable_by_clients = true;
+  ASSIGN_OR_RETURN(std::shared_ptr<Namespace> tier,
+                   Make(spec, arena, PageKind::k4k, std::move(chunks), /*claim=*/nullptr));
+  ns.SetDeviceTier({.device = device,
+                    .bytes = spec.quota_bytes,
+                    .objects = std::move(tier),
+                    .why_off = absl::OkStatus()});
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Namespace>> Store::FindNamespace(std::string_view name) const {
@@ -218,7 +254,7 @@ absl::Status Store::DeleteNamespace(std::string_view name) {
     gone = std::move(it->second);
     namespaces_.erase(it);
   }
-  gone->impl_->Close();
+  gone->Close();
   return absl::OkStatus();
 }
 

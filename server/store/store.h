@@ -21,6 +21,7 @@
 #include "common/mutex.h"
 #include "server/store/events.h"
 #include "server/store/namespace.h"
+#include "server/store/space.h"
 
 namespace infercache::store {
 
@@ -52,6 +53,10 @@ class Store {
   // Errors: INVALID_ARGUMENT (name, zero or oversized field, unknown policy), ALREADY_EXISTS,
   // RESOURCE_EXHAUSTED (capacity or memory).
   absl::StatusOr<std::shared_ptr<Namespace>> CreateNamespace(NamespaceSpec spec);
+  // Gives `ns` a tier in the memory of the GPU `device`. `chunks` are as `arena` says, whose bytes
+  // are the GPU's and not part of the capacity. RESOURCE_EXHAUSTED: no host memory for the index.
+  absl::Status AddDeviceTier(Namespace& ns, const std::string& device, const ArenaGeometry& arena,
+                             std::unique_ptr<Chunks> chunks);
   // NOT_FOUND if there is none.
   absl::StatusOr<std::shared_ptr<Namespace>> FindNamespace(std::string_view name) const;
   // Closes it: its objects are gone, further calls on it find nothing and refuse puts. Its quota is
@@ -70,6 +75,12 @@ class Store {
 
  private:
   class MaintenanceThread;
+
+  // `spec` is complete. `claim` goes when the namespace does.
+  absl::StatusOr<std::shared_ptr<Namespace>> Make(const NamespaceSpec& spec,
+                                                  const ArenaGeometry& arena, PageKind pages,
+                                                  std::unique_ptr<Chunks> chunks,
+                                                  std::shared_ptr<void> claim) const;
 
   // Constant after construction.
   const StoreOptions options_;

@@ -37,7 +37,7 @@ for component in client server cli; do
 done
 root=$work/root$prefix
 # The headers that others see need nothing of the tree.
-[ "$(cd "$root/include/infercache" && echo *)" = 'claim.h client.h types.h' ] || fail 'public headers'
+[ "$(cd "$root/include/infercache" && echo *)" = 'claim.h client.h device.h types.h' ] || fail 'public headers'
 
 # --- The installed daemon ---
 run "$root/bin/infercached" --version

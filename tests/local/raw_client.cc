@@ -225,6 +225,7 @@ v1::LocalRequest RawClient::MakeHello(const Opening& opening) {
   hello.set_read_only(opening.read_only);
   hello.set_client(opening.client);
   hello.set_single_flight(opening.single_flight);
+  hello.set_device(opening.device);
   hello.mutable_scope()->set_namespace_(opening.namespace_name);
   for (const auto& [key, value] : opening.fingerprint) {
     v1::FingerprintEntry& entry = *hello.mutable_scope()->add_fingerprint();
@@ -245,18 +246,25 @@ absl::Status RawClient::Open(const Opening& opening) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<UniqueFd>> RawClient::FetchChunks() {
+  std::vector<UniqueFd> chunks;
+  while (chunks.size() < welcome_.chunk_count()) {
+    v1::LocalRequest request;
+    request.mutable_map_chunks()->set_first(static_cast<uint32_t>(chunks.size()));
+    ASSIGN_OR_RETURN(Received received, Ask(request));
+    if (received.descriptors.empty()) return absl::InternalError("no chunk came");
+    for (UniqueFd& fd : received.descriptors) chunks.push_back(std::move(fd));
+  }
+  return chunks;
+}
+
 absl::Status RawClient::MapChunks() {
   const bool writable = welcome_.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
-  while (chunks_.size() < welcome_.chunk_count()) {
-    v1::LocalRequest request;
-    request.mutable_map_chunks()->set_first(static_cast<uint32_t>(chunks_.size()));
-    ASSIGN_OR_RETURN(const Received received, Ask(request));
-    if (received.descriptors.empty()) return absl::InternalError("no chunk came");
-    for (const UniqueFd& fd : received.descriptors) {
-      ASSIGN_OR_RETURN(SharedMapping mapping,
-                       SharedMapping::Map(fd.get(), welcome_.chunk_bytes(), writable));
-      chunks_.push_back(std::move(mapping));
-    }
+  ASSIGN_OR_RETURN(const std::vector<UniqueFd> chunks, FetchChunks());
+  for (const UniqueFd& fd : chunks) {
+    ASSIGN_OR_RETURN(SharedMapping mapping,
+                     SharedMapping::Map(fd.get(), welcome_.chunk_bytes(), writable));
+    chunks_.push_back(std::move(mapping));
   }
   return absl::OkStatus();
 }

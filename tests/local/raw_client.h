@@ -58,6 +58,7 @@ struct Opening {
   uint32_t version = 1;
   std::string client = "raw client";
   bool single_flight = true;
+  std::string device = {};  // of a GPU: nothing maps its chunks but a driver
 };
 
 class RawClient {
@@ -113,6 +114,8 @@ class RawClient {
   absl::Status Open(const Opening& opening = {});
   // Maps all chunks, for writing if the session may.
   absl::Status MapChunks();
+  // What MapChunks asks for, as it comes.
+  absl::StatusOr<std::vector<UniqueFd>> FetchChunks();
 
   // REQUIRES for what follows: Open.
   const v1::Welcome& welcome() const { return welcome_; }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 
 #include "common/limits.h"
 #include "server/config.h"
@@ -48,6 +49,43 @@ TEST(CheckConfig, QuotasFitIntoTheCapacity) {
   config.namespaces.clear();
   config.default_quota_bytes = 4 << 20;
   EXPECT_THAT(CheckConfig(config), Complains("default_quota", "more than the capacity"));
+}
+
+constexpr char kGpu[] = "GPU-0123abcd-4567-89ef-0000-ffeeddccbbaa";
+
+TEST(CheckConfig, DevicesAreUuidsWithSizes) {
+  Config config;
+  config.namespaces = {Namespace("a")};
+  config.namespaces[0].devices = {{kGpu, "2MiB"}, {"auto", "64TiB"}};
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  for (const auto& [device, size, complaint] :
+       {std::tuple("0", "1GiB", "is no GPU's UUID"), std::tuple(kGpu, "", "the device GPU-"),
+        std::tuple(kGpu, "2097151", "must be between 2MiB and 64TiB"),
+        std::tuple("auto", "65TiB", "must be between 2MiB and 64TiB")}) {
+    config.namespaces[0].devices = {{device, size}};
+    EXPECT_THAT(CheckConfig(config), Complains("c.yaml:1", complaint)) << device << size;
+  }
+  config.namespaces[0].devices = {{kGpu, "1GiB"}, {"MIG-" + std::string(kGpu + 4), "1GiB"}};
+  EXPECT_THAT(CheckConfig(config), Complains("c.yaml:1", "is given twice"));
+}
+
+TEST(CheckConfig, DevicesOfTheBuiltInNamespaceAreOneText) {
+  Config config;
+  config.default_devices = std::string(kGpu) + "=8GiB,auto=1GiB";
+  EXPECT_THAT(CheckConfig(config), IsEmpty());
+  const auto devices = ParseDevices(EffectiveNamespaces(config)[0].devices);
+  ASSERT_TRUE(devices.ok());
+  ASSERT_EQ(devices->size(), 2u);
+  EXPECT_EQ(devices->at(0).device, kGpu);
+  EXPECT_EQ(devices->at(0).bytes, uint64_t{8} << 30);
+  EXPECT_EQ(devices->at(1).device, "auto");
+  for (const char* wrong : {"auto", "=1GiB", "auto=1GiB,", "auto=1GiB auto=2GiB"}) {
+    config.default_devices = wrong;
+    EXPECT_THAT(CheckConfig(config), Complains("default_devices", "")) << wrong;
+  }
+  config.default_devices = "auto=1GiB";
+  config.namespaces = {Namespace("a")};
+  EXPECT_THAT(CheckConfig(config), Complains("default_devices", "no meaning beside a list"));
 }
 
 TEST(CheckConfig, NamespaceNamesAreCheckedAndUnique) {

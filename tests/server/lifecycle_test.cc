@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <thread>
 
 namespace infercache::server {
@@ -24,6 +25,14 @@ TEST(Lifecycle, AStopBeforeServingIsNotLost) {
   lifecycle.RequestStop("early");
   lifecycle.SetServing();
   EXPECT_TRUE(lifecycle.stopping());
+}
+
+TEST(Lifecycle, AWaitEndsWithItsTimeOrWithTheStop) {
+  Lifecycle lifecycle;
+  EXPECT_FALSE(lifecycle.WaitForStop(std::chrono::milliseconds(1)));
+  std::thread stopper([&lifecycle] { lifecycle.RequestStop("told to"); });
+  EXPECT_TRUE(lifecycle.WaitForStop(std::chrono::hours(1)));
+  stopper.join();
 }
 
 TEST(Lifecycle, WakesTheWaiter) {

@@ -126,6 +126,9 @@ class Object {
   // hold pinned is bounded: see View().
   bool zero_copy() const { return storage_ != nullptr && storage_->zero_copy(); }
 
+  // For transports: takes out what keeps the bytes.
+  std::unique_ptr<Storage> Release();
+
  private:
   std::span<const std::byte> bytes_;
   std::vector<PartSpec> parts_;
@@ -280,6 +283,8 @@ struct Completion {
   std::optional<KeysResult> keys = {};
 };
 
+class Device;  // infercache/device.h
+
 class Client {
  public:
   // Does not wait for the daemon: a client of a daemon that is not there yet gets misses until it
@@ -291,6 +296,12 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   Lane lane() const;
+
+  // The namespace's objects in the memory of a GPU: its UUID (see DeviceUuid), or "auto" for the
+  // only one that this process sees. Retains the GPU's primary context. Does not wait for the
+  // daemon: if it has no tier there, calls say so. UNIMPLEMENTED: no driver, or the client is one
+  // over gRPC; INVALID_ARGUMENT, NOT_FOUND: no such GPU.
+  absl::StatusOr<std::unique_ptr<Device>> OpenDevice(std::string_view gpu);
 
   // --- Asynchronous core. Every id completes exactly once, in any order; SubmitGetOrReserve, whose
   // keys are answered as each is known, in pieces. An empty batch completes

@@ -1,0 +1,191 @@
+// File: infercache/device.h
+//
+// Objects in the memory of a GPU: a tier of the client's namespace that the daemon owns there, so
+// that hits cross no bus and outlive the worker that stored them.
+//
+//   auto device = client->OpenDevice(infercache::DeviceUuid(0));      // or a UUID, or "auto"
+//   auto got = (*device)->Get("block/42");
+//   if (got.hit()) {
+//     Launch(kernel, got.object->address(), stream);
+//     got.object->ReleaseAfter(stream);   // pinned until the stream is done with it
+//   } else {
+//     (*device)->Put({.key = "block/42", .source = tensor, .size_bytes = n}, stream);
+//   }
+//
+// A hit is a read of shared memory, as in host memory: neither the daemon nor the driver is called.
+// The GPU's memory is mapped once, by the first call that needs it, into the device's primary
+// context, the one that CUDA's runtime and PyTorch work in.
+//
+// Objects in host memory and objects in a GPU's are not the same: what is put here is found here.
+// GetInto and GetIntoHost copy from one to the other, and stats() counts it.
+//
+// Failure: as with the rest of a client, an error is a miss or a refused put with a status that
+// says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver,
+// the tier is off, or its memory cannot be shared. Then host memory is what is left.
+//
+// Thread-safety: a Device as a Client; objects and reservations one thread at a time. The client
+// outlives its devices; objects and reservations may outlive both.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "infercache/client.h"
+
+namespace infercache {
+
+using DevicePointer = uint64_t;  // a CUdeviceptr, or a pointer that cudaMalloc gave
+using DeviceStream = void*;      // a CUstream or cudaStream_t; null = the default stream
+
+// The UUID of a GPU by its number in this process, which CUDA_VISIBLE_DEVICES decides. Another
+// process may see another one under that number. UNIMPLEMENTED: no driver; NOT_FOUND.
+absl::StatusOr<std::string> DeviceUuid(int ordinal);
+
+class DeviceThread;
+
+// An object in a GPU's memory, pinned while this lives: destroy it when the GPU is done with it, or
+// say ReleaseAfter. Writing to it is writing to what every other worker reads. Move-only.
+class DeviceObject {
+ public:
+  DeviceObject(DevicePointer address, uint64_t size_bytes, std::vector<PartSpec> parts,
+               ObjectInfo info, std::unique_ptr<Object::Storage> pin,
+               std::shared_ptr<DeviceThread> thread);
+  DeviceObject(DeviceObject&&) noexcept;
+  DeviceObject& operator=(DeviceObject&&) noexcept;
+  ~DeviceObject();
+
+  // All parts back to back, aligned to 256 bytes. 0 once released.
+  DevicePointer address() const { return address_; }
+  uint64_t size_bytes() const { return size_bytes_; }
+  // As Object's.
+  const std::vector<PartSpec>& parts() const { return parts_; }
+  DevicePointer part_address(size_t i) const;  // REQUIRES: i < parts().size()
+  const ObjectInfo& info() const { return info_; }
+
+  // The pin goes when `stream` is done with what it has to do so far, without anybody waiting; or
+  // when its context dies, which is the end of all it did. Nothing more may be given to the GPU
+  // that reads the object. After an error, which a stream that is none brings, nothing has changed.
+  absl::Status ReleaseAfter(DeviceStream stream);
+
+ private:
+  DevicePointer address_ = 0;
+  uint64_t size_bytes_ = 0;
+  std::vector<PartSpec> parts_;
+  ObjectInfo info_;
+  std::shared_ptr<DeviceThread> thread_;
+  std::unique_ptr<Object::Storage> pin_;
+};
+
+struct DeviceGetResult {
+  absl::Status status = {};  // as in GetResult
+  std::optional<DeviceObject> object = {};
+
+  bool hit() const { return object.has_value(); }
+};
+
+// Room in a GPU's memory for an object that nobody sees until it is committed. Destroying it gives
+// the room back: REQUIRES that the GPU does not write there any more. Move-only.
+class DeviceReservation {
+ public:
+  DeviceReservation() = default;
+  DeviceReservation(DevicePointer address, uint64_t size_bytes, Reservation room)
+      : address_(address), size_bytes_(size_bytes), room_(std::move(room)) {}
+
+  DevicePointer address() const { return address_; }
+  uint64_t size_bytes() const { return size_bytes_; }
+  explicit operator bool() const { return static_cast<bool>(room_); }
+
+  // For Device: takes the room out.
+  Reservation Release() { return std::move(room_); }
+
+ private:
+  DevicePointer address_ = 0;
+  uint64_t size_bytes_ = 0;
+  Reservation room_;
+};
+
+struct DeviceReserveResult {
+  absl::Status status = {};
+  bool exists = false;  // an object was there and stays: nothing to do
+  std::optional<DeviceReservation> reservation = {};
+};
+
+struct DevicePutItem {
+  std::string_view key = {};
+  ObjectInfo info = {};
+  std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
+  DevicePointer source = 0;          // memory of this GPU, in this process
+  uint64_t size_bytes = 0;
+  bool overwrite = false;
+};
+
+// What became of a GetInto: the copy is under way in the stream.
+struct DeviceGetIntoResult {
+  absl::Status status = {};
+  bool hit = false;
+  bool from_host = false;  // it was in host memory alone
+  uint64_t size_bytes = 0;
+};
+
+// Totals since the device was opened.
+struct DeviceStats {
+  uint64_t chunks_mapped = 0;  // of the daemon's memory; once a session
+  uint64_t mapping_failures = 0;
+  uint64_t host_to_device_copies = 0, host_to_device_bytes = 0;
+  uint64_t device_to_host_copies = 0, device_to_host_bytes = 0;
+  uint64_t held_for_streams = 0;  // right now
+};
+
+class Device {
+ public:
+  class Impl;
+  explicit Device(std::unique_ptr<Impl> impl);
+  // Waits for nothing on the GPU: what is held for a stream stays held until that is done.
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const std::string& uuid() const;
+  DeviceStats stats() const;
+
+  DeviceGetResult Get(std::string_view key, const CallOptions& call = {});
+  std::vector<DeviceGetResult> Get(std::span<const std::string_view> keys,
+                                   const CallOptions& call = {});
+  // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
+  // pinned until that is done. OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
+  DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
+                              DeviceStream stream, const CallOptions& call = {});
+  // Copies an object of this GPU into host memory, and returns when it is there.
+  GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
+                            const CallOptions& call = {});
+
+  // Copies `source`, once `stream` has done what it has to do so far, and returns when the object
+  // is there or refused.
+  PutResult Put(const DevicePutItem& item, DeviceStream stream, const CallOptions& call = {});
+  // In place: Reserve, let the GPU write, Commit. Claims are not taken over.
+  std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
+                                           const CallOptions& call = {});
+  // Waits until `stream` has done what it has to do so far, then commits. DEADLINE_EXCEEDED: it
+  // has not, and the reservations are still the caller's; as after any other error of the stream.
+  // Else they are taken.
+  std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, DeviceStream stream,
+                                const CallOptions& call = {});
+
+  KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});
+  MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace infercache

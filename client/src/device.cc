@@ -1,0 +1,109 @@
+#include "infercache/device.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/src/device_impl.h"
+#include "client/src/device_thread.h"
+#include "common/cuda/driver.h"
+#include "common/status_macros.h"
+
+namespace infercache {
+namespace {
+
+struct KeptPin final : DeviceThread::Kept {
+  explicit KeptPin(std::unique_ptr<Object::Storage> p) : pin(std::move(p)) {}
+  std::unique_ptr<Object::Storage> pin;
+};
+
+cuda::Stream ToCuda(DeviceStream stream) { return static_cast<cuda::Stream>(stream); }
+
+}  // namespace
+
+absl::StatusOr<std::string> DeviceUuid(int ordinal) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const cuda::Driver> driver, cuda::Driver::Load());
+  ASSIGN_OR_RETURN(const std::vector<cuda::DeviceInfo> devices, cuda::ListDevices(*driver));
+  if (ordinal >= 0 && static_cast<size_t>(ordinal) < devices.size()) return devices[ordinal].uuid;
+  return absl::NotFoundError(
+      absl::StrCat("there is no GPU ", ordinal, " in this process, which sees ", devices.size()));
+}
+
+DeviceObject::DeviceObject(DevicePointer address, uint64_t size_bytes, std::vector<PartSpec> parts,
+                           ObjectInfo info, std::unique_ptr<Object::Storage> pin,
+                           std::shared_ptr<DeviceThread> thread)
+    : address_(address),
+      size_bytes_(size_bytes),
+      parts_(std::move(parts)),
+      info_(std::move(info)),
+      thread_(std::move(thread)),
+      pin_(std::move(pin)) {}
+DeviceObject::DeviceObject(DeviceObject&&) noexcept = default;
+DeviceObject& DeviceObject::operator=(DeviceObject&&) noexcept = default;
+DeviceObject::~DeviceObject() = default;
+
+DevicePointer DeviceObject::part_address(size_t i) const {
+  DevicePointer address = address_;
+  for (size_t k = 0; k < i; ++k) address += parts_[k].size_bytes;
+  return address;
+}
+
+absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
+  if (pin_ == nullptr) return absl::OkStatus();
+  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
+  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptPin>(std::move(pin_));
+  const absl::Status status = thread_->KeepUntilDone(ToCuda(stream), &kept);
+  if (status.ok()) {
+    address_ = 0;
+  } else {
+    pin_ = std::move(static_cast<KeptPin&>(*kept).pin);
+  }
+  return status;
+}
+
+Device::Device(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Device::~Device() {
+  // Its locks may be held, and its thread is the parent's.
+  if (impl_->inherited()) (void)impl_.release();
+}
+
+const std::string& Device::uuid() const { return impl_->uuid(); }
+DeviceStats Device::stats() const { return impl_->stats(); }
+
+DeviceGetResult Device::Get(std::string_view key, const CallOptions& call) {
+  return std::move(impl_->Get({&key, 1}, call)[0]);
+}
+std::vector<DeviceGetResult> Device::Get(std::span<const std::string_view> keys,
+                                         const CallOptions& call) {
+  return impl_->Get(keys, call);
+}
+DeviceGetIntoResult Device::GetInto(std::string_view key, DevicePointer destination,
+                                    uint64_t capacity, DeviceStream stream,
+                                    const CallOptions& call) {
+  return impl_->GetInto(key, destination, capacity, ToCuda(stream), call);
+}
+GetIntoResult Device::GetIntoHost(std::string_view key, std::span<std::byte> destination,
+                                  const CallOptions& call) {
+  return impl_->GetIntoHost(key, destination, call);
+}
+PutResult Device::Put(const DevicePutItem& item, DeviceStream stream, const CallOptions& call) {
+  return impl_->Put(item, ToCuda(stream), call);
+}
+std::vector<DeviceReserveResult> Device::Reserve(std::span<const ReserveItem> items,
+                                                 const CallOptions& call) {
+  return impl_->Reserve(items, call);
+}
+std::vector<PutResult> Device::Commit(std::span<DeviceReservation> reservations,
+                                      DeviceStream stream, const CallOptions& call) {
+  return impl_->Commit(reservations, ToCuda(stream), call);
+}
+KeysResult Device::Exists(std::span<const std::string_view> keys, const CallOptions& call) {
+  return impl_->Keys(KeysVerb::kExists, keys, call);
+}
+KeysResult Device::Delete(std::span<const std::string_view> keys, const CallOptions& call) {
+  return impl_->Keys(KeysVerb::kDelete, keys, call);
+}
+MatchResult Device::Match(std::span<const std::string_view> keys, const CallOptions& call) {
+  return impl_->Match(keys, call);
+}
+
+}  // namespace infercache

@@ -1,0 +1,299 @@
+#include "client/src/device_impl.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/src/local_object.h"
+#include "client/src/local_reserve.h"
+#include "common/status_macros.h"
+
+namespace infercache {
+namespace {
+
+using Copies = LocalTransport::Copies;
+
+// What a stream still works on.
+struct KeptObject final : DeviceThread::Kept {
+  explicit KeptObject(Object o) : object(std::move(o)) {}
+  Object object;
+};
+struct KeptReservation final : DeviceThread::Kept {
+  explicit KeptReservation(DeviceReservation r) : reservation(std::move(r)) {}
+  DeviceReservation reservation;
+};
+
+absl::Status TooLarge(uint64_t size_bytes, uint64_t room) {
+  return absl::OutOfRangeError(
+      absl::StrCat("object of ", size_bytes, " bytes, destination of ", room));
+}
+
+DeviceThread::Clock::time_point ToSteady(absl::Time deadline) {
+  return DeviceThread::Clock::now() +
+         absl::ToChronoNanoseconds(std::max(deadline - absl::Now(), absl::ZeroDuration()));
+}
+
+template <typename Result>
+std::vector<Result> AllFail(const absl::Status& status, size_t count) {
+  std::vector<Result> results(count);
+  for (Result& result : results) result.status = status;
+  return results;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options,
+                                                                 std::string_view name) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const cuda::Driver> driver, cuda::Driver::Load());
+  ASSIGN_OR_RETURN(cuda::DeviceInfo device, cuda::FindDevice(*driver, name));
+  ASSIGN_OR_RETURN(std::shared_ptr<const cuda::PrimaryContext> context,
+                   cuda::PrimaryContext::Retain(driver, device.ordinal));
+  std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
+  ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
+  LocalTransport::Options lane = impl->options_.lane;
+  lane.device = impl->device_.uuid;
+  ASSIGN_OR_RETURN(impl->transport_, LocalTransport::Connect(std::move(lane)));
+  return impl;
+}
+
+DeviceStats Device::Impl::stats() const {
+  return {.chunks_mapped = chunks_mapped_.load(),
+          .mapping_failures = mapping_failures_.load(),
+          .host_to_device_copies = host_to_device_copies_.load(),
+          .host_to_device_bytes = host_to_device_bytes_.load(),
+          .device_to_host_copies = device_to_host_copies_.load(),
+          .device_to_host_bytes = device_to_host_bytes_.load(),
+          .held_for_streams = thread_->waiting()};
+}
+
+absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) const {
+  if (thread_->inherited()) {
+    return absl::UnavailableError(
+        "the device belongs to the parent process; open one in this process");
+  }
+  return absl::Now() + call.deadline.value_or(options_.deadline);
+}
+
+absl::StatusOr<DevicePointer> Device::Impl::AddressOf(LocalSession& session,
+                                                      const LocalPlace& place) {
+  const auto memory = session.UseDeviceMemory(
+      [&](const std::vector<UniqueFd>& chunks,
+          uint64_t chunk_bytes) -> absl::StatusOr<std::shared_ptr<DeviceMemory>> {
+        // Who only reads cannot write by accident.
+        const auto access = session.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE
+                                ? cuda::Mapping::Access::kReadWrite
+                                : cuda::Mapping::Access::kRead;
+        auto mapped =
+            MappedDeviceMemory::Map(driver_, device_.ordinal, chunks, chunk_bytes, access, thread_);
+        if (mapped.ok()) {
+          chunks_mapped_.fetch_add(chunks.size());
+        } else {
+          mapping_failures_.fetch_add(1);
+        }
+        return mapped;
+      });
+  if (!memory.ok()) return memory.status();
+  return static_cast<const MappedDeviceMemory&>(**memory).Address(place);
+}
+
+DeviceGetResult Device::Impl::OnDevice(GetResult got) {
+  if (!got.object.has_value()) return {.status = std::move(got.status)};
+  std::vector<PartSpec> parts = got.object->parts();
+  ObjectInfo info = got.object->info();
+  std::unique_ptr<Object::Storage> storage = got.object->Release();
+  const auto& pin = static_cast<const ArenaStorage&>(*storage);
+  const LocalPlace place = pin.place();
+  const auto address = AddressOf(pin.session(), place);
+  if (!address.ok()) return {.status = address.status()};
+  DeviceGetResult result;
+  result.object.emplace(*address, place.size_bytes, std::move(parts), std::move(info),
+                        std::move(storage), thread_);
+  return result;
+}
+
+std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view> keys,
+                                               const CallOptions& call) {
+  if (keys.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  std::vector<GetResult> got;
+  if (!transport_->TryGet(keys, Copies::kRefused, &got)) {
+    Reached reached = Reached::kNotAsked;
+    got = transport_->GetNow(keys, Copies::kRefused, *deadline, &reached);
+  }
+  std::vector<DeviceGetResult> results;
+  results.reserve(got.size());
+  for (GetResult& one : got) results.push_back(OnDevice(std::move(one)));
+  return results;
+}
+
+absl::Status Device::Impl::Copy(uint64_t bytes, absl::string_view call,
+                                const std::function<cuda::Result(const cuda::Api&)>& copy) {
+  if (bytes == 0) return absl::OkStatus();
+  const cuda::CurrentContext current(thread_->context());
+  RETURN_IF_ERROR(current.status());
+  return driver_->Check(copy(driver_->api()), std::string_view(call.data(), call.size()));
+}
+
+DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer destination,
+                                          uint64_t capacity, cuda::Stream stream,
+                                          const CallOptions& call) {
+  std::vector<DeviceGetResult> got = Get({&key, 1}, call);
+  if (!got[0].hit()) {
+    return GetIntoFromHost(key, destination, capacity, stream, call, got[0].status);
+  }
+  DeviceObject& object = *got[0].object;
+  DeviceGetIntoResult result{.size_bytes = object.size_bytes()};
+  if (object.size_bytes() > capacity) {
+    result.status = TooLarge(object.size_bytes(), capacity);
+    return result;
+  }
+  result.status = Copy(object.size_bytes(), "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
+    return api.memcpy_dtod_async(destination, object.address(), object.size_bytes(), stream);
+  });
+  if (result.status.ok()) result.status = object.ReleaseAfter(stream);
+  result.hit = result.status.ok();
+  return result;
+}
+
+DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePointer destination,
+                                                  uint64_t capacity, cuda::Stream stream,
+                                                  const CallOptions& call,
+                                                  const absl::Status& why) {
+  GetResult got = options_.view_in_host(key, call);
+  if (!got.hit()) return {.status = why.ok() ? got.status : why};
+  const std::span<const std::byte> bytes = got.object->bytes();
+  DeviceGetIntoResult result{.from_host = true, .size_bytes = bytes.size()};
+  if (bytes.size() > capacity) {
+    result.status = TooLarge(bytes.size(), capacity);
+    return result;
+  }
+  result.status = Copy(bytes.size(), "cuMemcpyHtoDAsync", [&](const cuda::Api& api) {
+    return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
+  });
+  if (!result.status.ok()) return result;
+  host_to_device_copies_.fetch_add(1);
+  host_to_device_bytes_.fetch_add(bytes.size());
+  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptObject>(*std::move(got.object));
+  result.status = thread_->KeepUntilDone(stream, &kept);
+  result.hit = result.status.ok();
+  return result;
+}
+
+GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byte> destination,
+                                        const CallOptions& call) {
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return {.status = deadline.status()};
+  std::vector<DeviceGetResult> got = Get({&key, 1}, call);
+  if (!got[0].hit()) return {.status = got[0].status};
+  DeviceObject& object = *got[0].object;
+  const uint64_t size = object.size_bytes();
+  GetIntoResult result{.size_bytes = size};
+  if (size > destination.size()) {
+    result.status = TooLarge(size, destination.size());
+    return result;
+  }
+  // Waited for whatever the deadline: the caller's memory must not be written later.
+  result.status = Copy(size, "cuMemcpyDtoHAsync", [&](const cuda::Api& api) {
+    cuda::Stream stream = nullptr;
+    cuda::Result done = api.stream_create(&stream, cuda::kStreamNonBlocking);
+    if (done != cuda::kSuccess) return done;
+    done = api.memcpy_dtoh_async(destination.data(), object.address(), size, stream);
+    if (done == cuda::kSuccess) done = api.stream_synchronize(stream);
+    (void)api.stream_destroy(stream);
+    return done;
+  });
+  if (!result.status.ok()) return result;
+  device_to_host_copies_.fetch_add(1);
+  device_to_host_bytes_.fetch_add(size);
+  result.hit = true;
+  return result;
+}
+
+DeviceReserveResult Device::Impl::OnDevice(ReserveResult reserved) {
+  DeviceReserveResult result{.status = std::move(reserved.status), .exists = reserved.exists};
+  if (!reserved.reservation.has_value()) return result;
+  std::unique_ptr<Reservation::Room> released = reserved.reservation->Release();
+  const auto& room = static_cast<const LocalRoom&>(*released);
+  const LocalPlace place = room.place();
+  const auto address = AddressOf(*room.session(), place);
+  result.status = address.status();
+  if (!address.ok()) return result;
+  result.reservation.emplace(*address, place.size_bytes,
+                             Reservation(std::span<std::byte>(), std::move(released)));
+  return result;
+}
+
+std::vector<DeviceReserveResult> Device::Impl::Reserve(std::span<const ReserveItem> items,
+                                                       const CallOptions& call) {
+  if (items.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<DeviceReserveResult>(deadline.status(), items.size());
+  Reached reached = Reached::kNotAsked;
+  std::vector<DeviceReserveResult> results;
+  for (ReserveResult& one : transport_->ReserveNow(items, *deadline, &reached)) {
+    results.push_back(OnDevice(std::move(one)));
+  }
+  return results;
+}
+
+std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reservations,
+                                            cuda::Stream stream, const CallOptions& call) {
+  if (reservations.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<PutResult>(deadline.status(), reservations.size());
+  const absl::Status written = thread_->AwaitStream(stream, ToSteady(*deadline));
+  if (!written.ok()) return AllFail<PutResult>(written, reservations.size());
+  std::vector<Reservation> rooms;
+  for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
+  Reached reached = Reached::kNotAsked;
+  return transport_->CommitNow(rooms, *deadline, &reached);
+}
+
+PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
+                            const CallOptions& call) {
+  const ReserveItem reserve = {.key = item.key,
+                               .size_bytes = item.size_bytes,
+                               .info = item.info,
+                               .parts = item.parts,
+                               .overwrite = item.overwrite};
+  std::vector<DeviceReserveResult> reserved = Reserve({&reserve, 1}, call);
+  if (reserved[0].exists) return {.outcome = PutOutcome::kExists};
+  if (!reserved[0].reservation.has_value()) return {.status = reserved[0].status};
+  DeviceReservation& room = *reserved[0].reservation;
+  const absl::Status copied = Copy(item.size_bytes, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
+    return api.memcpy_dtod_async(room.address(), item.source, item.size_bytes, stream);
+  });
+  if (!copied.ok()) return {.status = copied};
+  PutResult result = Commit({&room, 1}, stream, call)[0];
+  if (room) {
+    // The stream is not done, or dead: nobody gets the room before it is.
+    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
+    (void)thread_->KeepUntilDone(stream, &kept);
+  }
+  return result;
+}
+
+KeysResult Device::Impl::Keys(KeysVerb verb, std::span<const std::string_view> keys,
+                              const CallOptions& call) {
+  KeysResult result;
+  if (keys.empty()) return result;
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return {.status = deadline.status()};
+  if (transport_->TryKeys(verb, keys, &result)) return result;
+  Reached reached = Reached::kNotAsked;
+  return transport_->KeysNow(verb, keys, *deadline, &reached);
+}
+
+MatchResult Device::Impl::Match(std::span<const std::string_view> keys, const CallOptions& call) {
+  MatchResult result;
+  if (keys.empty()) return result;
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return {.status = deadline.status()};
+  if (transport_->TryMatch(keys, &result)) return result;
+  Reached reached = Reached::kNotAsked;
+  return transport_->MatchNow(keys, *deadline, &reached);
+}
+
+}  // namespace infercache

@@ -1,0 +1,81 @@
+// What is behind a Device. Knows no gRPC.
+
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/src/device_memory.h"
+#include "client/src/device_thread.h"
+#include "client/src/local_transport.h"
+#include "common/cuda/driver.h"
+#include "infercache/device.h"
+
+namespace infercache {
+
+class Device::Impl {
+ public:
+  struct Options {
+    LocalTransport::Options lane;  // but for the device
+    absl::Duration deadline;       // of calls that bring none
+    // A view of the object in host memory, for GetInto.
+    std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
+  };
+  // `name` as in Client::OpenDevice, which has the errors.
+  static absl::StatusOr<std::unique_ptr<Impl>> Open(Options options, std::string_view name);
+
+  // Made by a parent of this process.
+  bool inherited() const { return thread_->inherited(); }
+  const std::string& uuid() const { return device_.uuid; }
+  DeviceStats stats() const;
+
+  std::vector<DeviceGetResult> Get(std::span<const std::string_view> keys, const CallOptions& call);
+  DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
+                              cuda::Stream stream, const CallOptions& call);
+  GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
+                            const CallOptions& call);
+  PutResult Put(const DevicePutItem& item, cuda::Stream stream, const CallOptions& call);
+  std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
+                                           const CallOptions& call);
+  std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, cuda::Stream stream,
+                                const CallOptions& call);
+  KeysResult Keys(KeysVerb verb, std::span<const std::string_view> keys, const CallOptions& call);
+  MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call);
+
+ private:
+  Impl(Options options, std::shared_ptr<const cuda::Driver> driver, cuda::DeviceInfo device)
+      : options_(std::move(options)), driver_(std::move(driver)), device_(std::move(device)) {}
+
+  // UNAVAILABLE in a forked child; else when the call is to be over.
+  absl::StatusOr<absl::Time> DeadlineOf(const CallOptions& call) const;
+  // The session's memory, mapped when it is first asked for.
+  absl::StatusOr<DevicePointer> AddressOf(LocalSession& session, const LocalPlace& place);
+  DeviceGetResult OnDevice(GetResult got);
+  DeviceReserveResult OnDevice(ReserveResult reserved);
+  // An asynchronous copy, unless it is one of nothing. `call` names it in errors.
+  absl::Status Copy(uint64_t bytes, absl::string_view call,
+                    const std::function<cuda::Result(const cuda::Api&)>& copy);
+  DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
+                                      uint64_t capacity, cuda::Stream stream,
+                                      const CallOptions& call, const absl::Status& why);
+
+  const Options options_;
+  const std::shared_ptr<const cuda::Driver> driver_;
+  const cuda::DeviceInfo device_;
+  std::shared_ptr<DeviceThread> thread_;
+
+  std::atomic<uint64_t> chunks_mapped_{0}, mapping_failures_{0};
+  std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
+  std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
+
+  // Goes first: nothing is under way then.
+  std::unique_ptr<LocalTransport> transport_;
+};
+
+}  // namespace infercache

@@ -1,0 +1,68 @@
+// What has to wait for a GPU, or may have to, without anybody's thread: pins that go when a stream
+// is done, and the unmapping of memory. One thread for each opened device.
+//
+// Thread-safe.
+
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/src/fork_guard.h"
+#include "common/cuda/context.h"
+#include "common/mutex.h"
+
+namespace infercache {
+
+class DeviceThread {
+ public:
+  using Clock = std::chrono::steady_clock;
+  // Something that is kept until then, and destroyed on the thread.
+  class Kept {
+   public:
+    virtual ~Kept() = default;
+  };
+
+  // RESOURCE_EXHAUSTED: out of threads.
+  static absl::StatusOr<std::shared_ptr<DeviceThread>> Start(
+      std::shared_ptr<const cuda::PrimaryContext> context);
+  // What is kept for a stream that is not done stays kept, and the thread with it.
+  ~DeviceThread();
+  DeviceThread(const DeviceThread&) = delete;
+  DeviceThread& operator=(const DeviceThread&) = delete;
+
+  // Takes *kept, and destroys it when `stream` has done what it has to do so far, or its context is
+  // dead. After an error *kept is still the caller's.
+  absl::Status KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept);
+  // Waits for the same. DEADLINE_EXCEEDED, or what the driver says of the stream.
+  absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
+  void Destroy(std::unique_ptr<Kept> kept);
+
+  const cuda::PrimaryContext& context() const { return *context_; }
+  uint64_t waiting() const;
+  bool inherited() const { return guard_.inherited(); }
+
+ private:
+  struct Note;
+  struct State;
+
+  explicit DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context);
+  static void OnDone(void* note);
+  static void Run(State& state, const cuda::PrimaryContext& context);
+
+  const ForkGuard guard_;
+  const std::shared_ptr<const cuda::PrimaryContext> context_;
+  const std::shared_ptr<State>
+      state_;  // shared with the thread and callbacks, which may outlive this
+  std::thread thread_;
+};
+
+}  // namespace infercache

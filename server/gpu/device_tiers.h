@@ -1,0 +1,62 @@
+// Gives namespaces their tiers in the memory of GPUs when the daemon starts. No CUDA context is
+// made: the daemon only allocates and hands out.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/cuda/driver.h"
+#include "server/store/store.h"
+
+namespace infercache::gpu {
+
+struct TierRequest {
+  std::shared_ptr<store::Namespace> ns;
+  std::string device;  // a UUID, or "auto" for the only GPU there is
+  uint64_t bytes = 0;  // rounded up to what the GPU allocates
+};
+
+struct TierOptions {
+  // Of the chunks, and so the largest object.
+  uint64_t chunk_bytes = store::kDefaultChunkBytes;
+  // How long a GPU that is full is asked again: the workers of a daemon that was here before give
+  // its memory back when they notice that it is gone.
+  absl::Duration patience = absl::Seconds(10);
+  // Waits for a moment; false: no longer worth it. Null = a moment of 100 ms.
+  std::function<bool(absl::Duration)> wait = nullptr;
+  const char* library = cuda::Driver::kLibrary;
+};
+
+struct TierResult {
+  std::string device;   // its UUID, or what was asked for if there is no such GPU
+  std::string name;     // of the GPU
+  uint64_t bytes = 0;   // of the tier
+  absl::Status status;  // why it is off
+};
+
+// Makes one tier and says what came of it; a tier that cannot be had is off, and its namespace says
+// why: UNIMPLEMENTED (no driver, no such GPU, or it cannot export memory), RESOURCE_EXHAUSTED (too
+// little memory), ALREADY_EXISTS (a second one on one GPU). Not thread-safe.
+class DeviceTiers {
+ public:
+  explicit DeviceTiers(TierOptions options) : options_(std::move(options)) {}
+
+  TierResult Add(store::Store& store, const TierRequest& request);
+  // Of the driver: why there is none. OK before the first Add.
+  const absl::Status& driver_status() const { return driver_status_; }
+
+ private:
+  absl::Status TryToAdd(store::Store& store, const TierRequest& request, TierResult* result);
+
+  const TierOptions options_;
+  std::shared_ptr<const cuda::Driver> driver_;
+  absl::Status driver_status_;
+};
+
+}  // namespace infercache::gpu

@@ -1,0 +1,98 @@
+// What doctor makes of GPUs, on the fake driver.
+
+#include "client/cli/doctor_gpu.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/cli/ctl_process.h"
+#include "tests/cli/finding_matcher.h"
+#include "tests/e2e/daemon_process.h"
+#include "tests/fake_cuda/fake_driver.h"
+
+namespace infercache::cli {
+namespace {
+
+using fake_cuda::FakeDriver;
+using testing::HasSubstr;
+using DoctorJson = nlohmann::json;
+
+class DoctorGpu : public testing::Test {
+ protected:
+  // By check, the findings in order.
+  std::map<std::string, std::vector<DoctorJson>> Doctor(const std::string& endpoint) {
+    const CtlResult result =
+        RunCtl({"doctor", "--endpoint", endpoint, "-o", "json"}, "",
+               {"LD_LIBRARY_PATH=" FAKE_CUDA_LIBRARY_DIR, "FAKE_CUDA_STATE=" + gpus_.path()});
+    std::map<std::string, std::vector<DoctorJson>> by_check;
+    const DoctorJson report = DoctorJson::parse(result.out);
+    for (const DoctorJson& finding : report["findings"]) {
+      by_check[finding["check"]].push_back(finding);
+    }
+    return by_check;
+  }
+
+  FakeDriver gpus_{2, uint64_t{64} << 20};
+};
+
+TEST_F(DoctorGpu, ProvesThatMemoryIsSharedAndFindsTiers) {
+  auto daemon = e2e::DaemonProcess::Start(
+      {.arguments = {"--default-devices=" + FakeDriver::Uuid(1) + "=16MiB"},
+       .config = {},
+       .environment = {{"LD_LIBRARY_PATH", FAKE_CUDA_LIBRARY_DIR},
+                       {"FAKE_CUDA_STATE", gpus_.path()}}});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  auto found = Doctor("unix:" + (*daemon)->socket_path());
+  ASSERT_EQ(found["gpu_driver"].size(), 1u);
+  EXPECT_THAT(found["gpu_driver"][0]["found"].get<std::string>(), HasSubstr("2 GPUs"));
+  ASSERT_EQ(found["gpu"].size(), 2u);
+  for (uint32_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(found["gpu"][i]["level"], "ok");
+    EXPECT_THAT(found["gpu"][i]["found"].get<std::string>(), HasSubstr(FakeDriver::Uuid(i)));
+    EXPECT_EQ(gpus_.UseOf(i).contexts, 0u);
+  }
+  ASSERT_EQ(found["gpu_tier"].size(), 2u);
+  EXPECT_THAT(found["gpu_tier"][0]["found"].get<std::string>(), HasSubstr("has no tier"));
+  EXPECT_THAT(found["gpu_tier"][1]["found"].get<std::string>(), HasSubstr("has 16 MiB on"));
+  EXPECT_EQ(gpus_.calls().imports.load(), 2u) << "each by its child";
+
+  gpus_.faults().refuse_imports.store(1);
+  found = Doctor("unix:" + (*daemon)->socket_path());
+  EXPECT_EQ(found["gpu"][0]["level"], "warn");
+  EXPECT_THAT(found["gpu"][0]["found"].get<std::string>(),
+              HasSubstr("cuMemImportFromShareableHandle: CUDA_ERROR_NOT_PERMITTED"))
+      << "the child's words";
+}
+
+TEST_F(DoctorGpu, ATierThatIsOffIsAWarningThatSaysWhy) {
+  EXPECT_THAT(GpuTierFinding("GPU-1", "kv", absl::UnimplementedError("off: it broke")),
+              Is("gpu_tier", Level::kWarn, "it broke"));
+  const Finding rights = GpuTierFinding("GPU-1", "kv", absl::PermissionDeniedError("uid 7"));
+  EXPECT_THAT(rights, Is("gpu_tier", Level::kWarn, "uid 7"));
+  EXPECT_THAT(rights.advice, HasSubstr("local_writers of kv"));
+  EXPECT_THAT(GpuTierFinding("GPU-1", "kv", v1::Welcome()),
+              Is("gpu_tier", Level::kWarn, "knows nothing of GPUs"));
+}
+
+TEST_F(DoctorGpu, WithoutADriverNothingIsWrong) {
+  const FakeDriver none(0, 0);
+  const CtlResult result =
+      RunCtl({"doctor", "--endpoint", "unix:/nowhere", "-o", "json"}, "",
+             {"LD_LIBRARY_PATH=" FAKE_CUDA_LIBRARY_DIR, "FAKE_CUDA_STATE=" + none.path()});
+  bool said = false;
+  const DoctorJson report = DoctorJson::parse(result.out);
+  for (const DoctorJson& finding : report["findings"]) {
+    if (finding["check"] != "gpu_driver") continue;
+    said = true;
+    EXPECT_EQ(finding["level"], "ok");
+    EXPECT_THAT(finding["found"].get<std::string>(), HasSubstr("no CUDA driver"));
+  }
+  EXPECT_TRUE(said);
+}
+
+}  // namespace
+}  // namespace infercache::cli

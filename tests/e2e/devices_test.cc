@@ -1,0 +1,150 @@
+// Tiers in the memory of GPUs as the daemon makes them when it starts, on the fake driver.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "infercache/client.h"
+#include "infercache/device.h"
+#include "tests/e2e/daemon_process.h"
+#include "tests/e2e/test_client.h"
+#include "tests/fake_cuda/fake_driver.h"
+
+namespace infercache::e2e {
+namespace {
+
+using fake_cuda::FakeDriver;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
+constexpr uint64_t kTierBytes = uint64_t{16} << 20;
+
+class Devices : public ::testing::Test {
+ protected:
+  Devices() : gpus_(2, kDeviceBytes) {}
+
+  DaemonProcess::Options Options(std::vector<std::string> arguments) const {
+    return {.arguments = std::move(arguments),
+            .environment = {{"LD_LIBRARY_PATH", FAKE_CUDA_LIBRARY_DIR},
+                            {"FAKE_CUDA_STATE", gpus_.path()}}};
+  }
+  void ExpectServes(const DaemonProcess& daemon) {
+    TestClient client(daemon.grpc_address());
+    EXPECT_TRUE(client.Put("default", "key", "value").ok());
+  }
+
+  FakeDriver gpus_;
+};
+
+TEST_F(Devices, AreOffUnlessAskedFor) {
+  auto daemon = DaemonProcess::Start(Options({}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_EQ(gpus_.calls().creates.load(), 0u);
+  EXPECT_THAT((*daemon)->log(), Not(HasSubstr("device tier")));
+}
+
+TEST_F(Devices, HoldTheirMemoryAndNoContextUntilTheDaemonEnds) {
+  {
+    auto daemon = DaemonProcess::Start(Options(
+        {"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB," + FakeDriver::Uuid(1) + "=4MiB"}));
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    EXPECT_TRUE((*daemon)->WaitForLog("device tier created"));
+    EXPECT_EQ(gpus_.UseOf(0).bytes, kTierBytes);
+    EXPECT_EQ(gpus_.UseOf(1).bytes, kTierBytes / 4);
+    EXPECT_EQ(gpus_.UseOf(0).contexts, 0u);
+    ExpectServes(**daemon);
+    EXPECT_EQ((*daemon)->Stop(), 0);
+  }
+  EXPECT_EQ(gpus_.UseOf(0), fake_cuda::Use());
+  EXPECT_EQ(gpus_.UseOf(1), fake_cuda::Use());
+}
+
+TEST_F(Devices, ComeFromTheFile) {
+  auto options = Options({});
+  options.config =
+      "namespaces:\n  - name: default\n    quota: 16MiB\n    grpc: open\n    devices: {" +
+      FakeDriver::Uuid(1) + ": 16MiB}\n";
+  auto daemon = DaemonProcess::Start(std::move(options));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_EQ(gpus_.UseOf(1).bytes, kTierBytes);
+}
+
+TEST_F(Devices, WithoutADriverTheDaemonServesAndSaysWhatIsOff) {
+  auto options = Options({"--default-devices=auto=16MiB"});
+  const FakeDriver none(0, 0);
+  options.environment["FAKE_CUDA_STATE"] = none.path();
+  auto daemon = DaemonProcess::Start(std::move(options));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_THAT((*daemon)->log(), HasSubstr("device tier is off"));
+  EXPECT_THAT((*daemon)->log(), HasSubstr("no CUDA driver"));
+  ExpectServes(**daemon);
+}
+
+TEST_F(Devices, AFullGpuIsWaitedForWhileTheDaemonStarts) {
+  // As many failures as leave it time.
+  gpus_.faults().creates_to_fail.store(5);
+  auto daemon =
+      DaemonProcess::Start(Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB"}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_THAT((*daemon)->log(), HasSubstr("device tier created"));
+  EXPECT_EQ(gpus_.UseOf(0).bytes, kTierBytes);
+}
+
+// The client and two daemons, one after the other.
+TEST_F(Devices, AClientFindsWhatAnotherStoredAndTheNextDaemon) {
+  const TemporaryDirectory directory;
+  const std::string socket = "--socket=" + directory.path() + "/s";
+  auto options = Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB", socket});
+  auto daemon = DaemonProcess::Start(options);
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const auto connect = [&] {
+    return *Client::Connect({.endpoint = "unix:" + directory.path() + "/s"});
+  };
+  const auto writer = connect(), reader = connect();
+  auto stored = writer->OpenDevice(FakeDriver::Uuid(0));
+  auto found = reader->OpenDevice(*DeviceUuid(0));
+  ASSERT_TRUE(stored.ok() && found.ok()) << stored.status() << found.status();
+  const ReserveItem item = {.key = "key", .size_bytes = 1000};
+  const auto put = [&] {
+    auto room = (*stored)->Reserve({&item, 1});
+    if (!room[0].reservation.has_value()) return PutResult{.status = room[0].status};
+    return (*stored)->Commit({&*room[0].reservation, 1}, nullptr)[0];
+  };
+  const PutResult first = put();
+  ASSERT_EQ(first.outcome, PutOutcome::kStored) << first.status;
+  const DeviceGetResult got = (*found)->Get("key");
+  ASSERT_TRUE(got.hit()) << got.status;
+  EXPECT_EQ(got.object->size_bytes(), 1000u);
+  EXPECT_EQ(got.object->address() % 256, 0u);
+  EXPECT_FALSE(reader->Get("key").hit()) << "host memory is another place";
+  // Objects in host memory are found for the GPU as well.
+  ASSERT_TRUE(
+      writer->Put({.key = "host", .value = {std::as_bytes(std::span("bytes"))}}).status.ok());
+  EXPECT_EQ((*found)->GetInto("host", got.object->address(), 3, nullptr).status.code(),
+            absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(
+      Client::Connect({.endpoint = "127.0.0.1:1"}).value()->OpenDevice("auto").status().code(),
+      absl::StatusCode::kUnimplemented)
+      << "not over gRPC";
+
+  // The reader holds a view, and with it the old daemon's memory: there is room for both.
+  EXPECT_EQ((*daemon)->Stop(), 0);
+  EXPECT_FALSE((*found)->Get("key", {.deadline = absl::Milliseconds(10)}).hit());
+  daemon = DaemonProcess::Start(options);
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  PutResult again;
+  // It tries again by itself, within a second.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (again.outcome != PutOutcome::kStored && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    again = put();
+  }
+  EXPECT_EQ(again.outcome, PutOutcome::kStored) << again.status;
+}
+
+}  // namespace
+}  // namespace infercache::e2e

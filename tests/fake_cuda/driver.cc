@@ -1,0 +1,367 @@
+// The entry points, which are found through cuGetProcAddress alone.
+
+#include <fcntl.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+
+#include "tests/fake_cuda/process.h"
+
+namespace infercache::fake_cuda {
+namespace {
+
+using cuda::AccessDescription;
+using cuda::AllocationProperties;
+using cuda::Api;
+using cuda::Context;
+using cuda::Device;
+using cuda::HostFunction;
+using cuda::Stream;
+using cuda::Uuid;
+
+// A context is a pointer that nobody follows: its device's number and one.
+Context ContextOf(uint32_t device) {
+  return reinterpret_cast<Context>(static_cast<uintptr_t>(device) + 1);
+}
+
+// Calls f(process) in an initialized process.
+template <class F>
+Result With(F f) {
+  Process* const process = Process::Get();
+  return process == nullptr ? cuda::kNotInitialized : f(*process);
+}
+template <class F>
+Result WithDevice(Device device, F f) {
+  return With([&](Process& process) {
+    return process.has_device(device) ? f(process) : cuda::kInvalidDevice;
+  });
+}
+template <class F>
+Result WithStream(Stream stream, F f) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    FakeStream* const found = process.FindStream(stream);
+    return found == nullptr ? cuda::kInvalidHandle : f(process, *found);
+  });
+}
+
+Result Init(unsigned flags) { return flags == 0 ? Process::Init() : cuda::kInvalidValue; }
+
+Result DriverGetVersion(int* version) {
+  *version = 12080;
+  return cuda::kSuccess;
+}
+
+Result GetErrorName(Result error, const char** name) {
+  switch (error) {
+    case cuda::kInvalidValue:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      break;
+    case cuda::kOutOfMemory:
+      *name = "CUDA_ERROR_OUT_OF_MEMORY";
+      break;
+    case cuda::kNotInitialized:
+      *name = "CUDA_ERROR_NOT_INITIALIZED";
+      break;
+    case cuda::kNoDevice:
+      *name = "CUDA_ERROR_NO_DEVICE";
+      break;
+    case cuda::kInvalidDevice:
+      *name = "CUDA_ERROR_INVALID_DEVICE";
+      break;
+    case cuda::kInvalidContext:
+      *name = "CUDA_ERROR_INVALID_CONTEXT";
+      break;
+    case cuda::kOperatingSystem:
+      *name = "CUDA_ERROR_OPERATING_SYSTEM";
+      break;
+    case cuda::kInvalidHandle:
+      *name = "CUDA_ERROR_INVALID_HANDLE";
+      break;
+    case cuda::kNotReady:
+      *name = "CUDA_ERROR_NOT_READY";
+      break;
+    case cuda::kIllegalAddress:
+      *name = "CUDA_ERROR_ILLEGAL_ADDRESS";
+      break;
+    case cuda::kNotPermitted:
+      *name = "CUDA_ERROR_NOT_PERMITTED";
+      break;
+    case cuda::kNotSupported:
+      *name = "CUDA_ERROR_NOT_SUPPORTED";
+      break;
+    default:
+      *name = nullptr;
+      return cuda::kInvalidValue;
+  }
+  return cuda::kSuccess;
+}
+
+Result DeviceGetCount(int* count) {
+  return With([&](Process& process) {
+    *count = static_cast<int>(process.state().device_count);
+    return cuda::kSuccess;
+  });
+}
+Result DeviceGet(Device* device, int ordinal) {
+  return WithDevice(ordinal, [&](Process&) {
+    *device = ordinal;
+    return cuda::kSuccess;
+  });
+}
+Result DeviceGetName(char* name, int length, Device device) {
+  return WithDevice(device, [&](Process&) {
+    std::snprintf(name, static_cast<size_t>(length), "Fake GPU");
+    return cuda::kSuccess;
+  });
+}
+Result DeviceGetUuid(Uuid* uuid, Device device) {
+  return WithDevice(device, [&](Process&) {
+    std::memcpy(uuid->bytes, "fake-cuda-gpu-\0", 16);
+    uuid->bytes[15] = static_cast<char>(device);
+    return cuda::kSuccess;
+  });
+}
+Result DeviceGetAttribute(int* value, int attribute, Device device) {
+  return WithDevice(device, [&](Process&) {
+    if (attribute != cuda::kAttributeVirtualMemory && attribute != cuda::kAttributePosixFdHandles) {
+      return cuda::kInvalidValue;
+    }
+    *value = 1;
+    return cuda::kSuccess;
+  });
+}
+Result DeviceTotalMem(size_t* bytes, Device device) {
+  return WithDevice(device, [&](Process& process) {
+    *bytes = process.state().device_bytes;
+    return cuda::kSuccess;
+  });
+}
+
+Result MemGetAllocationGranularity(size_t* bytes, const AllocationProperties* properties, int) {
+  return WithDevice(properties->location.id, [&](Process&) {
+    *bytes = kGranularity;
+    return cuda::kSuccess;
+  });
+}
+Result MemCreate(AllocationHandle* handle, size_t bytes, const AllocationProperties* properties,
+                 unsigned long long flags) {
+  if (properties->type != cuda::kAllocationPinned ||
+      properties->location.type != cuda::kLocationDevice || flags != 0) {
+    return cuda::kInvalidValue;
+  }
+  return WithDevice(properties->location.id, [&](Process& process) {
+    process.state().calls.creates.fetch_add(1);
+    return process.Create(handle, bytes, static_cast<uint32_t>(properties->location.id),
+                          (properties->requested_handle_types & cuda::kHandlePosixFd) != 0);
+  });
+}
+Result MemRelease(AllocationHandle handle) {
+  return With([&](Process& process) { return process.Release(handle); });
+}
+Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int type,
+                                  unsigned long long flags) {
+  return With([&](Process& process) {
+    process.state().calls.exports.fetch_add(1);
+    if (process.state().faults.refuse_exports.load() != 0) return cuda::kNotSupported;
+    const std::shared_ptr<Memory> memory = process.Find(handle);
+    if (memory == nullptr || !memory->exportable || type != cuda::kHandlePosixFd || flags != 0) {
+      return cuda::kInvalidValue;
+    }
+    const int fd = fcntl(memory->fd.get(), F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) return cuda::kOperatingSystem;
+    std::memcpy(shareable, &fd, sizeof fd);
+    return cuda::kSuccess;
+  });
+}
+Result MemImportFromShareableHandle(AllocationHandle* handle, void* shareable, int type) {
+  return With([&](Process& process) {
+    process.state().calls.imports.fetch_add(1);
+    if (process.state().faults.refuse_imports.load() != 0) return cuda::kNotPermitted;
+    if (type != cuda::kHandlePosixFd) return cuda::kInvalidValue;
+    return process.Import(handle, static_cast<int>(reinterpret_cast<uintptr_t>(shareable)));
+  });
+}
+Result MemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer wanted,
+                         unsigned long long flags) {
+  if (wanted != 0 || flags != 0) return cuda::kInvalidValue;
+  return With([&](Process& process) { return process.ReserveAddress(pointer, bytes); });
+}
+Result MemAddressFree(DevicePointer pointer, size_t bytes) {
+  return With([&](Process& process) { return process.FreeAddress(pointer, bytes); });
+}
+Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHandle handle,
+              unsigned long long flags) {
+  if (offset != 0 || flags != 0) return cuda::kInvalidValue;
+  return With([&](Process& process) {
+    process.state().calls.maps.fetch_add(1);
+    return process.Map(pointer, bytes, handle);
+  });
+}
+Result MemUnmap(DevicePointer pointer, size_t bytes) {
+  return With([&](Process& process) {
+    process.state().calls.unmaps.fetch_add(1);
+    return process.Unmap(pointer, bytes);
+  });
+}
+Result MemSetAccess(DevicePointer pointer, size_t bytes, const AccessDescription* descriptions,
+                    size_t count) {
+  if (count != 1 || descriptions->location.type != cuda::kLocationDevice) {
+    return cuda::kInvalidValue;
+  }
+  return WithDevice(descriptions->location.id, [&](Process& process) {
+    return process.SetAccess(pointer, bytes, static_cast<uint32_t>(descriptions->location.id),
+                             descriptions->flags);
+  });
+}
+
+Result DevicePrimaryCtxRetain(Context* context, Device device) {
+  return WithDevice(device, [&](Process& process) {
+    *context = ContextOf(static_cast<uint32_t>(device));
+    return process.RetainContext(static_cast<uint32_t>(device));
+  });
+}
+Result DevicePrimaryCtxRelease(Device device) {
+  return WithDevice(device, [&](Process& process) {
+    return process.ReleaseContext(static_cast<uint32_t>(device));
+  });
+}
+Result CtxPushCurrent(Context context) {
+  return With([&](Process&) {
+    if (context == nullptr) return cuda::kInvalidContext;
+    CurrentContexts().push_back(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(context) - 1));
+    return cuda::kSuccess;
+  });
+}
+Result CtxPopCurrent(Context* context) {
+  return With([&](Process&) {
+    if (CurrentContexts().empty()) return cuda::kInvalidContext;
+    *context = ContextOf(CurrentContexts().back());
+    CurrentContexts().pop_back();
+    return cuda::kSuccess;
+  });
+}
+
+void Copy(Process& process, FakeStream& stream, std::byte* to, const std::byte* from, size_t bytes,
+          std::shared_ptr<Shadow> written, std::shared_ptr<Shadow> read) {
+  stream.Add([&process, to, from, bytes, written = std::move(written), read = std::move(read)] {
+    const bool may = (written == nullptr || written->access.load() == cuda::kAccessReadWrite) &&
+                     (read == nullptr || read->access.load() != 0);
+    if (!may) return process.KillContext();
+    if (bytes > 0) std::memmove(to, from, bytes);
+  });
+}
+
+Result MemcpyHtoDAsync(DevicePointer to, const void* from, size_t bytes, Stream stream) {
+  return WithStream(stream, [&](Process& process, FakeStream& on) {
+    auto target = process.PieceAt(to, bytes);
+    if (!target.has_value()) return cuda::kInvalidValue;
+    Copy(process, on, target->bytes, static_cast<const std::byte*>(from), bytes, target->shadow,
+         nullptr);
+    return cuda::kSuccess;
+  });
+}
+Result MemcpyDtoHAsync(void* to, DevicePointer from, size_t bytes, Stream stream) {
+  return WithStream(stream, [&](Process& process, FakeStream& on) {
+    auto source = process.PieceAt(from, bytes);
+    if (!source.has_value()) return cuda::kInvalidValue;
+    Copy(process, on, static_cast<std::byte*>(to), source->bytes, bytes, nullptr, source->shadow);
+    return cuda::kSuccess;
+  });
+}
+Result MemcpyDtoDAsync(DevicePointer to, DevicePointer from, size_t bytes, Stream stream) {
+  return WithStream(stream, [&](Process& process, FakeStream& on) {
+    auto target = process.PieceAt(to, bytes);
+    auto source = process.PieceAt(from, bytes);
+    if (!target.has_value() || !source.has_value()) return cuda::kInvalidValue;
+    Copy(process, on, target->bytes, source->bytes, bytes, target->shadow, source->shadow);
+    return cuda::kSuccess;
+  });
+}
+Result StreamCreate(Stream* stream, unsigned) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    *stream = reinterpret_cast<Stream>(process.NewStream());
+    return cuda::kSuccess;
+  });
+}
+Result StreamDestroy(Stream stream) {
+  return With([&](Process& process) { return process.DestroyStream(stream); });
+}
+Result StreamSynchronize(Stream stream) {
+  const Result waited = WithStream(stream, [](Process&, FakeStream& on) {
+    on.Synchronize();
+    return cuda::kSuccess;
+  });
+  if (waited != cuda::kSuccess) return waited;
+  return With([](Process& process) { return process.CheckContext(); });
+}
+Result StreamQuery(Stream stream) {
+  return WithStream(stream, [](Process&, FakeStream& on) {
+    return on.idle() ? cuda::kSuccess : cuda::kNotReady;
+  });
+}
+Result LaunchHostFunc(Stream stream, HostFunction function, void* user_data) {
+  return WithStream(stream, [&](Process& process, FakeStream& on) {
+    on.Add([&process, function, user_data] {
+      // Not called in a context that is dead.
+      if (!process.dead()) function(user_data);
+    });
+    return cuda::kSuccess;
+  });
+}
+
+constexpr Api kApi = {
+    .init = Init,
+    .driver_get_version = DriverGetVersion,
+    .get_error_name = GetErrorName,
+    .device_get_count = DeviceGetCount,
+    .device_get = DeviceGet,
+    .device_get_name = DeviceGetName,
+    .device_get_uuid = DeviceGetUuid,
+    .device_get_attribute = DeviceGetAttribute,
+    .device_total_mem = DeviceTotalMem,
+    .mem_get_allocation_granularity = MemGetAllocationGranularity,
+    .mem_create = MemCreate,
+    .mem_release = MemRelease,
+    .mem_export_to_shareable_handle = MemExportToShareableHandle,
+    .mem_import_from_shareable_handle = MemImportFromShareableHandle,
+    .mem_address_reserve = MemAddressReserve,
+    .mem_address_free = MemAddressFree,
+    .mem_map = MemMap,
+    .mem_unmap = MemUnmap,
+    .mem_set_access = MemSetAccess,
+    .device_primary_ctx_retain = DevicePrimaryCtxRetain,
+    .device_primary_ctx_release = DevicePrimaryCtxRelease,
+    .ctx_push_current = CtxPushCurrent,
+    .ctx_pop_current = CtxPopCurrent,
+    .memcpy_htod_async = MemcpyHtoDAsync,
+    .memcpy_dtoh_async = MemcpyDtoHAsync,
+    .memcpy_dtod_async = MemcpyDtoDAsync,
+    .stream_create = StreamCreate,
+    .stream_destroy = StreamDestroy,
+    .stream_synchronize = StreamSynchronize,
+    .stream_query = StreamQuery,
+    .launch_host_func = LaunchHostFunc,
+};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) Result cuGetProcAddress_v2(const char* symbol,
+                                                                             void** function,
+                                                                             int version, uint64_t,
+                                                                             int* found) {
+  *function = nullptr;
+  cuda::ForEachEntryPoint([&](const char* name, int since, auto member) {
+    if (std::string_view(name) == symbol && version >= since) {
+      const auto entry = kApi.*member;
+      std::memcpy(function, &entry, sizeof entry);
+    }
+    return *function == nullptr;
+  });
+  if (found != nullptr) *found = *function == nullptr ? 1 : 0;
+  return *function == nullptr ? cuda::kNotFound : cuda::kSuccess;
+}
+
+}  // namespace infercache::fake_cuda

@@ -1,0 +1,46 @@
+#include "tests/fake_cuda/fake_driver.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+
+#include "common/cuda/driver.h"
+
+namespace infercache::fake_cuda {
+
+FakeDriver::FakeDriver(uint32_t devices, uint64_t device_bytes) {
+  const char* const directory = std::getenv("TMPDIR");
+  path_ = std::string(directory == nullptr ? "/tmp" : directory) + "/fake-cuda-XXXXXX";
+  const UniqueFd fd(mkstemp(path_.data()));
+  file_ = StateFile::Open(path_, devices, device_bytes);
+  if (file_ == nullptr) std::abort();
+  setenv("FAKE_CUDA_STATE", path_.c_str(), 1);
+}
+
+FakeDriver::~FakeDriver() { unlink(path_.c_str()); }
+
+void FakeDriver::StickStreams() { faults().streams_stuck.store(1); }
+
+void FakeDriver::FreeStreams() {
+  faults().streams_stuck.store(0);
+  syscall(SYS_futex, &faults().streams_stuck, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void FakeDriver::ClearFaults() {
+  FreeStreams();
+  faults().creates_to_fail.store(0);
+  faults().refuse_exports.store(0);
+  faults().refuse_imports.store(0);
+  faults().contexts_dead.store(0);
+}
+
+std::string FakeDriver::Uuid(uint32_t device) {
+  cuda::Uuid uuid = {{'f', 'a', 'k', 'e', '-', 'c', 'u', 'd', 'a', '-', 'g', 'p', 'u', '-', 0,
+                      static_cast<char>(device)}};
+  return cuda::FormatUuid(uuid);
+}
+
+}  // namespace infercache::fake_cuda

@@ -1,0 +1,140 @@
+// What one process has of the fake driver: its handles, device addresses, context and streams.
+
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "common/cuda/driver_types.h"
+#include "common/unique_fd.h"
+#include "tests/fake_cuda/state.h"
+
+namespace infercache::fake_cuda {
+
+using cuda::AllocationHandle;
+using cuda::DevicePointer;
+using cuda::Result;
+
+// Physical memory as this process sees it. Its descriptor's name says which it is, so that whoever
+// gets it over a socket can tell.
+struct Memory {
+  UniqueFd fd;
+  uint64_t id = 0;
+  uint32_t device = 0;
+  uint64_t bytes = 0;
+  bool exportable = false;
+};
+
+// The CPU's way to a mapping: what the driver itself copies through.
+class Shadow {
+ public:
+  static std::shared_ptr<Shadow> Map(std::shared_ptr<Memory> memory);
+  ~Shadow();
+  std::byte* base() const { return base_; }
+  const Memory& memory() const { return *memory_; }
+  std::atomic<int> access{0};  // as cuMemSetAccess said
+
+ private:
+  Shadow(std::shared_ptr<Memory> memory, std::byte* base)
+      : memory_(std::move(memory)), base_(base) {}
+  const std::shared_ptr<Memory> memory_;
+  std::byte* const base_;
+};
+
+// A piece of a mapping, kept by whatever is to copy it.
+struct Piece {
+  std::shared_ptr<Shadow> shadow;
+  std::byte* bytes = nullptr;
+};
+
+// Work in order, on a thread of its own.
+class FakeStream {
+ public:
+  explicit FakeStream(Faults& faults) : faults_(faults), thread_([this] { Run(); }) {}
+  // Work that has not begun is dropped, as with a context that is destroyed.
+  ~FakeStream();
+  void Add(std::function<void()> work);
+  void Synchronize();
+  bool idle();
+
+ private:
+  void Run();
+
+  Faults& faults_;
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> queue_;
+  bool busy_ = false, stop_ = false;
+  std::thread thread_;
+};
+
+class Process {
+ public:
+  // Of this process; null before Init.
+  static Process* Get();
+  static Result Init();
+
+  StateFile& file() { return *file_; }
+  State& state() { return file_->state(); }
+  bool has_device(int device) { return device >= 0 && uint32_t(device) < state().device_count; }
+
+  Result Create(AllocationHandle* handle, size_t bytes, uint32_t device, bool exportable);
+  Result Import(AllocationHandle* handle, int fd);
+  Result Release(AllocationHandle handle);
+  std::shared_ptr<Memory> Find(AllocationHandle handle);
+
+  Result ReserveAddress(DevicePointer* address, size_t bytes);
+  Result FreeAddress(DevicePointer address, size_t bytes);
+  Result Map(DevicePointer address, size_t bytes, AllocationHandle handle);
+  Result Unmap(DevicePointer address, size_t bytes);
+  Result SetAccess(DevicePointer address, size_t bytes, uint32_t device, int access);
+  std::optional<Piece> PieceAt(DevicePointer address, size_t bytes);
+
+  Result RetainContext(uint32_t device);
+  Result ReleaseContext(uint32_t device);
+  // Nothing needs a context that is dead, or none: what a call that needs one answers.
+  Result CheckContext();
+  // Something was done that no context survives.
+  void KillContext() { dead_.store(true); }
+  // A context that was once dead stays it, until nobody has it any more.
+  bool dead() {
+    if (state().faults.contexts_dead.load() != 0) dead_.store(true);
+    return dead_.load();
+  }
+  FakeStream* NewStream();
+  FakeStream* FindStream(cuda::Stream stream);  // null = there is none
+  Result DestroyStream(cuda::Stream stream);
+
+ private:
+  explicit Process(std::unique_ptr<StateFile> file) : file_(std::move(file)) {}
+  AllocationHandle Keep(std::shared_ptr<Memory> memory);
+
+  const std::unique_ptr<StateFile> file_;
+  std::atomic<bool> dead_{false};
+  std::mutex mu_;
+  AllocationHandle next_handle_ = 1;
+  std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
+  std::map<DevicePointer, size_t> reserved_;
+  std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
+  std::map<uint32_t, int> contexts_;
+  std::unique_ptr<FakeStream> default_stream_;
+  std::map<FakeStream*, std::unique_ptr<FakeStream>> streams_;
+};
+
+// The calling thread's current contexts, by device.
+std::vector<uint32_t>& CurrentContexts();
+
+}  // namespace infercache::fake_cuda

@@ -1,0 +1,101 @@
+// What the processes that use the fake driver share: a file, named by FAKE_CUDA_STATE, in which
+// each writes what it holds of the devices, and tests write faults and read counts.
+//
+// A process holds a lock on its slot's byte of the file for as long as it lives: what a dead one
+// left is found by that and forgotten, as a driver forgets it. Memory that only a descriptor under
+// way keeps alive is not counted.
+
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "common/unique_fd.h"
+
+namespace infercache::fake_cuda {
+
+inline constexpr uint32_t kMaxDevices = 4;
+inline constexpr uint32_t kMaxProcesses = 512;
+inline constexpr uint32_t kMaxHoldings = 8192;
+inline constexpr uint64_t kGranularity = uint64_t{2} << 20;
+
+enum class Kind : uint32_t { kNone, kHandle, kMapping, kContext };
+
+struct Holding {
+  Kind kind;
+  uint32_t process;  // slot
+  uint32_t device;
+  uint32_t padding;
+  uint64_t allocation;  // 0 for a context
+  uint64_t bytes;
+};
+
+struct Faults {
+  std::atomic<int32_t> creates_to_fail;  // so many with "out of memory"; -1 = all
+  std::atomic<uint32_t> refuse_exports;
+  std::atomic<uint32_t> refuse_imports;
+  std::atomic<uint32_t> streams_stuck;  // a futex: streams wait while it is not 0
+  std::atomic<uint32_t> contexts_dead;  // every call that needs one fails
+};
+
+// How often each was called, in all processes.
+struct Calls {
+  std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
+};
+
+struct State {
+  std::atomic<uint64_t> magic;  // last to be written
+  pthread_mutex_t mu;           // of all processes; a holder may die
+  uint32_t device_count;
+  uint64_t device_bytes;
+  uint64_t next_allocation;
+  Faults faults;
+  Calls calls;
+  Holding holdings[kMaxHoldings];
+};
+
+// What live processes hold of one device.
+struct Use {
+  uint64_t allocations = 0, bytes = 0;  // each counted once
+  uint64_t handles = 0, mappings = 0, contexts = 0;
+  bool operator==(const Use&) const = default;
+};
+
+// An opened state file. Thread-safe.
+class StateFile {
+ public:
+  // Makes the file if there is none. Null: it cannot be opened or is something else.
+  static std::unique_ptr<StateFile> Open(const std::string& path, uint32_t device_count,
+                                         uint64_t device_bytes);
+  ~StateFile();
+  StateFile(const StateFile&) = delete;
+  StateFile& operator=(const StateFile&) = delete;
+
+  // A slot of this process, until it ends. False: all are taken.
+  bool Enter();
+  // In a forked child: the slot stays its parent's.
+  void Leave();
+
+  State& state() { return *state_; }
+  // False: there is no room in the device, or in the table.
+  bool Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t bytes);
+  void LetGo(Kind kind, uint32_t device, uint64_t allocation);
+  uint64_t NewAllocation();
+  Use UseOf(uint32_t device);
+
+ private:
+  StateFile(UniqueFd fd, State* state) : fd_(std::move(fd)), state_(state) {}
+  bool Alive(uint32_t process) const;
+  void ForgetTheDead();
+  Use UseLocked(uint32_t device) const;
+
+  UniqueFd fd_;
+  State* const state_;
+  uint32_t process_ = kMaxProcesses;
+};
+
+}  // namespace infercache::fake_cuda

@@ -1,0 +1,129 @@
+// Contexts and streams.
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "tests/fake_cuda/process.h"
+
+namespace infercache::fake_cuda {
+namespace {
+
+// At most a moment, so that a stream that is destroyed meanwhile notices.
+// At most a moment, so that a stream that is destroyed meanwhile notices.
+void WaitWhileStuck(std::atomic<uint32_t>& stuck) {
+  const timespec moment = {0, 20'000'000};
+  syscall(SYS_futex, &stuck, FUTEX_WAIT, 1, &moment, nullptr, 0);
+}
+
+}  // namespace
+
+FakeStream::~FakeStream() {
+  {
+    const std::lock_guard lock(mu_);
+    stop_ = true;
+    queue_.clear();
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void FakeStream::Add(std::function<void()> work) {
+  {
+    const std::lock_guard lock(mu_);
+    queue_.push_back(std::move(work));
+  }
+  changed_.notify_all();
+}
+
+void FakeStream::Synchronize() {
+  std::unique_lock lock(mu_);
+  changed_.wait(lock, [this] { return queue_.empty() && !busy_; });
+}
+
+bool FakeStream::idle() {
+  const std::lock_guard lock(mu_);
+  return queue_.empty() && !busy_;
+}
+
+void FakeStream::Run() {
+  std::unique_lock lock(mu_);
+  while (true) {
+    changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (stop_) return;
+    if (faults_.streams_stuck.load() != 0) {
+      lock.unlock();
+      WaitWhileStuck(faults_.streams_stuck);
+      lock.lock();
+      continue;
+    }
+    const std::function<void()> work = std::move(queue_.front());
+    queue_.pop_front();
+    busy_ = true;
+    lock.unlock();
+    work();
+    lock.lock();
+    busy_ = false;
+    changed_.notify_all();
+  }
+}
+
+Result Process::RetainContext(uint32_t device) {
+  const std::lock_guard lock(mu_);
+  if (contexts_[device]++ > 0) return cuda::kSuccess;
+  state().calls.contexts.fetch_add(1);
+  return file_->Hold(Kind::kContext, device, 0, 0) ? cuda::kSuccess : cuda::kOutOfMemory;
+}
+
+Result Process::ReleaseContext(uint32_t device) {
+  std::unique_ptr<FakeStream> default_stream;
+  std::map<FakeStream*, std::unique_ptr<FakeStream>> streams;
+  const std::lock_guard lock(mu_);
+  if (contexts_[device] == 0) return cuda::kInvalidContext;
+  if (--contexts_[device] > 0) return cuda::kSuccess;
+  file_->LetGo(Kind::kContext, device, 0);
+  for (const auto& [other, count] : contexts_) {
+    if (count > 0) return cuda::kSuccess;
+  }
+  std::swap(default_stream, default_stream_);
+  std::swap(streams, streams_);
+  dead_.store(false);
+  return cuda::kSuccess;
+}
+
+Result Process::CheckContext() {
+  if (dead()) return cuda::kIllegalAddress;
+  return CurrentContexts().empty() ? cuda::kInvalidContext : cuda::kSuccess;
+}
+
+FakeStream* Process::NewStream() {
+  auto stream = std::make_unique<FakeStream>(state().faults);
+  FakeStream* const raw = stream.get();
+  const std::lock_guard lock(mu_);
+  streams_[raw] = std::move(stream);
+  return raw;
+}
+
+FakeStream* Process::FindStream(cuda::Stream stream) {
+  const std::lock_guard lock(mu_);
+  if (stream == nullptr) {
+    if (default_stream_ == nullptr) default_stream_ = std::make_unique<FakeStream>(state().faults);
+    return default_stream_.get();
+  }
+  const auto it = streams_.find(reinterpret_cast<FakeStream*>(stream));
+  return it == streams_.end() ? nullptr : it->first;
+}
+
+Result Process::DestroyStream(cuda::Stream stream) {
+  std::unique_ptr<FakeStream> gone;
+  const std::lock_guard lock(mu_);
+  const auto it = streams_.find(reinterpret_cast<FakeStream*>(stream));
+  if (it == streams_.end()) return cuda::kInvalidHandle;
+  gone = std::move(it->second);
+  streams_.erase(it);
+  return cuda::kSuccess;
+}
+
+}  // namespace infercache::fake_cuda

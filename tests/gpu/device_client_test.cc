@@ -1,0 +1,361 @@
+// A client's end of a session with the memory of a GPU. Daemon and client are one process here.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "client/src/device_impl.h"
+#include "infercache/device.h"
+#include "tests/gpu/device_buffer.h"
+#include "tests/gpu/gpu_local_fixture.h"
+
+namespace infercache::gpu {
+namespace {
+
+using local::Eventually;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr CallOptions kSoon = {.deadline = absl::Milliseconds(50)};
+
+class DeviceClient : public GpuLocalFixture {
+ protected:
+  void SetUp() override {
+    GpuLocalFixture::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    ServeTier();
+    buffer_.emplace(driver_, device_.ordinal);
+    buffers_ = is_fake() ? fake().UseOf(0).mappings : 0;
+    device_client_ = OpenDevice();
+  }
+  void TearDown() override {
+    if (is_fake()) fake().ClearFaults();
+    device_client_.reset();
+    host_.reset();
+    buffer_.reset();
+    // What a stream was still at is given back on the device's thread.
+    if (is_fake()) {
+      EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == 0; })) << "still mapped";
+    }
+    GpuLocalFixture::TearDown();
+  }
+  std::unique_ptr<Device> OpenDevice() {
+    const LocalTransport::Options lane = {.path = socket_path(),
+                                          .namespace_name = "default",
+                                          .fingerprint = *Fingerprint::Make({}),
+                                          .device = {},
+                                          .clock = {}};
+    if (host_ == nullptr) host_ = *LocalTransport::Connect(lane);
+    auto impl = Device::Impl::Open(
+        {.lane = lane,
+         .deadline = absl::Seconds(30),
+         .view_in_host =
+             [this](std::string_view key, const CallOptions&) {
+               Reached reached;
+               return std::move(host_->GetNow({&key, 1}, LocalTransport::Copies::kAllowed,
+                                              absl::Now() + absl::Seconds(30), &reached)[0]);
+             }},
+        device_.uuid);
+    EXPECT_TRUE(impl.ok()) << impl.status();
+    return impl.ok() ? std::make_unique<Device>(*std::move(impl)) : nullptr;
+  }
+  PutResult Put(std::string_view key, std::string_view value, const CallOptions& call = {}) {
+    buffer_->Write(value);
+    return device_client_->Put(
+        {.key = key, .source = buffer_->address(), .size_bytes = value.size()}, nullptr, call);
+  }
+  void MustPut(std::string_view key, std::string_view value) {
+    const PutResult put = Put(key, value);
+    ASSERT_EQ(put.outcome, PutOutcome::kStored) << put.status;
+  }
+  std::string Read(const DeviceObject& object) {
+    return buffer_->ReadFrom(object.address(), object.size_bytes());
+  }
+  uint64_t Limbo() { return Tier()->Stats().limbo_bytes; }
+  // Erased while `key` is held: what is held is in limbo for as long.
+  void EraseHeld(std::string_view key) { ASSERT_TRUE(Tier().Erase(key)); }
+
+  std::optional<DeviceBuffer> buffer_;
+  uint64_t buffers_ = 0;
+  std::unique_ptr<LocalTransport> host_;
+  std::unique_ptr<Device> device_client_;
+};
+
+TEST_F(DeviceClient, WhatIsPutIsFoundWithItsParts) {
+  buffer_->Write("abcdefgh");
+  const std::vector<PartSpec> parts = {
+      {.dtype = DataType::kFloat16, .shape = {1, 3}, .size_bytes = 6},
+      {.dtype = DataType::kUInt8, .shape = {2}, .size_bytes = 2}};
+  const PutResult put = device_client_->Put(
+      {.key = "key", .parts = parts, .source = buffer_->address(), .size_bytes = 8}, nullptr);
+  ASSERT_EQ(put.outcome, PutOutcome::kStored) << put.status;
+  const DeviceGetResult got = device_client_->Get("key");
+  ASSERT_TRUE(got.hit()) << got.status;
+  EXPECT_EQ(Read(*got.object), "abcdefgh");
+  EXPECT_EQ(got.object->address() % 256, 0u);
+  EXPECT_EQ(got.object->part_address(1), got.object->address() + 6);
+  ASSERT_EQ(got.object->parts().size(), 2u);
+  EXPECT_THAT(got.object->parts()[0].shape, ElementsAre(1, 3));
+  EXPECT_EQ(Put("key", "other").outcome, PutOutcome::kExists);
+}
+
+TEST_F(DeviceClient, AnObjectHasAtLeastOneByte) {
+  EXPECT_EQ(device_client_->Put({.key = "key"}, nullptr).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  // Other clients may think otherwise.
+  auto lease = Tier().TryReserve("empty", 0);
+  ASSERT_TRUE(lease.ok() && lease->has_value());
+  ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
+  EXPECT_TRUE(device_client_->GetInto("empty", 0, 0, nullptr).hit);
+  EXPECT_TRUE(device_client_->GetIntoHost("empty", {}).hit);
+}
+
+TEST_F(DeviceClient, WhatIsNotThereIsAMiss) {
+  const DeviceGetResult got = device_client_->Get("key");
+  EXPECT_FALSE(got.hit());
+  EXPECT_TRUE(got.status.ok()) << got.status;
+}
+
+TEST_F(DeviceClient, KeysAreThoseOfTheDevice) {
+  MustPut("a", "1");
+  const std::vector<std::string_view> keys = {"a", "b"};
+  EXPECT_THAT(device_client_->Exists(keys).flags, ElementsAre(true, false));
+  EXPECT_EQ(device_client_->Match(keys).prefix_length, 1u);
+  EXPECT_THAT(device_client_->Delete(keys).flags, ElementsAre(true, false));
+  EXPECT_THAT(device_client_->Exists(keys).flags, ElementsAre(false, false));
+}
+
+TEST_F(DeviceClient, HitsMapNothingAfterTheFirst) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not count";
+  MustPut("key", "value");
+  const uint64_t imports = fake().calls().imports.load(), maps = fake().calls().maps.load();
+  EXPECT_EQ(device_client_->stats().chunks_mapped, 2u);
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(device_client_->Get("key").hit());
+    ASSERT_EQ(Put("key" + std::to_string(i), "x").outcome, PutOutcome::kStored);
+  }
+  EXPECT_EQ(fake().calls().imports.load(), imports);
+  EXPECT_EQ(fake().calls().maps.load(), maps);
+  EXPECT_EQ(device_client_->stats().chunks_mapped, 2u);
+}
+
+TEST_F(DeviceClient, AReservationIsWrittenInPlaceAndSeenOnceCommitted) {
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  auto reserved = device_client_->Reserve({&item, 1});
+  ASSERT_TRUE(reserved[0].reservation.has_value()) << reserved[0].status;
+  buffer_->WriteTo(reserved[0].reservation->address(), "value");
+  EXPECT_FALSE(device_client_->Get("key").hit());
+  const auto committed = device_client_->Commit({&*reserved[0].reservation, 1}, nullptr);
+  ASSERT_EQ(committed[0].outcome, PutOutcome::kStored) << committed[0].status;
+  EXPECT_EQ(Read(*device_client_->Get("key").object), "value");
+}
+
+TEST_F(DeviceClient, ADroppedReservationIsRoomAgain) {
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  { auto reserved = device_client_->Reserve({&item, 1}); }
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
+}
+
+TEST_F(DeviceClient, AViewOutlivesItsDevice) {
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  device_client_.reset();
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_EQ(Read(*got.object), "value");
+  EXPECT_GT(Limbo(), 0u);
+  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+TEST_F(DeviceClient, APinGoesWhenItsStreamIsDone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  fake().StickStreams();
+  ASSERT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_EQ(got.object->address(), 0u);
+  EXPECT_EQ(device_client_->stats().held_for_streams, 1u);
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u) << "the GPU may still read it";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+  EXPECT_EQ(device_client_->stats().held_for_streams, 0u);
+}
+
+TEST_F(DeviceClient, APinGoesWhenItsContextDies) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult held = device_client_->Get("key"), late = device_client_->Get("key");
+  fake().StickStreams();
+  ASSERT_TRUE(held.object->ReleaseAfter(nullptr).ok());
+  fake().faults().contexts_dead.store(1);
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  EXPECT_TRUE(late.object->ReleaseAfter(nullptr).ok());
+  EraseHeld("key");
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+TEST_F(DeviceClient, AStreamThatIsNoneReleasesNothing) {
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  if (!is_fake()) GTEST_SKIP() << "a real driver need not check its handles";
+  int none = 0;
+  EXPECT_EQ(got.object->ReleaseAfter(&none).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Read(*got.object), "value");
+}
+
+TEST_F(DeviceClient, ACommitWaitsForItsStreamWithinItsDeadline) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  auto reserved = device_client_->Reserve({&item, 1});
+  DeviceReservation& room = *reserved[0].reservation;
+  buffer_->Write("value");
+  fake().StickStreams();
+  buffer_->CopyTo(room.address(), 5);
+  EXPECT_EQ(device_client_->Commit({&room, 1}, nullptr, kSoon)[0].status.code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(room) << "still the caller's";
+  EXPECT_FALSE(device_client_->Get("key").hit());
+  fake().FreeStreams();
+  EXPECT_EQ(device_client_->Commit({&room, 1}, nullptr)[0].outcome, PutOutcome::kStored);
+  EXPECT_EQ(Read(*device_client_->Get("key").object), "value");
+}
+
+TEST_F(DeviceClient, APutThatIsTooSlowKeepsItsRoomUntilTheGpuIsDoneWithIt) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("first", "maps the memory");
+  buffer_->Write("value");
+  fake().StickStreams();
+  const PutResult put = device_client_->Put(
+      {.key = "key", .source = buffer_->address(), .size_bytes = 5}, nullptr, kSoon);
+  EXPECT_EQ(put.status.code(), absl::StatusCode::kDeadlineExceeded);
+  device_client_->Exists(std::vector<std::string_view>{"key"});
+  EXPECT_EQ(Tier()->Stats().reservations, 1u);
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
+  EXPECT_FALSE(device_client_->Get("key").hit());
+}
+
+TEST_F(DeviceClient, AnObjectInHostMemoryIsCopiedToTheGpuAndCounted) {
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  const DeviceGetIntoResult got =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  ASSERT_TRUE(got.hit) << got.status;
+  EXPECT_TRUE(got.from_host);
+  EXPECT_EQ(buffer_->Read(got.size_bytes), "from host");
+  EXPECT_EQ(device_client_->stats().host_to_device_copies, 1u);
+  EXPECT_EQ(device_client_->stats().host_to_device_bytes, 9u);
+  MustPut("key", "from device");
+  const DeviceGetIntoResult near =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  EXPECT_FALSE(near.from_host);
+  EXPECT_EQ(buffer_->Read(near.size_bytes), "from device");
+  EXPECT_EQ(device_client_->stats().host_to_device_copies, 1u);
+  EXPECT_EQ(device_client_->GetInto("key", buffer_->address(), 3, nullptr).status.code(),
+            absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(DeviceClient, AnObjectInTheGpuIsCopiedToHostMemoryAndCounted) {
+  MustPut("key", "value");
+  std::string value(5, '\0');
+  const auto bytes = std::as_writable_bytes(std::span(value));
+  const GetIntoResult got = device_client_->GetIntoHost("key", bytes);
+  ASSERT_TRUE(got.hit) << got.status;
+  EXPECT_EQ(value, "value");
+  EXPECT_EQ(device_client_->stats().device_to_host_bytes, 5u);
+  EXPECT_EQ(device_client_->GetIntoHost("key", bytes.first(4)).status.code(),
+            absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(DeviceClient, MemoryThatCannotBeImportedSaysSoAndHostMemoryIsLeft) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  store::NamespaceVerbs(Host()).MustPut("key", "in host memory");
+  device_client_ = OpenDevice();
+  fake().faults().refuse_imports.store(1);
+  const DeviceGetResult got = device_client_->Get("key");
+  EXPECT_FALSE(got.hit());
+  EXPECT_THAT(std::string(got.status.message()), HasSubstr("cuMemImportFromShareableHandle"));
+  EXPECT_TRUE(device_client_->GetInto("key", buffer_->address(), 100, nullptr).from_host);
+  EXPECT_GE(device_client_->stats().mapping_failures, 2u);
+  fake().faults().refuse_imports.store(0);
+  EXPECT_TRUE(device_client_->Get("key").hit());
+}
+
+TEST_F(DeviceClient, UnmapsWhenTheDaemonGoesAndFindsTheNextOne) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  MustPut("key", "value");
+  EXPECT_EQ(fake().UseOf(0).mappings, buffers_ + 2);
+  server_->Shutdown(absl::InfinitePast());
+  server_.reset();
+  // Without a call of anybody's.
+  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == buffers_; }));
+  EXPECT_FALSE(device_client_->Get("key", kSoon).hit());
+  Serve();
+  EXPECT_TRUE(Eventually([&] { return device_client_->Get("key").hit(); }));
+  EXPECT_EQ(device_client_->stats().chunks_mapped, 4u);
+}
+
+TEST_F(DeviceClient, AViewKeepsItsMappingWhenTheDaemonGoes) {
+  MustPut("key", "value");
+  const DeviceGetResult got = device_client_->Get("key");
+  server_->Shutdown(absl::InfinitePast());
+  EXPECT_FALSE(device_client_->Get("key", kSoon).hit());
+  EXPECT_EQ(Read(*got.object), "value");
+}
+
+TEST_F(DeviceClient, WithoutATierEveryCallSaysSo) {
+  Host()->SetDeviceTier({.device = device_.uuid,
+                         .bytes = kTierBytes,
+                         .objects = nullptr,
+                         .why_off = absl::InternalError("it broke")});
+  device_client_ = OpenDevice();
+  const DeviceGetResult got = device_client_->Get("key");
+  EXPECT_EQ(got.status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(got.status.message()), HasSubstr("it broke"));
+  EXPECT_EQ(Put("key", "value").status.code(), absl::StatusCode::kUnimplemented);
+  AddTier();
+}
+
+TEST_F(DeviceClient, HoldsNoMoreThanItsBudget) {
+  const uint64_t size = uint64_t{1} << 20;  // of 8 MiB, a quarter of which may be held
+  std::vector<DeviceGetResult> held;
+  for (int i = 0; i < 3; ++i) {
+    const std::string key = "key" + std::to_string(i);
+    ASSERT_EQ(
+        device_client_->Put({.key = key, .source = buffer_->address(), .size_bytes = size}, nullptr)
+            .outcome,
+        PutOutcome::kStored);
+    held.push_back(device_client_->Get(key));
+  }
+  EXPECT_TRUE(held[1].hit());
+  EXPECT_FALSE(held[2].hit());
+  EXPECT_EQ(held[2].status.code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(DeviceClient, IsNothingInAForkedChild) {
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool says = device_client_->Get("key").status.code() == absl::StatusCode::kUnavailable &&
+                      got.object->ReleaseAfter(nullptr).code() == absl::StatusCode::kUnavailable;
+    got.object.reset();
+    device_client_.reset();
+    _exit(says ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(Read(*got.object), "value");
+}
+
+}  // namespace
+}  // namespace infercache::gpu

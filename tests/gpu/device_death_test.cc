@@ -1,0 +1,106 @@
+// Workers with a GPU's memory that are killed, at each step of what they do.
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <csignal>
+#include <string>
+#include <thread>
+
+#include "tests/build_kind.h"
+#include "tests/chaos/worker_process.h"
+#include "tests/gpu/gpu_local_fixture.h"
+
+namespace infercache::gpu {
+namespace {
+
+using chaos::WorkerProcess;
+using std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kPromised{100};
+constexpr int kRounds = Scaled(1'000);
+constexpr bool kSlowBuild = kThreadSanitizer || kAddressSanitizer;
+
+struct DeviceStep {
+  const char* name;
+  bool stuck = false;  // streams are, so that the worker dies in the middle
+  uint64_t reservations = 0;
+  uint64_t pins = 0;
+};
+constexpr DeviceStep kDeviceSteps[] = {
+    {.name = "open"},
+    {.name = "reserved", .reservations = 1},
+    {.name = "writing", .stuck = true, .reservations = 1},
+    {.name = "committed"},
+    {.name = "pinned", .pins = 1},
+    {.name = "for_stream", .stuck = true, .pins = 1},
+};
+
+class DeviceDeath : public GpuLocalFixture {
+ protected:
+  void SetUp() override {
+    GpuLocalFixture::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    if (!is_fake()) GTEST_SKIP() << "counts what processes hold, which a real driver does not tell";
+    ServeTier();
+    auto lease = Tier().TryReserve("there", 1000);
+    ASSERT_TRUE(lease.ok() && lease->has_value());
+    ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
+    tier_alone_ = fake().UseOf(0);
+  }
+
+  bool NothingIsHeld() {
+    const store::NamespaceStats stats = Tier()->Stats();
+    return server_->stats().sessions == 0 && stats.reservations == 0 && stats.client_pages == 0 &&
+           stats.client_pins == 0 && stats.quarantined_bytes == 0;
+  }
+  void KillOneAt(const DeviceStep& step) {
+    if (step.stuck) fake().StickStreams();
+    auto worker = WorkerProcess::Start(GPU_WORKER_BINARY, {socket_path(), device_.uuid, step.name});
+    ASSERT_TRUE(worker.ok()) << worker.status();
+    const auto line = (*worker)->ReadLine();
+    ASSERT_TRUE(line.ok()) << line.status();
+    ASSERT_EQ(*line, step.name);
+    const store::NamespaceStats held = Tier()->Stats();
+    ASSERT_EQ(held.reservations, step.reservations);
+    ASSERT_EQ(held.client_pins, step.pins);
+    (*worker)->Signal(SIGKILL);
+    const steady_clock::time_point died = (*worker)->AwaitDeath();
+    while (!NothingIsHeld() && steady_clock::now() - died < std::chrono::seconds(30)) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+    ASSERT_TRUE(NothingIsHeld());
+    const auto took = steady_clock::now() - died;
+    slowest_ = std::max<steady_clock::duration>(slowest_, took);
+    if (!kSlowBuild) {
+      EXPECT_LE(took, kPromised) << step.name;
+    }
+    ASSERT_EQ(fake().UseOf(0), tier_alone_) << step.name;
+    fake().FreeStreams();
+  }
+
+  fake_cuda::Use tier_alone_;
+  steady_clock::duration slowest_{};
+};
+
+TEST_F(DeviceDeath, AtEachStepEverythingIsGivenBack) {
+  for (const DeviceStep& step : kDeviceSteps) {
+    SCOPED_TRACE(step.name);
+    KillOneAt(step);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_EQ(Tier()->Stats().objects, 2u) << "what was committed stays, and nothing else";
+}
+
+TEST_F(DeviceDeath, AThousandTimesLeavesTheGpuAsItWas) {
+  for (int round = 0; round < kRounds; ++round) {
+    KillOneAt(kDeviceSteps[static_cast<size_t>(round) % std::size(kDeviceSteps)]);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_TRUE(Tier().Has("there"));
+  std::printf("slowest of %d: everything given back %.1f ms after the kernel said so\n", kRounds,
+              std::chrono::duration<double, std::milli>(slowest_).count());
+}
+
+}  // namespace
+}  // namespace infercache::gpu

@@ -1,0 +1,148 @@
+// The daemon's end of a session with the memory of a GPU.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "common/cuda/memory.h"
+#include "tests/gpu/gpu_local_fixture.h"
+
+namespace infercache::gpu {
+namespace {
+
+using local::MakeItem;
+using local::RawClient;
+using local::Worker;
+using ::testing::HasSubstr;
+
+class DeviceSessions : public GpuLocalFixture {
+ protected:
+  Worker OpenDevice() {
+    RawClient client = Connect();
+    const absl::Status status = client.Open(OnDevice());
+    EXPECT_TRUE(status.ok()) << status;
+    return Worker(std::move(client));
+  }
+  absl::Status TryDevice() { return TryOpen(OnDevice()); }
+};
+
+TEST_F(DeviceSessions, AreOnesWithTheTierAndItsChunks) {
+  ServeTier();
+  Worker worker = OpenDevice();
+  EXPECT_EQ(worker.welcome().device(), device_.uuid);
+  EXPECT_EQ(worker.welcome().put_access(), v1::Welcome::PUT_ACCESS_IN_PLACE);
+  EXPECT_EQ(worker.welcome().chunk_count(), 2u);
+  EXPECT_EQ(worker.welcome().chunk_bytes(), kTierBytes / 2);
+  EXPECT_EQ(worker.welcome().page_kind(), "");
+  const auto chunks = worker.raw().FetchChunks();
+  ASSERT_TRUE(chunks.ok()) << chunks.status();
+  for (const UniqueFd& chunk : *chunks) {
+    const auto imported = cuda::Allocation::Import(driver_, chunk, worker.welcome().chunk_bytes());
+    ASSERT_TRUE(imported.ok()) << imported.status();
+    EXPECT_TRUE(
+        cuda::Mapping::Map(*imported, device_.ordinal, cuda::Mapping::Access::kReadWrite).ok());
+  }
+}
+
+TEST_F(DeviceSessions, ReserveCommitLookUpAndRemove) {
+  ServeTier();
+  Worker worker = OpenDevice();
+  const v1::ReservedItem place = worker.Reserve("key", 1000);
+  ASSERT_EQ(place.code(), 0u) << place.message();
+  EXPECT_EQ(worker.Commit(place.reservation()).outcome(), v1::LOCAL_PUT_STORED);
+  const auto found = worker.Lookup({"key", "other"});
+  EXPECT_EQ(found[0].chunk(), place.chunk());
+  EXPECT_EQ(found[0].offset(), place.offset());
+  EXPECT_EQ(found[0].object().size_bytes(), 1000u);
+  EXPECT_EQ(found[1].lease(), 0u);
+  worker.Release({found[0].lease()});
+  EXPECT_EQ(worker.ListKeys().objects_size(), 1);
+  EXPECT_EQ(worker.Remove({"key"}), "1");
+  // A session with host memory is another namespace.
+  EXPECT_EQ(Open().Lookup({"key"})[0].lease(), 0u);
+}
+
+TEST_F(DeviceSessions, PutNothingThroughTheDaemon) {
+  ServeTier();
+  Worker worker = OpenDevice();
+  v1::LocalRequest put;
+  *put.mutable_put_inline()->add_items()->mutable_object() = MakeItem("key", 0);
+  const absl::Status status = worker.raw().Ask(put).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(device_.uuid));
+  const v1::ReservedItem place = worker.Reserve("key", 4);
+  worker.SendWrite(place.reservation(), 0, "data");
+  const v1::LocalPutResult result = worker.Commit(place.reservation());
+  EXPECT_EQ(result.outcome(), v1::LOCAL_PUT_REFUSED);
+  EXPECT_EQ(result.code(), static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(DeviceSessions, AreForWritersOnly) {
+  store::NamespaceSpec spec;
+  spec.local_writers = {.everyone = false, .users = {getuid() + 1}, .groups = {}};
+  ServeTier(spec);
+  const absl::Status status = TryDevice();
+  EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("local_writers"));
+  EXPECT_TRUE(TryOpen({}).ok()) << "may read in host memory";
+}
+
+TEST_F(DeviceSessions, AreForNobodyWhereNoClientMayWrite) {
+  store::NamespaceSpec spec;
+  spec.writable_by_clients = false;
+  ServeTier(spec);
+  EXPECT_EQ(TryDevice().code(), absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(DeviceSessions, WithoutATierAreNotFound) {
+  ServeTier();
+  local::Opening opening = OnDevice();
+  opening.device = "GPU-00000000-0000-0000-0000-000000000000";
+  const absl::Status status = TryOpen(opening);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("GPU-00000000"));
+}
+
+TEST_F(DeviceSessions, ATierThatIsOffSaysWhy) {
+  Create("default", 4 * kMiB);
+  DeviceTiers tiers({.library = "libcuda-that-is-not-there.so"});
+  (void)tiers.Add(*store_, {.ns = Host(), .device = device_.uuid, .bytes = kTierBytes});
+  Serve();
+  const absl::Status status = TryDevice();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("libcuda-that-is-not-there.so"));
+}
+
+TEST_F(DeviceSessions, ATierThatWasToFindItsGpuAndDidNotIsOffOnAll) {
+  Create("default", 4 * kMiB);
+  DeviceTiers tiers({.library = "libcuda-that-is-not-there.so"});
+  (void)tiers.Add(*store_, {.ns = Host(), .device = "auto", .bytes = kTierBytes});
+  Serve();
+  EXPECT_EQ(TryDevice().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(DeviceSessions, ARefusedExportIsAnAnswer) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  ServeTier();
+  Worker worker = OpenDevice();
+  fake().faults().refuse_exports.store(1);
+  EXPECT_EQ(worker.raw().FetchChunks().status().code(), absl::StatusCode::kUnimplemented);
+  worker.Ping();
+}
+
+TEST_F(DeviceSessions, WhatOneReservesIsGivenBackWithIt) {
+  ServeTier();
+  {
+    Worker worker = OpenDevice();
+    worker.Reserve("key", 1000);
+    EXPECT_EQ(Tier()->Stats().reservations, 1u);
+    worker.Abort({1});
+    EXPECT_EQ(Tier()->Stats().reservations, 0u);
+    worker.Reserve("key", 1000);
+  }
+  // This process lives, and could write.
+  EXPECT_TRUE(local::Eventually([&] { return Tier()->Stats().quarantined_bytes > 0; }));
+}
+
+}  // namespace
+}  // namespace infercache::gpu

@@ -1,0 +1,78 @@
+// A worker with a GPU's memory that goes as far as one step, says so with a line, and stays there
+// until it is killed or its input ends.
+//
+//   gpu_worker SOCKET DEVICE STEP
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "client/src/device_impl.h"
+#include "tests/gpu/device_buffer.h"
+#include "tests/or_die.h"
+
+namespace infercache::gpu {
+namespace {
+
+constexpr uint64_t kObjectBytes = uint64_t{64} << 10;
+
+// Stays, with all it has.
+[[noreturn]] void Stay(const std::string& step) {
+  std::printf("%s\n", step.c_str());
+  std::fflush(stdout);
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  _exit(0);
+}
+
+int Work(const std::string& socket, const std::string& uuid, const std::string& step) {
+  Device device(OrDie(Device::Impl::Open(
+      {.lane = {.path = socket,
+                .namespace_name = "default",
+                .fingerprint = OrDie(Fingerprint::Make({})),
+                .device = {},
+                .clock = {}},
+       .deadline = absl::Seconds(30),
+       .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
+      uuid)));
+  // Once it has answered, the session is open.
+  const std::string_view there = "there";
+  OrDie(device.Exists({&there, 1}).status);
+  if (step == "open") Stay(step);
+  if (step == "pinned" || step == "for_stream") {
+    DeviceGetResult got = device.Get(there);
+    OrDie(got.status);
+    if (!got.hit()) return 2;
+    // Streams are stuck: its pin stays for longer than it lives.
+    if (step == "for_stream") OrDie(got.object->ReleaseAfter(nullptr));
+    Stay(step);
+  }
+  const std::string key = "worker" + std::to_string(getpid());
+  const ReserveItem item = {.key = key, .size_bytes = kObjectBytes};
+  std::vector<DeviceReserveResult> reserved = device.Reserve({&item, 1});
+  OrDie(reserved[0].status);
+  if (!reserved[0].reservation.has_value()) return 3;
+  if (step == "reserved") Stay(step);
+  const auto driver = OrDie(cuda::Driver::Load());
+  DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+  buffer.CopyTo(reserved[0].reservation->address(), kObjectBytes);
+  if (step == "writing") Stay(step);
+  for (const PutResult& put : device.Commit({&*reserved[0].reservation, 1}, nullptr)) {
+    OrDie(put.status);
+  }
+  if (step == "committed") Stay(step);
+  return 4;
+}
+
+}  // namespace
+}  // namespace infercache::gpu
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 64;
+  return infercache::gpu::Work(argv[1], argv[2], argv[3]);
+}
