@@ -32,9 +32,12 @@ def until(condition, what, limit_s=LIMIT_S):
 
 def use_engine(name):
     """Whether an engine is installed. If not, what the adapter imports of it is taken from engines/."""
-    if importlib.util.find_spec(name) is not None:
+    stand_ins = Path(__file__).parent / "engines"
+    found = importlib.util.find_spec(name)
+    if found is not None and not Path(found.origin).is_relative_to(stand_ins):
         return True
-    sys.path.append(str(Path(__file__).parent / "engines"))
+    if found is None:
+        sys.path.append(str(stand_ins))
     return False
 
 

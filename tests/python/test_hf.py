@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from infercache.hf import PrefixCache  # noqa: E402  (needs both)
 
+torch.set_num_threads(1)  # the models are small, and the tests' machine has other work
 BLOCK = 16
 EXAMPLE = ROOT / "client" / "python" / "examples" / "hf_prefix_cache.py"
 
