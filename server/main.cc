@@ -38,6 +38,7 @@
 #include "server/rpc/address.h"
 #include "server/rpc_options.h"
 #include "server/signals.h"
+#include "server/socket_admins.h"
 #include "server/store_options.h"
 #include "server/text.h"
 #include "server/version.h"
@@ -220,7 +221,13 @@ class Daemon {
     if (socket_path_.empty()) return kExitOk;
     auto options = MakeLocalOptions(config_, socket_path_);
     if (!options.ok()) return Fail(kExitConfig, options.status());
-    options->adopt_http2 = [rpc = rpc_.get()](UniqueFd socket) { rpc->Adopt(std::move(socket)); };
+    options->adopt_http2 = [this](UniqueFd socket) {
+      const rpc::AdminRight right =
+          MayAdminister(socket.get(), config_.auth_socket_admin_ids, geteuid())
+              ? rpc::AdminRight::kAll
+              : rpc::AdminRight::kNone;
+      rpc_->Adopt(std::move(socket), right);
+    };
     options->log = LogLocal;
     auto started = local::LocalServer::Start(*options, *store_);
     if (!started.ok()) {

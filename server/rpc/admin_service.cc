@@ -172,17 +172,20 @@ AdminService::AdminService(const Environment& environment, AdminHooks hooks,
       grpc_address_(GrpcAddress(std::move(grpc_addresses), hooks_.socket_path)),
       background_(background) {}
 
-absl::Status AdminService::CheckRight(const grpc::ServerContextBase& context) const {
+absl::Status AdminService::CheckRight(Method method, const grpc::ServerContextBase& context) const {
+  const bool reads = method == Method::kGetInfo || method == Method::kGetStats ||
+                     method == Method::kListNamespaces;
   ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
-  return peer.caller.CheckAdmin();
+  return peer.caller.CheckAdmin(reads ? AdminRight::kRead : AdminRight::kAll);
 }
 
 template <typename Request>
-absl::Status AdminService::Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+absl::Status AdminService::Admit(UnaryCall& call, Method method,
+                                 const grpc::CallbackServerContext& context,
                                  const Request& request) const {
   call.scope().AddRequestBytes(request.ByteSizeLong());
   RETURN_IF_ERROR(call.scope().admission());
-  return CheckRight(context);
+  return CheckRight(method, context);
 }
 
 template <typename Response>
@@ -197,7 +200,7 @@ grpc::ServerUnaryReactor* AdminService::Serve(Method method,
                                               const Request& request, Response* response,
                                               Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  absl::Status status = Admit(*call, context, request);
+  absl::Status status = Admit(*call, method, context, request);
   if (status.ok()) status = work();
   Answer(*call, status, *response);
   return call;
@@ -209,7 +212,7 @@ grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
                                                    const Request& request, Response* response,
                                                    Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  if (const absl::Status status = Admit(*call, context, request); !status.ok()) {
+  if (const absl::Status status = Admit(*call, method, context, request); !status.ok()) {
     call->Complete(status);
     return call;
   }

@@ -55,16 +55,19 @@ absl::Status Caller::CheckNamespace(const store::Namespace& ns) const {
                          "CREDENTIAL_MISSING");
 }
 
-absl::Status Caller::CheckAdmin() const {
+absl::Status Caller::CheckAdmin(AdminRight needed) const {
   if (credential_ != nullptr) {
     if (credential_->admin) return absl::OkStatus();
     return Denied(absl::StrCat("credential \"", credential_->name, "\" may not administrate"));
   }
-  if (loopback_ && loopback_admin_) return absl::OkStatus();
-  return Unauthenticated("administration needs a credential", "CREDENTIAL_MISSING");
+  if (right_ >= needed) return absl::OkStatus();
+  return Unauthenticated(
+      "administration needs a credential, or a user on the Unix socket whom auth.socket_admins "
+      "names",
+      "CREDENTIAL_MISSING");
 }
 
-Authenticator::Authenticator(std::vector<Credential> credentials, bool loopback_admin)
+Authenticator::Authenticator(std::vector<Credential> credentials, AdminRight loopback_admin)
     : credentials_(std::move(credentials)), loopback_admin_(loopback_admin) {}
 
 absl::Status Authenticator::Validate(const std::vector<Credential>& credentials) {
@@ -75,7 +78,7 @@ absl::Status Authenticator::Validate(const std::vector<Credential>& credentials)
           absl::StrCat("credential \"", c.name, "\": ", AbslView(what)));
     };
     if (c.name.empty()) return fail("it has no name");
-    if (!names.insert(c.name).second) return fail("the name stands there twice");
+    if (!names.insert(c.name).second) return fail("another credential has the same name");
     if (c.bearer_token.empty() && c.certificate_name.empty()) {
       return fail("it has neither a bearer token nor a certificate name");
     }
@@ -112,12 +115,14 @@ const Credential* Authenticator::ByCertificateName(std::string_view name) const 
 absl::StatusOr<Caller> Authenticator::Authenticate(const grpc::ServerContextBase& context,
                                                    const Connection& connection) const {
   const auto caller = [&](const Credential* credential) {
-    return Caller(credential, connection.loopback(), loopback_admin_);
+    const AdminRight own = connection.admin_right();
+    return Caller(credential, connection.loopback(),
+                  connection.loopback() ? std::max(own, loopback_admin_) : own);
   };
   const auto [first, last] = context.client_metadata().equal_range(kAuthorization);
   if (first != last) {
     if (std::next(first) != last) {
-      return Unauthenticated("authorization stands there twice", "CREDENTIAL_UNKNOWN");
+      return Unauthenticated("more than one authorization header", "CREDENTIAL_UNKNOWN");
     }
     const auto credential = ByToken(View(first->second));
     if (!credential.ok()) return credential.status();

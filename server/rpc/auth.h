@@ -26,23 +26,23 @@ class Caller {
   // OK if this caller may use `ns`; UNAUTHENTICATED if it takes a credential, PERMISSION_DENIED if
   // it takes another one.
   absl::Status CheckNamespace(const store::Namespace& ns) const;
-  // The same for infercache.v1.Admin.
-  absl::Status CheckAdmin() const;
+  // The same for calls of infercache.v1.Admin that take `needed`.
+  absl::Status CheckAdmin(AdminRight needed) const;
 
  private:
   friend class Authenticator;
-  Caller(const Credential* credential, bool loopback, bool loopback_admin)
-      : credential_(credential), loopback_(loopback), loopback_admin_(loopback_admin) {}
+  Caller(const Credential* credential, bool loopback, AdminRight right)
+      : credential_(credential), loopback_(loopback), right_(right) {}
 
   const Credential* credential_;  // null = none
   bool loopback_;
-  bool loopback_admin_;
+  AdminRight right_;  // without a credential
 };
 
 // Thread-safe: constant after construction.
 class Authenticator {
  public:
-  Authenticator(std::vector<Credential> credentials, bool loopback_admin);
+  Authenticator(std::vector<Credential> credentials, AdminRight loopback_admin);
 
   // INVALID_ARGUMENT names the credential that cannot work: no name, a name twice, nothing to be
   // recognised by, a token or certificate name twice.
@@ -58,7 +58,7 @@ class Authenticator {
   const Credential* ByCertificateName(std::string_view name) const;
 
   const std::vector<Credential> credentials_;
-  const bool loopback_admin_;
+  const AdminRight loopback_admin_;
 };
 
 }  // namespace infercache::rpc

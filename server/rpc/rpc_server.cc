@@ -169,7 +169,7 @@ class RpcServer::Impl {
     return absl::OkStatus();
   }
 
-  void Adopt(UniqueFd socket) { acceptor_.Adopt(std::move(socket)); }
+  void Adopt(UniqueFd socket, AdminRight right) { acceptor_.Adopt(std::move(socket), right); }
 
   void BeginDrain() {
     if (draining_.exchange(true)) return;
@@ -268,7 +268,7 @@ RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RpcServer::~RpcServer() = default;
 
 const std::vector<std::string>& RpcServer::addresses() const { return impl_->addresses(); }
-void RpcServer::Adopt(UniqueFd socket) { impl_->Adopt(std::move(socket)); }
+void RpcServer::Adopt(UniqueFd socket, AdminRight right) { impl_->Adopt(std::move(socket), right); }
 void RpcServer::BeginDrain() { impl_->BeginDrain(); }
 bool RpcServer::draining() const { return impl_->draining(); }
 void RpcServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }

@@ -448,7 +448,11 @@ TEST_F(Ctl, ReplayOfAMalformedTraceNamesFileAndLine) {
 TEST_F(Ctl, DrainEndsTheDaemon) {
   const auto daemon = e2e::DaemonProcess::Start();
   ASSERT_TRUE(daemon.ok()) << daemon.status();
-  const std::string endpoint = (*daemon)->grpc_address();
+  // Over TCP, loopback or not, everybody could.
+  const CtlResult refused = RunCtl({"--endpoint", (*daemon)->grpc_address(), "drain"});
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_THAT(refused.err, HasSubstr("auth.socket_admins"));
+  const std::string endpoint = "unix:" + (*daemon)->socket_path();
   EXPECT_EQ(RunCtl({"--endpoint", endpoint, "drain"}).exit_code, 0);
   EXPECT_EQ((*daemon)->Wait(), 0);
   EXPECT_EQ(RunCtl({"--endpoint", endpoint, "ping", "--deadline", "1s"}).exit_code, 3);

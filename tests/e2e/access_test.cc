@@ -22,7 +22,7 @@ namespaces:
   - {name: closed, quota: 8MiB}
   - {name: strict, quota: 8MiB, grpc: open, require: {model: llama}}
 auth:
-  loopback_admin: false
+  loopback_admin: none
   credentials:
     - {name: worker, token: worker-token-0001, namespaces: [closed]}
     - {name: operator, token: operator-token-01, admin: true}
@@ -59,6 +59,29 @@ TEST_F(Access, AdminNeedsAnAdminCredentialWhereLoopbackIsNotEnough) {
   EXPECT_EQ(Stats(""), StatusCode::UNAUTHENTICATED);
   EXPECT_EQ(Stats("worker-token-0001"), StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(Stats("operator-token-01"), StatusCode::OK);
+}
+
+// Whoever reaches it by default is no more than a user of it: a worker cannot end the daemon.
+TEST(DefaultAccess, OverTcpLoopbackMayAskAndChangeNothing) {
+  auto daemon = DaemonProcess::Start();
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  TestClient worker((*daemon)->grpc_address());
+  v1::GetStatsResponse stats;
+  EXPECT_TRUE(worker.Stats(stats).ok());
+  EXPECT_EQ(worker.Drain().error_code(), StatusCode::UNAUTHENTICATED);
+  EXPECT_TRUE(worker.Put("default", "k", "v").ok());
+  EXPECT_EQ((*daemon)->Stop(), 0);
+}
+
+TEST(DefaultAccess, TheDaemonsUserAdministratesOverTheSocket) {
+  // Whatever loopback may do, and with nobody else named.
+  auto daemon =
+      DaemonProcess::Start({.arguments = {"--auth-loopback-admin=none", "--auth-socket-admins="}});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_EQ(TestClient((*daemon)->grpc_address()).Drain().error_code(),
+            StatusCode::UNAUTHENTICATED);
+  EXPECT_TRUE(TestClient("unix:" + (*daemon)->socket_path()).Drain().ok());
+  EXPECT_EQ((*daemon)->Wait(), 0);
 }
 
 TEST_F(Access, ANamespaceThatDemandsAFingerprintRefusesAnother) {

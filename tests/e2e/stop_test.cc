@@ -71,7 +71,7 @@ TEST(Stop, ASecondSignalEndsItAtOnce) {
 TEST(Stop, AdminDrainDoesWhatSigtermDoes) {
   auto daemon = DaemonProcess::Start();
   ASSERT_TRUE(daemon.ok()) << daemon.status();
-  TestClient client((*daemon)->grpc_address());
+  TestClient client("unix:" + (*daemon)->socket_path());
   HalfPut put(client, "k");
   EXPECT_TRUE(client.Drain().ok());
   ASSERT_TRUE((*daemon)->WaitForLog("draining"));

@@ -63,6 +63,15 @@ class AuthTest : public RpcTest {
     return admin->GetInfo(&context, {}, &response);
   }
 
+  grpc::Status Flush(const std::string& authorization) {
+    grpc::ClientContext context;
+    if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+    v1::FlushRequest request;
+    request.set_namespace_("default");
+    v1::FlushResponse response;
+    return admin->Flush(&context, request, &response);
+  }
+
   void ExpectRefused(const grpc::Status& status, StatusCode code, const std::string& reason) {
     EXPECT_EQ(status.error_code(), code) << status.error_message();
     EXPECT_EQ(ReasonOf(status), reason) << status.error_message();
@@ -110,15 +119,43 @@ TEST_F(AuthTest, AnUnknownTokenIsRefusedEvenWhereNoneIsNeeded) {
   }
 }
 
-TEST_F(AuthTest, AdministrationTakesLoopbackOrAnAdminCredential) {
+TEST_F(AuthTest, AdministrationTakesAPermittedPeerOrAnAdminCredential) {
   Start();
   EXPECT_TRUE(GetInfo("").ok());
+  EXPECT_TRUE(Flush("").ok());
   EXPECT_TRUE(GetInfo("Bearer token-root").ok());
   ExpectRefused(GetInfo("Bearer token-a"), StatusCode::PERMISSION_DENIED, "NOT_ALLOWED");
 }
 
+TEST_F(AuthTest, ByDefaultLoopbackPeersMayAskAndChangeNothing) {
+  options.loopback_admin = RpcOptions().loopback_admin;
+  StartWithClosedNamespace();
+  EXPECT_TRUE(GetInfo("").ok());
+  grpc::ClientContext stats, list, create, remove, policy, level, drain;
+  v1::GetStatsResponse stats_response;
+  EXPECT_TRUE(admin->GetStats(&stats, {}, &stats_response).ok());
+  v1::ListNamespacesResponse list_response;
+  EXPECT_TRUE(admin->ListNamespaces(&list, {}, &list_response).ok());
+
+  const auto refused = [this](const grpc::Status& status) {
+    ExpectRefused(status, StatusCode::UNAUTHENTICATED, "CREDENTIAL_MISSING");
+  };
+  refused(Flush(""));
+  v1::CreateNamespaceResponse created;
+  refused(admin->CreateNamespace(&create, {}, &created));
+  v1::DeleteNamespaceResponse deleted;
+  refused(admin->DeleteNamespace(&remove, {}, &deleted));
+  v1::SetPolicyResponse set;
+  refused(admin->SetPolicy(&policy, {}, &set));
+  v1::SetLogLevelResponse level_response;
+  refused(admin->SetLogLevel(&level, {}, &level_response));
+  v1::DrainResponse drained;
+  refused(admin->Drain(&drain, {}, &drained));
+  EXPECT_TRUE(Flush("Bearer token-root").ok());
+}
+
 TEST_F(AuthTest, AdministrationFromLoopbackCanBeSwitchedOff) {
-  options.loopback_admin = false;
+  options.loopback_admin = AdminRight::kNone;
   Start();
   ExpectRefused(GetInfo(""), StatusCode::UNAUTHENTICATED, "CREDENTIAL_MISSING");
   EXPECT_TRUE(GetInfo("Bearer token-root").ok());
