@@ -220,6 +220,9 @@ absl::StatusOr<LoadedConfig> LoadConfig(const CommandLine& command_line,
                          problem.key, " ", problem.text));
   }
   RETURN_IF_ERROR(AsStatus(errors));
+  for (std::string& warning : ConfigWarnings(loaded.config)) {
+    loaded.warnings.push_back(std::move(warning));
+  }
   return loaded;
 }
 

@@ -131,6 +131,9 @@ struct ConfigProblem {
   std::string text;
 };
 
+// What makes sense and is likely not what was meant; sentences.
+std::vector<std::string> ConfigWarnings(const Config& config);
+
 // The rules that concern more than one field or that one text cannot show. Empty = it makes sense.
 std::vector<ConfigProblem> CheckConfig(const Config& config);
 
