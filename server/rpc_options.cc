@@ -20,6 +20,9 @@ absl::StatusOr<rpc::TlsConfig> ReadTls(const Config& config) {
   if (!config.tls_client_ca_file.empty()) {
     ASSIGN_OR_RETURN(tls.client_ca_pem, ReadPem("tls.client_ca_file", config.tls_client_ca_file));
   }
+  tls.certificate_file = config.tls_cert_file;
+  tls.private_key_file = config.tls_key_file;
+  tls.client_ca_file = config.tls_client_ca_file;
   return tls;
 }
 

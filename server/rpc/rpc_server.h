@@ -41,6 +41,10 @@ struct TlsConfig {
   std::string certificate_pem;  // chain, the server's own first
   std::string private_key_pem;
   std::string client_ca_pem;  // not empty = clients may show a certificate, which must verify
+  // The files that these are of, which are read again whenever this time has passed: new
+  // connections use what is in them. Empty = what is above for good.
+  std::string certificate_file, private_key_file, client_ca_file;
+  absl::Duration reload_interval = absl::Seconds(10);
 };
 
 struct RpcOptions {
@@ -172,6 +176,10 @@ class RpcServer {
   // of infercache.v1.Admin without a credential, if that is more than RpcOptions::loopback_admin.
   // Closed at once if there are too many connections, or after Shutdown began.
   void Adopt(UniqueFd socket, AdminRight right = AdminRight::kNone);
+
+  // From now on each call needs one of these, on connections that are open too; calls under way go
+  // on. INVALID_ARGUMENT as Start says, and nothing changes.
+  absl::Status SetCredentials(std::vector<Credential> credentials);
 
   // Health becomes NOT_SERVING and new puts are refused with UNAVAILABLE; everything else goes on
   // until Shutdown.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <memory>
 #include <string>
 
@@ -71,6 +72,33 @@ TEST(DefaultAccess, OverTcpLoopbackMayAskAndChangeNothing) {
   EXPECT_EQ(worker.Drain().error_code(), StatusCode::UNAUTHENTICATED);
   EXPECT_TRUE(worker.Put("default", "k", "v").ok());
   EXPECT_EQ((*daemon)->Stop(), 0);
+}
+
+TEST(Reload, ANewTokenTakesAReloadAndNoRestart) {
+  const TemporaryDirectory directory;
+  const std::string token_file = directory.File("token", "the-first-token-01");
+  auto daemon = DaemonProcess::Start({.config = R"(
+namespaces:
+  - {name: closed, quota: 8MiB}
+auth:
+  credentials:
+    - {name: worker, token_file: )" + token_file +
+                                                ", namespaces: [closed]}\n"});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const auto put = [&daemon](const std::string& token) {
+    return TestClient((*daemon)->grpc_address(), token).Put("closed", "k", "v").error_code();
+  };
+  EXPECT_EQ(put("the-first-token-01"), StatusCode::OK);
+  directory.File("token", "the-second-token-2");
+  (*daemon)->Signal(SIGHUP);
+  ASSERT_TRUE((*daemon)->WaitForLog("credentials=changed")) << (*daemon)->log();
+  EXPECT_EQ(put("the-first-token-01"), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(put("the-second-token-2"), StatusCode::OK);
+
+  directory.File("token", "short");
+  (*daemon)->Signal(SIGHUP);
+  ASSERT_TRUE((*daemon)->WaitForLog("reload refused")) << (*daemon)->log();
+  EXPECT_EQ(put("the-second-token-2"), StatusCode::OK);
 }
 
 TEST(DefaultAccess, TheDaemonsUserAdministratesOverTheSocket) {

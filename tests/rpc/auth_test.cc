@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "common/unique_fd.h"
 #include "server/rpc/address.h"
@@ -205,6 +207,48 @@ TEST_F(AuthTest, TwoConnectionsOfOneNameAreNotServed) {
   EXPECT_LE(recv(second.get(), &byte, 1, 0), 0) << "it was served";
   EXPECT_EQ(server->stats().connections, 1u);
   EXPECT_EQ(recv(first.get(), &byte, 1, 0), 1) << "the first one goes on: HTTP/2 settings";
+}
+
+TEST_F(AuthTest, NewCredentialsHoldForOpenConnectionsToo) {
+  StartWithClosedNamespace();
+  EXPECT_TRUE(Touch("closed", "Bearer token-a").ok());
+  ASSERT_TRUE(server->SetCredentials({WithToken("team a", "token-new", {"closed"})}).ok());
+  ExpectRefused(Touch("closed", "Bearer token-a"), StatusCode::UNAUTHENTICATED,
+                "CREDENTIAL_UNKNOWN");
+  EXPECT_TRUE(Touch("closed", "Bearer token-new").ok());
+  EXPECT_EQ(server->SetCredentials({WithToken("x", "")}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Touch("closed", "Bearer token-new").ok()) << "nothing has changed";
+}
+
+TEST_F(AuthTest, ARenewedCertificateIsUsedByNewConnections) {
+  const std::string directory = ::testing::TempDir();
+  const auto write = [&directory](const std::string& name, const char* pem) {
+    const std::string path = directory + "/" + name;
+    std::ofstream(path + ".new") << pem;
+    EXPECT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
+    return path;
+  };
+  options.tls = TlsConfig{.certificate_pem = kServerCertificate,
+                          .private_key_pem = kServerKey,
+                          .client_ca_pem = kTestCa,
+                          .certificate_file = write("auth_cert.pem", kServerCertificate),
+                          .private_key_file = write("auth_key.pem", kServerKey),
+                          .client_ca_file = write("auth_ca.pem", kTestCa),
+                          .reload_interval = absl::Seconds(1)};
+  StartWithClosedNamespace();
+  const auto served = [this] {
+    cache = v1::Cache::NewStub(ConnectTls(kWorkerCertificate, kWorkerKey));
+    return Touch("closed", "").ok();
+  };
+  EXPECT_TRUE(served());
+  // One that is for no host: nobody accepts it any more, which shows that it is used.
+  write("auth_key.pem", kWorkerKey);
+  write("auth_cert.pem", kWorkerCertificate);
+  EXPECT_TRUE(Eventually([&] { return !served(); }));
+  write("auth_key.pem", kServerKey);
+  write("auth_cert.pem", kServerCertificate);
+  EXPECT_TRUE(Eventually(served));
 }
 
 class StartTest : public AuthTest {
