@@ -181,8 +181,10 @@ constexpr std::array kNamespaceFields = {
     Field<N>{"grpc", K::kChoice, &N::grpc,
              "open lets loopback and Unix-socket peers in without a credential.", "", 0, 0,
              "open|credential"},
-    Field<N>{"checksums", K::kBool, &N::checksums,
-             "Stores a CRC32C with each object and checks it at every hit; a mismatch is a miss."},
+    Field<N>{
+        "checksums", K::kBool, &N::checksums,
+        "Stores a CRC32C with each object, which whoever takes a hit checks, daemon or client; a "
+        "mismatch is a miss. Not of tiers in the memory of GPUs."},
     Field<N>{"require", K::kTextMap, &N::require,
              "Fingerprint entries that every client must state with the same value."},
     Field<N>{

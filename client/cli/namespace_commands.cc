@@ -188,8 +188,8 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
 }
 
 void AddPolicy(CLI::App& parent, CommandLine& line) {
-  auto* change =
-      parent.add_subcommand("policy", "Change the eviction policy of a namespace; no object goes");
+  auto* change = parent.add_subcommand(
+      "policy", "Change the eviction policy of a namespace; no object is evicted");
   struct Arguments {
     std::string name, policy;
   };

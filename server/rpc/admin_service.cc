@@ -19,13 +19,13 @@ bool IsNobody(const v1::LocalPeers& peers) {
   return !peers.everyone() && peers.users().empty() && peers.groups().empty();
 }
 
-store::LocalAccess FromProto(const v1::LocalPeers& peers) {
+store::LocalAccess ToAccess(const v1::LocalPeers& peers) {
   return {.everyone = peers.everyone(),
           .users = {peers.users().begin(), peers.users().end()},
           .groups = {peers.groups().begin(), peers.groups().end()}};
 }
 
-void ToProto(const store::LocalAccess& access, v1::LocalPeers* out) {
+void SetPeers(const store::LocalAccess& access, v1::LocalPeers* out) {
   out->set_everyone(access.everyone);
   if (access.everyone) return;
   out->mutable_users()->Add(access.users.begin(), access.users.end());
@@ -42,11 +42,11 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
-  if (message.has_local_users()) spec.local_users = FromProto(message.local_users());
+  if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
   if (message.has_local_writers()) {
     spec.writable_by_clients = !IsNobody(message.local_writers());
     // Else whoever may use it may send its puts.
-    if (spec.writable_by_clients) spec.local_writers = FromProto(message.local_writers());
+    if (spec.writable_by_clients) spec.local_writers = ToAccess(message.local_writers());
   }
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
@@ -78,9 +78,9 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
   out->set_virtual_clock(spec.virtual_clock);
-  ToProto(spec.local_users, out->mutable_local_users());
+  SetPeers(spec.local_users, out->mutable_local_users());
   out->mutable_local_writers();  // nobody
-  if (spec.writable_by_clients) ToProto(spec.local_writers, out->mutable_local_writers());
+  if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
   for (const store::DeviceTier& tier : ns.device_tiers()) {
     if (tier.objects == nullptr) continue;  // it is off
     auto* shown = out->add_tiers();
