@@ -194,6 +194,14 @@ for argument in "$@"; do
 done
 [ "${#stages[@]}" -gt 0 ] || stages=("${all_stages[@]}")
 
+# Recorded traces are too large for the repository: those in a directory beside it, or one below, are used.
+for directory in ../traces ../*/traces; do
+  if [ -z "${INFERCACHE_TRACE_DIR:-}" ] && [ -e "$directory/conversation.jsonl" ]; then
+    INFERCACHE_TRACE_DIR=$(cd "$directory" && pwd)
+  fi
+done
+export INFERCACHE_TRACE_DIR=${INFERCACHE_TRACE_DIR:-}
+
 deploy/install-deps.sh
 rm -rf "$results"
 mkdir -p "$results"
