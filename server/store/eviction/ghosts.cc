@@ -54,7 +54,6 @@ Ghost GhostTable::Forget(uint32_t number) {
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
   const uint64_t mixed = Mix(hash);
   if (size_ == kMost) TakeOldest();
-  Take(hash);
   if (size_ == chains_.size()) Grow();
   uint32_t number = free_;
   if (number != kNone) {

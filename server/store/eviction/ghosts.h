@@ -31,7 +31,8 @@ class GhostTable {
   static constexpr size_t kMost = size_t{1} << 22;
 
   size_t size() const { return size_; }
-  // The newest now; another one of this hash is forgotten, and the oldest if there are kMost.
+  // The newest now; the oldest is forgotten if there are kMost. Whoever stores an object takes its
+  // ghost, so there is none of this hash; if there is one, Take finds either.
   void Add(uint64_t hash, const Ghost& ghost);
   // Forgets and returns the ghost of this hash.
   std::optional<Ghost> Take(uint64_t hash);
