@@ -536,7 +536,9 @@ std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const U
 uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
 Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
 absl::StatusOr<std::string> Namespace::SetPolicy(std::string_view name) {
-  return impl_->ranking().SetPolicy(name, impl_->policy_ms());
+  ASSIGN_OR_RETURN(std::string previous, impl_->ranking().SetPolicy(name, impl_->policy_ms()));
+  for (const auto& tier : Tiers()) RETURN_IF_ERROR(tier->SetPolicy(name).status());
+  return previous;
 }
 absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
   if (!spec().virtual_clock) {
@@ -544,11 +546,16 @@ absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
         absl::StrCat("namespace ", spec().name, " has no virtual clock"));
   }
   impl_->AdvanceClock(since_start_ms);
+  for (const auto& tier : Tiers()) RETURN_IF_ERROR(tier->AdvanceClock(since_start_ms));
   return absl::OkStatus();
 }
 std::string Namespace::policy() const { return impl_->ranking().policy(); }
 bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }
-uint64_t Namespace::Flush(std::string_view key_prefix) { return impl_->Flush(key_prefix); }
+uint64_t Namespace::Flush(std::string_view key_prefix) {
+  uint64_t erased = impl_->Flush(key_prefix);
+  for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
+  return erased;
+}
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
                          std::string_view after, size_t limit) const {
   return impl_->List(fingerprint, key_prefix, after, limit);
@@ -587,47 +594,13 @@ bool Namespace::BindClaim(const ClaimParty& party, uint64_t ticket, const Object
 bool Namespace::Maintain() {
   impl_->claims.Expire();
   bool more = impl_->Maintain();
-  for (const DeviceTier& tier : device_tiers()) {
-    if (tier.objects != nullptr) more |= tier.objects->Maintain();
-  }
+  for (const auto& tier : Tiers()) more |= tier->Maintain();
   return more;
-}
-
-std::vector<DeviceTier> Namespace::device_tiers() const {
-  MutexLock lock(&tiers_mu_);
-  return tiers_;
-}
-
-absl::StatusOr<std::shared_ptr<Namespace>> Namespace::FindDeviceTier(
-    std::string_view device) const {
-  MutexLock lock(&tiers_mu_);
-  for (const DeviceTier& tier : tiers_) {
-    // Which one "auto" would have been, nobody knows.
-    const bool any = tier.objects == nullptr && tier.device == "auto";
-    if (tier.device != device && !any) continue;
-    if (tier.objects != nullptr) return tier.objects;
-    return absl::UnimplementedError(absl::StrCat("namespace ", spec().name, " has its tier on ",
-                                                 tier.device, " off: ", tier.why_off.message()));
-  }
-  return absl::NotFoundError(absl::StrCat("namespace ", spec().name, " has no tier on ",
-                                          std::string(device.substr(0, 64))));
-}
-
-void Namespace::SetDeviceTier(DeviceTier tier) {
-  MutexLock lock(&tiers_mu_);
-  for (DeviceTier& known : tiers_) {
-    if (known.device != tier.device) continue;
-    known = std::move(tier);
-    return;
-  }
-  tiers_.push_back(std::move(tier));
 }
 
 void Namespace::Close() {
   impl_->Close();
-  for (const DeviceTier& tier : device_tiers()) {
-    if (tier.objects != nullptr) tier.objects->Close();
-  }
+  for (const auto& tier : Tiers()) tier->Close();
 }
 NamespaceStats Namespace::Stats() const { return impl_->Stats(); }
 void Namespace::AttachPage(std::shared_ptr<ClientPage> page) { impl_->AttachPage(std::move(page)); }

@@ -190,8 +190,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
 
   // True if it was there. Readers that hold it keep it until they let go.
   bool Erase(const ObjectId& id);
-  // Erases every object whose key starts with `key_prefix`, under any fingerprint. Returns how
-  // many.
+  // Erases every object whose key starts with `key_prefix`, under any fingerprint, in the tiers
+  // too. Returns how many.
   uint64_t Flush(std::string_view key_prefix);
   // Objects under `fingerprint` whose key starts with `key_prefix` and is greater than `after`.
   // Costs a walk over the index, in pieces of one shard; concurrent changes may or may not show.
@@ -202,8 +202,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // reserve. Bounded work per call. Returns true if more work is waiting.
   bool Maintain();
 
-  // Changes which objects go first; what is there stays, in the order that it had. Returns the
-  // policy before. INVALID_ARGUMENT: unknown policy.
+  // Changes which objects go first, in the tiers too; what is there stays, in the order that it
+  // had. Returns the policy before. INVALID_ARGUMENT: unknown policy.
   absl::StatusOr<std::string> SetPolicy(std::string_view name);
   std::string policy() const;  // the one at work; spec() has the first
   // From here on it is `since_start_ms` after the start, for the policy, unless it is later
@@ -261,6 +261,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   void Abort(uint32_t record);
   void Unpin(uint32_t record);
   void Close() ABSL_LOCKS_EXCLUDED(tiers_mu_);
+  // Those that are there.
+  std::vector<std::shared_ptr<Namespace>> Tiers() const ABSL_LOCKS_EXCLUDED(tiers_mu_);
 
   const std::unique_ptr<Impl> impl_;
   mutable Mutex tiers_mu_;  // a leaf
