@@ -194,6 +194,16 @@ Result Process::SetAccess(DevicePointer address, size_t bytes, uint32_t device, 
   return cuda::kSuccess;
 }
 
+Result Process::RegisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  return registered_.insert(memory).second ? cuda::kSuccess : cuda::kHostMemoryAlreadyRegistered;
+}
+
+Result Process::UnregisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  return registered_.erase(memory) == 1 ? cuda::kSuccess : cuda::kHostMemoryNotRegistered;
+}
+
 std::optional<Piece> Process::PieceAt(DevicePointer address, size_t bytes) {
   const std::lock_guard lock(mu_);
   auto it = mapped_.upper_bound(address);

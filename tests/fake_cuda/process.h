@@ -103,6 +103,10 @@ class Process {
   Result SetAccess(DevicePointer address, size_t bytes, uint32_t device, int access);
   std::optional<Piece> PieceAt(DevicePointer address, size_t bytes);
 
+  // Twice is an error, and so is what was not registered.
+  Result RegisterHost(void* memory);
+  Result UnregisterHost(void* memory);
+
   Result RetainContext(uint32_t device);
   Result ReleaseContext(uint32_t device);
   // Nothing needs a context that is dead, or none: what a call that needs one answers.
@@ -129,6 +133,7 @@ class Process {
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
   std::map<DevicePointer, size_t> reserved_;
   std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
+  std::set<void*> registered_;
   std::map<uint32_t, int> contexts_;
   std::unique_ptr<FakeStream> default_stream_;
   std::map<FakeStream*, std::unique_ptr<FakeStream>> streams_;
