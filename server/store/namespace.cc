@@ -82,7 +82,9 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
   options.name = spec.name;
   options.max_objects = static_cast<uint32_t>(spec.max_objects);
   options.shards = environment.shards;
-  options.hash_seed = uint64_t{std::random_device()()} << 32 | std::random_device()();
+  options.hash_seed = environment.hash_seed.has_value()
+                          ? *environment.hash_seed
+                          : uint64_t{std::random_device()()} << 32 | std::random_device()();
   // A tick of slack, so that a TTL that ends in the first tick does not become tick 0, "never".
   options.expiry_epoch_ms =
       environment.clock.NowMs() - std::min(environment.clock.NowMs(), shm::kExpiryTickMs);
@@ -117,12 +119,12 @@ Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
 
 Namespace::Impl::~Impl() = default;
 
-absl::StatusOr<std::optional<Room>> Namespace::Impl::Reserve(const PutSpec& spec) {
+absl::StatusOr<std::optional<Room>> Namespace::Impl::Reserve(const PutSpec& spec,
+                                                             const Hash128& hash) {
   if (closed())
     return absl::UnavailableError(absl::StrCat("namespace ", spec_.name, " is deleted"));
   RETURN_IF_ERROR(CheckPut(spec, space_->largest_object_bytes()));
   ASSIGN_OR_RETURN(const std::string table, EncodePartTable(spec.parts, spec.size_bytes));
-  const Hash128 hash = index_.HashOf(spec.id.fingerprint, spec.id.key);
   if (!spec.overwrite) {
     Removed removed;
     bool exists = false;
@@ -341,14 +343,13 @@ std::optional<uint64_t> Namespace::Impl::Probe(const ObjectId& id, bool touch,
   return size;
 }
 
-bool Namespace::Impl::Erase(const ObjectId& id) {
-  const Hash128 hash = index_.HashOf(id.fingerprint, id.key);
+bool Namespace::Impl::Erase(const Hash128& hash, std::string_view key) {
   Shard& shard = ShardOf(hash);
   Removed removed;
   bool found = false;
   {
     MutexLock lock(&shard.mu);
-    if (const uint32_t record = FindLive(shard, hash, id.key, &removed); record != 0) {
+    if (const uint32_t record = FindLive(shard, hash, key, &removed); record != 0) {
       Retire(shard, record, EventKind::kErased, &removed);
       found = true;
     }
@@ -482,6 +483,11 @@ NamespaceStats Namespace::Impl::Stats() {
   s.evicted_neighbours = evicted_neighbours_.load(std::memory_order_relaxed);
   s.uses = ranking_->Stats();
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
+  s.demoted = demoted_.load(std::memory_order_relaxed);
+  s.demoted_bytes = demoted_bytes_.load(std::memory_order_relaxed);
+  s.demotions_refused = demotions_refused_.load(std::memory_order_relaxed);
+  const uint64_t since_ms = demoting_since_ms_.load();
+  s.demoting_ms = since_ms == 0 ? 0 : now_ms() - std::min(now_ms(), since_ms);
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
   s.claims = claims.stats();
@@ -515,9 +521,15 @@ absl::StatusOr<std::optional<WriteLease>> Namespace::Reserve(const PutSpec& spec
 absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease, const UseContext& use) {
   const std::shared_ptr<Namespace> keep_alive = std::exchange(lease.namespace_, nullptr);
   // Read now: from the commit on, the record is anybody's.
-  const Hash128 hash = impl_->index().record(lease.record_).hash();
+  const shm::Record& record = impl_->index().record(lease.record_);
+  const Hash128 hash = record.hash();
+  const std::shared_ptr<Namespace> lower =
+      impl_->space().state(lease.record_).overwrite ? impl_->lower() : nullptr;
+  const std::string key(lower != nullptr ? impl_->index().key(record) : std::string_view());
   auto outcome = impl_->Commit(lease.record_, lease.pending_, use);
   if (outcome.ok()) impl_->claims.OnVisible(hash);
+  // What it replaces may have moved down, where it would outlive its successor.
+  if (outcome.ok() && lower != nullptr) lower->impl_->Erase(hash, key);
   return outcome;
 }
 
@@ -550,7 +562,12 @@ absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
   return absl::OkStatus();
 }
 std::string Namespace::policy() const { return impl_->ranking().policy(); }
-bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }
+bool Namespace::Erase(const ObjectId& id) {
+  const Hash128 hash = impl_->HashOf(id);
+  const bool here = impl_->Erase(hash, id.key);
+  const std::shared_ptr<Namespace> lower = impl_->lower();
+  return (lower != nullptr && lower->impl_->Erase(hash, id.key)) || here;
+}
 uint64_t Namespace::Flush(std::string_view key_prefix) {
   uint64_t erased = impl_->Flush(key_prefix);
   for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
