@@ -21,17 +21,26 @@ std::string RequiredText(const v1::NamespaceSpec& spec) {
   });
 }
 
+std::string TiersText(const v1::NamespaceSpec& spec) {
+  if (spec.device_tiers().empty()) return "-";
+  return absl::StrJoin(spec.device_tiers(), " ", [](std::string* out, const auto& tier) {
+    const std::string size = FormatSize(static_cast<double>(tier.bytes()));
+    absl::StrAppend(out, tier.device(), "=", tier.why_off().empty() ? size : "off");
+  });
+}
+
 std::string SpecsText(const std::vector<v1::NamespaceSpec>& specs) {
   Table table({{"NAMESPACE", Table::Align::kLeft},
                {"QUOTA"},
                {"MAX OBJECTS"},
                {"POLICY", Table::Align::kLeft},
                {"OPEN", Table::Align::kLeft},
+               {"DEVICE TIERS", Table::Align::kLeft},
                {"REQUIRED FINGERPRINT", Table::Align::kLeft}});
   for (const auto& spec : specs) {
     table.AddRow({spec.name(), FormatSize(static_cast<double>(spec.quota_bytes())),
                   absl::StrCat(spec.max_objects()), spec.policy(), spec.grpc_open() ? "yes" : "no",
-                  RequiredText(spec)});
+                  TiersText(spec), RequiredText(spec)});
   }
   return table.Text();
 }

@@ -25,6 +25,10 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
+  if (!message.device_tiers().empty()) {
+    return absl::InvalidArgumentError(
+        "spec.device_tiers: tiers come from the daemon's configuration");
+  }
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
@@ -46,6 +50,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
+void SetTier(const store::DeviceTier& tier, v1::DeviceTier* out) {
+  out->set_device(tier.device);
+  out->set_bytes(tier.bytes);
+  if (tier.objects == nullptr) out->set_why_off(std::string(tier.why_off.message()));
+}
+
 void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   const store::NamespaceSpec& spec = ns.spec();
   out->set_name(spec.name);
@@ -56,6 +66,7 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_checksums(spec.checksums);
   out->set_virtual_clock(spec.virtual_clock);
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
+  for (const store::DeviceTier& tier : ns.device_tiers()) SetTier(tier, out->add_device_tiers());
 }
 
 void SetAge(const store::AgedBytes& bytes, v1::AgedBytes* out) {
@@ -119,7 +130,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   SetUseStats(stats.uses, out->mutable_uses());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
-  out->set_page_kind(PageKindName(ns.page_kind()));
+  if (ns.spec().device.empty()) out->set_page_kind(PageKindName(ns.page_kind()));
   out->set_name(ns.spec().name);
   out->set_policy(ns.policy());
   out->set_quota_bytes(stats.quota_bytes);
@@ -141,12 +152,21 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   out->set_evicted(stats.evicted);
   out->set_evicted_neighbours(stats.evicted_neighbours);
   out->set_evicted_bytes(stats.evicted_bytes);
+  out->set_demoted(stats.demoted);
+  out->set_demoted_bytes(stats.demoted_bytes);
+  out->set_demotions_refused(stats.demotions_refused);
+  out->set_demoting_ms(stats.demoting_ms);
   out->set_integrity_failures(stats.integrity_failures);
   out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
   out->set_saved_compute_seconds(
       static_cast<double>(stats.saved_compute_us + stats.client.saved_compute_us) / 1e6);
   out->set_largest_free_bytes(stats.largest_free_bytes);
   out->set_metadata_bytes(stats.metadata_bytes);
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    v1::DeviceTierStats* const shown = out->add_device_tiers();
+    SetTier(tier, shown->mutable_tier());
+    if (tier.objects != nullptr) SetStats(*tier.objects, local, shown->mutable_objects());
+  }
 }
 
 }  // namespace
