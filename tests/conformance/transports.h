@@ -15,6 +15,7 @@
 #include "server/local/local_server.h"
 #include "server/rpc/rpc_server.h"
 #include "server/store/store.h"
+#include "tests/conformance/device_client.h"
 
 namespace infercache {
 
@@ -27,6 +28,9 @@ class InProcessDaemon {
   // Serves gRPC on one address as RpcOptions takes it, or the same-host lane on a new socket.
   static std::unique_ptr<InProcessDaemon> Grpc(std::string listen);
   static std::unique_ptr<InProcessDaemon> Local();
+  // The same-host lane, and in the first GPU of this process a tier of each namespace, as large as
+  // it. What is counted is then the tier's.
+  static std::unique_ptr<InProcessDaemon> Gpu();
 
   // What a client calls it.
   const std::string& endpoint() const { return endpoint_; }
@@ -35,8 +39,10 @@ class InProcessDaemon {
 
  private:
   InProcessDaemon();
+  void ServeLocally(local::LocalOptions options);
 
   ManualClock clock_;
+  std::string device_;  // the GPU's UUID; empty = host memory
   store::Store store_;
   std::string endpoint_;
   std::unique_ptr<rpc::RpcServer> server_;
@@ -48,6 +54,7 @@ std::string NewSocketPath();
 
 class TcpFixture {
  public:
+  using Client = infercache::Client;
   static constexpr char kName[] = "Tcp";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const { return {.endpoint = daemon_->endpoint()}; }
@@ -58,6 +65,7 @@ class TcpFixture {
 
 class LocalFixture {
  public:
+  using Client = infercache::Client;
   static constexpr char kName[] = "Local";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const {
@@ -69,8 +77,23 @@ class LocalFixture {
   const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Local();
 };
 
+class GpuFixture {
+ public:
+  using Client = DeviceClient;
+  static constexpr char kName[] = "Gpu";
+  InProcessDaemon& daemon() { return *daemon_; }
+  ClientOptions options() const {
+    return {.endpoint = daemon_->endpoint(),
+            .clock = [&clock = daemon_->clock()] { return absl::FromUnixMillis(clock.NowMs()); }};
+  }
+
+ private:
+  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Gpu();
+};
+
 // The suite runs over each of these.
 using Transports = ::testing::Types<TcpFixture, LocalFixture>;
+using AllTransports = ::testing::Types<TcpFixture, LocalFixture, GpuFixture>;
 
 struct TransportName {
   template <typename T>
