@@ -7,7 +7,8 @@
 // from below. What is left is a successor that is committed here between the two. Its writer erases
 // what is below after it has committed (Namespace::Commit); who moves the old one down looks, after
 // he has committed, whether there is something new here, and then takes it back. One of the two
-// comes second and sees the other's.
+// comes second and sees the other's. A flush is like a successor of everything: it counts itself
+// before it begins.
 //
 // Nobody waits for a demotion: puts that find too little room evict, as if there were none.
 
@@ -105,6 +106,7 @@ std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t
   const std::shared_ptr<Namespace> lower = impl_->lower();
   if (lower == nullptr) return demotions;
   impl_->DemotionBegins();
+  const uint64_t flushes = lower->impl_->flushes();
   for (const uint32_t record : impl_->PinColdest(bytes, limit)) {
     ReadLease from(shared_from_this(), record, {});
     const ObjectInfo info = from.info();
@@ -116,7 +118,7 @@ std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t
       impl_->CountRefusedDemotion();
       continue;
     }
-    Demotion& demotion = demotions.emplace_back(Demotion{std::move(from), std::nullopt});
+    Demotion& demotion = demotions.emplace_back(Demotion{std::move(from), std::nullopt, flushes});
     if (!room->has_value()) continue;
     const PendingPut pending = {.ttl_ms = info.ttl_ms, .parent = {}};
     demotion.to = WriteLease(lower, (*room)->record, (*room)->bytes, pending);
@@ -140,7 +142,8 @@ size_t Namespace::FinishDemotion(std::vector<Demotion> demotions) {
     (void)lower->Commit(*std::move(demotions[i].to));  // or another one was there first
     const Hash128 hash = impl_->index().record(records[i]).hash();
     const std::string_view key = demotions[i].from.key();
-    if (impl_->Has(hash, key)) lower->impl_->Erase(hash, key);
+    const bool flushed = lower->impl_->flushes() != demotions[i].flushes;
+    if (flushed || impl_->Has(hash, key)) lower->impl_->Erase(hash, key);
   }
   return moved;
 }

@@ -569,9 +569,10 @@ bool Namespace::Erase(const ObjectId& id) {
   return (lower != nullptr && lower->impl_->Erase(hash, id.key)) || here;
 }
 uint64_t Namespace::Flush(std::string_view key_prefix) {
-  uint64_t erased = impl_->Flush(key_prefix);
+  impl_->FlushBegins();
+  uint64_t erased = 0;
   for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
-  return erased;
+  return erased + impl_->Flush(key_prefix);
 }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
                          std::string_view after, size_t limit) const {

@@ -99,6 +99,9 @@ class Namespace::Impl {
   // Of these, each pinned once by the caller, those that are still what they were and that nobody
   // else holds. True for each that went.
   std::vector<bool> EvictCopied(std::span<const uint32_t> records) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  // So far, of a namespace whose tiers' objects move down here.
+  uint64_t flushes() const { return flushes_.load(); }
+  void FlushBegins() { flushes_.fetch_add(1); }
   void DemotionBegins() { demoting_since_ms_.store(std::max(now_ms(), uint64_t{1})); }
   void DemotionEnds() { demoting_since_ms_.store(0); }
   void CountRefusedDemotion() { demotions_refused_.fetch_add(1, std::memory_order_relaxed); }
@@ -264,6 +267,7 @@ class Namespace::Impl {
   std::atomic<uint64_t> erased_{0}, expired_{0};
   std::atomic<uint64_t> evicted_{0}, evicted_neighbours_{0}, evicted_bytes_{0};
   std::atomic<uint64_t> demoted_{0}, demoted_bytes_{0}, demotions_refused_{0};
+  std::atomic<uint64_t> flushes_{0};
   std::atomic<uint64_t> demoting_since_ms_{0};  // 0 = nothing is on its way
   std::atomic<uint64_t> integrity_failures_{0};
 

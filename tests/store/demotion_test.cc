@@ -41,8 +41,10 @@ class DemotionTest : public StoreFixture {
   // What is worth least, with `fill` for bytes.
   std::vector<Namespace::Demotion> Begin(size_t limit = 1, char fill = 'x') {
     auto demotions = tier_->BeginDemotion(kTierBytes, limit);
-    for (auto& [from, to] : demotions) {
-      if (to.has_value()) std::fill(to->bytes().begin(), to->bytes().end(), std::byte(fill));
+    for (Namespace::Demotion& demotion : demotions) {
+      if (!demotion.to.has_value()) continue;
+      const std::span<std::byte> bytes = demotion.to->bytes();
+      std::fill(bytes.begin(), bytes.end(), std::byte(fill));
     }
     return demotions;
   }
@@ -193,6 +195,24 @@ TEST_F(DemotionTest, APredecessorNeverOutlivesItsSuccessorBelow) {
     mover.join();
     ASSERT_FALSE(host_.Has("key")) << round;
     ASSERT_EQ(tier_.Lookup("key")->size_bytes(), 20u);
+  }
+}
+
+TEST_F(DemotionTest, NothingOutlivesAFlush) {
+  for (int round = 0; round < 500; ++round) {
+    PutInTier("key");
+    auto demotions = Begin();
+    ASSERT_EQ(demotions.size(), 1u);
+    std::atomic<bool> begins{false};
+    std::thread mover([&] {
+      begins.store(true);
+      tier_->FinishDemotion(std::move(demotions));
+    });
+    while (!begins.load()) std::this_thread::yield();
+    host_->Flush("");
+    mover.join();
+    ASSERT_FALSE(host_.Has("key")) << round;
+    ASSERT_FALSE(tier_.Has("key")) << round;
   }
 }
 
