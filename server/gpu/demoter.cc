@@ -57,6 +57,8 @@ class Demoter::Worker {
   // False: it is told to stop.
   bool AwaitWork();
   void Prepare(Tier tier);
+  // Before the memory goes: what is mapped there next would be taken for it.
+  void Unregister(const Tier& tier);
   // One batch. False: there is nothing more to do for now.
   absl::StatusOr<bool> DemoteSome(const Tier& tier);
   absl::Status Copy(const Tier& tier, const std::vector<store::Namespace::Demotion>& demotions);
@@ -78,7 +80,10 @@ absl::Status Demoter::Worker::Run() {
   RETURN_IF_ERROR(current.status());
   RETURN_IF_ERROR(Check(api().stream_create(&stream_, cuda::kStreamNonBlocking), "cuStreamCreate"));
   while (AwaitWork()) {
-    std::erase_if(tiers_, [](const Tier& tier) { return tier.objects->closed(); });
+    std::erase_if(tiers_, [this](const Tier& tier) {
+      if (tier.objects->closed()) Unregister(tier);
+      return tier.objects->closed();
+    });
     for (const Tier& tier : tiers_) {
       bool more = true;
       while (more) {
@@ -92,7 +97,7 @@ absl::Status Demoter::Worker::Run() {
 Demoter::Worker::~Worker() {
   if (context_ == nullptr) return;
   const cuda::CurrentContext current(*context_);
-  for (std::byte* const memory : registered_) (void)api().mem_host_unregister(memory);
+  for (const Tier& tier : tiers_) Unregister(tier);
   tiers_.clear();
   if (stream_ != nullptr) (void)api().stream_destroy(stream_);
 }
@@ -129,6 +134,13 @@ void Demoter::Worker::Prepare(Tier tier) {
   tiers_.push_back(std::move(tier));
 }
 
+void Demoter::Worker::Unregister(const Tier& tier) {
+  for (const std::span<std::byte> chunk : tier.host->arena_chunks()) {
+    if (std::erase(registered_, chunk.data()) == 0) continue;  // another tier's turn came before
+    (void)Check(api().mem_host_unregister(chunk.data()), "cuMemHostUnregister");
+  }
+}
+
 absl::StatusOr<bool> Demoter::Worker::DemoteSome(const Tier& tier) {
   const uint64_t bytes = std::min(tier.objects->BytesToDemote(), state_.options.batch_bytes);
   if (bytes == 0) return false;
@@ -149,13 +161,14 @@ absl::StatusOr<bool> Demoter::Worker::DemoteSome(const Tier& tier) {
 absl::Status Demoter::Worker::Copy(const Tier& tier,
                                    const std::vector<store::Namespace::Demotion>& demotions) {
   absl::Status status;
-  for (const auto& [from, to] : demotions) {
-    if (!to.has_value() || to->bytes().empty()) continue;
-    const store::Place place = from.place();
-    status = Check(api().memcpy_dtoh_async(to->bytes().data(),
-                                           tier.chunks[place.chunk].address() + place.offset,
-                                           to->bytes().size(), stream_),
-                   "cuMemcpyDtoHAsync");
+  for (const store::Namespace::Demotion& demotion : demotions) {
+    if (!demotion.to.has_value() || demotion.to->bytes().empty()) continue;
+    const std::span<std::byte> to = demotion.to->bytes();
+    const store::Place place = demotion.from.place();
+    status =
+        Check(api().memcpy_dtoh_async(to.data(), tier.chunks[place.chunk].address() + place.offset,
+                                      to.size(), stream_),
+              "cuMemcpyDtoHAsync");
     if (!status.ok()) break;
   }
   // Also what was begun before a failure may still be written.

@@ -196,12 +196,16 @@ Result Process::SetAccess(DevicePointer address, size_t bytes, uint32_t device, 
 
 Result Process::RegisterHost(void* memory) {
   const std::lock_guard lock(mu_);
-  return registered_.insert(memory).second ? cuda::kSuccess : cuda::kHostMemoryAlreadyRegistered;
+  if (!registered_.insert(memory).second) return cuda::kHostMemoryAlreadyRegistered;
+  state().calls.registers.fetch_add(1);
+  return cuda::kSuccess;
 }
 
 Result Process::UnregisterHost(void* memory) {
   const std::lock_guard lock(mu_);
-  return registered_.erase(memory) == 1 ? cuda::kSuccess : cuda::kHostMemoryNotRegistered;
+  if (registered_.erase(memory) == 0) return cuda::kHostMemoryNotRegistered;
+  state().calls.unregisters.fetch_add(1);
+  return cuda::kSuccess;
 }
 
 std::optional<Piece> Process::PieceAt(DevicePointer address, size_t bytes) {

@@ -45,6 +45,7 @@ struct Faults {
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
+  std::atomic<uint64_t> registers, unregisters;  // of host memory
 };
 
 struct State {

@@ -127,6 +127,19 @@ TEST_F(DemoterTest, TakesOneContextAndGivesItBack) {
   EXPECT_EQ(fake().calls().contexts.load(), before + 1);
 }
 
+TEST_F(DemoterTest, HostMemoryIsRegisteredForAsLongAsItIsThere) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().registers.load();
+  const uint64_t given_back = fake().calls().unregisters.load();
+  AddTier();
+  EXPECT_TRUE(Eventually([&] { return fake().calls().registers.load() > before; }));
+  ASSERT_TRUE(store_->DeleteNamespace("kv").ok());
+  EXPECT_TRUE(Eventually([&] {
+    return fake().calls().unregisters.load() - given_back ==
+           fake().calls().registers.load() - before;
+  }));
+}
+
 TEST_F(DemoterTest, AGpuThatHangsHoldsNobodyUp) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   AddTier();
