@@ -39,6 +39,7 @@ enum class MetricId : size_t {
   kIdleBeforeEvict,
   kAgeAtEvict,
   kUses,
+  kClassUses,
   kReuseGap,
   kSavedCompute,
   kClaims,
@@ -153,6 +154,10 @@ inline constexpr std::array kMetricTable = {
                "Uses of objects, each once a request: hit; or a miss, counted when the object is "
                "stored, because it was evicted (so lately that it would still be there at twice "
                "the capacity), because it expired, or cold (never there, or long gone)."},
+    MetricSpec{MetricId::kClassUses, "infercache_class_uses_total", MetricKind::kCounter,
+               "namespace,class,result",
+               "Uses that hit (hit) and objects stored (stored), by class id, of classes of which "
+               "something was stored: what a hint says of reuse."},
     MetricSpec{MetricId::kReuseGap, "infercache_reuse_gap_seconds", MetricKind::kHistogram,
                "namespace,result",
                "Between a use and the one before it: of what was there (hit), and of what was "

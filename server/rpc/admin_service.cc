@@ -142,6 +142,13 @@ void SetUseStats(const store::UseStats& stats, v1::UseStats* out) {
   out->set_misses_cold(stats.misses_cold);
   out->set_hit_ratio(stats.HitRatio());
   out->set_hit_ratio_at_2x_capacity(stats.HitRatioAtTwiceTheCapacity());
+  for (size_t i = 0; i < stats.classes.size(); ++i) {
+    if (stats.classes[i].stored == 0) continue;
+    v1::ClassUses& uses = *out->add_classes();
+    uses.set_class_id(static_cast<uint32_t>(i));
+    uses.set_hits(stats.classes[i].hits);
+    uses.set_stored(stats.classes[i].stored);
+  }
 }
 
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {

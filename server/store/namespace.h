@@ -235,6 +235,7 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   struct PinUse {
     uint64_t pins = 0;
     uint64_t bytes = 0;
+    uint64_t largest_bytes = 0;  // of one object
   };
   PinUse PinsOf(const ClientPage& page) const;
 
