@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
 #include "common/status_macros.h"
@@ -29,11 +30,6 @@ absl::Status TooLarge(uint64_t size_bytes, uint64_t room) {
       absl::StrCat("object of ", size_bytes, " bytes, destination of ", room));
 }
 
-DeviceThread::Clock::time_point ToSteady(absl::Time deadline) {
-  return DeviceThread::Clock::now() +
-         absl::ToChronoNanoseconds(std::max(deadline - absl::Now(), absl::ZeroDuration()));
-}
-
 template <typename Result>
 std::vector<Result> AllFail(const absl::Status& status, size_t count) {
   std::vector<Result> results(count);
@@ -51,6 +47,7 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
                    cuda::PrimaryContext::Retain(driver, device.ordinal));
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
+  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->thread_, impl->options_.host);
   LocalTransport::Options lane = impl->options_.lane;
   lane.device = impl->device_.uuid;
   ASSIGN_OR_RETURN(impl->transport_, LocalTransport::Connect(std::move(lane)));
@@ -58,13 +55,15 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
 }
 
 DeviceStats Device::Impl::stats() const {
-  return {.chunks_mapped = chunks_mapped_.load(),
-          .mapping_failures = mapping_failures_.load(),
-          .host_to_device_copies = host_to_device_copies_.load(),
-          .host_to_device_bytes = host_to_device_bytes_.load(),
-          .device_to_host_copies = device_to_host_copies_.load(),
-          .device_to_host_bytes = device_to_host_bytes_.load(),
-          .held_for_streams = thread_->waiting()};
+  DeviceStats stats = {.chunks_mapped = chunks_mapped_.load(),
+                       .mapping_failures = mapping_failures_.load(),
+                       .host_to_device_copies = host_to_device_copies_.load(),
+                       .host_to_device_bytes = host_to_device_bytes_.load(),
+                       .device_to_host_copies = device_to_host_copies_.load(),
+                       .device_to_host_bytes = device_to_host_bytes_.load(),
+                       .held_for_streams = thread_->waiting()};
+  loans_->AddTo(&stats);
+  return stats;
 }
 
 absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) const {
@@ -194,16 +193,7 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
     result.status = TooLarge(size, destination.size());
     return result;
   }
-  // Waited for whatever the deadline: the caller's memory must not be written later.
-  result.status = Copy(size, "cuMemcpyDtoHAsync", [&](const cuda::Api& api) {
-    cuda::Stream stream = nullptr;
-    cuda::Result done = api.stream_create(&stream, cuda::kStreamNonBlocking);
-    if (done != cuda::kSuccess) return done;
-    done = api.memcpy_dtoh_async(destination.data(), object.address(), size, stream);
-    if (done == cuda::kSuccess) done = api.stream_synchronize(stream);
-    (void)api.stream_destroy(stream);
-    return done;
-  });
+  result.status = CopyToHost(thread_->context(), object.address(), destination.first(size));
   if (!result.status.ok()) return result;
   device_to_host_copies_.fetch_add(1);
   device_to_host_bytes_.fetch_add(size);
@@ -243,7 +233,7 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<PutResult>(deadline.status(), reservations.size());
-  const absl::Status written = thread_->AwaitStream(stream, ToSteady(*deadline));
+  const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
   if (!written.ok()) return AllFail<PutResult>(written, reservations.size());
   std::vector<Reservation> rooms;
   for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
@@ -273,6 +263,32 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
     (void)thread_->KeepUntilDone(stream, &kept);
   }
   return result;
+}
+
+std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,
+                                           const CallOptions& call) {
+  if (items.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<LendResult>(deadline.status(), items.size());
+  const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
+  if (!written.ok()) return AllFail<LendResult>(written, items.size());
+  return loans_->Lend(items, *deadline);
+}
+
+std::vector<DeviceGetResult> Device::Impl::Borrow(std::span<const std::string_view> keys,
+                                                  const CallOptions& call) {
+  if (keys.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  return loans_->Borrow(keys, *deadline);
+}
+
+std::vector<absl::Status> Device::Impl::TakeBack(std::span<const std::string_view> keys,
+                                                 const CallOptions& call) {
+  if (keys.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return std::vector<absl::Status>(keys.size(), deadline.status());
+  return loans_->TakeBack(keys, *deadline);
 }
 
 KeysResult Device::Impl::Keys(KeysVerb verb, std::span<const std::string_view> keys,

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/src/device_loans.h"
 #include "client/src/device_memory.h"
 #include "client/src/device_thread.h"
 #include "client/src/local_transport.h"
@@ -23,6 +24,7 @@ class Device::Impl {
  public:
   struct Options {
     LocalTransport::Options lane;  // but for the device
+    LocalTransport* host;          // the same in host memory; outlives the device
     absl::Duration deadline;       // of calls that bring none
     // A view of the object in host memory, for GetInto.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
@@ -45,6 +47,12 @@ class Device::Impl {
                                            const CallOptions& call);
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, cuda::Stream stream,
                                 const CallOptions& call);
+  std::vector<LendResult> Lend(std::span<const LendItem> items, cuda::Stream stream,
+                               const CallOptions& call);
+  std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,
+                                      const CallOptions& call);
+  std::vector<absl::Status> TakeBack(std::span<const std::string_view> keys,
+                                     const CallOptions& call);
   KeysResult Keys(KeysVerb verb, std::span<const std::string_view> keys, const CallOptions& call);
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call);
 
@@ -74,6 +82,7 @@ class Device::Impl {
   std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
   std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
+  std::unique_ptr<DeviceLoans> loans_;
   // Goes first: nothing is under way then.
   std::unique_ptr<LocalTransport> transport_;
 };
