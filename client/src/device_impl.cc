@@ -48,10 +48,20 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
   impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->thread_, impl->options_.host);
-  LocalTransport::Options lane = impl->options_.lane;
-  lane.device = impl->device_.uuid;
-  ASSIGN_OR_RETURN(impl->transport_, LocalTransport::Connect(std::move(lane)));
   return impl;
+}
+
+absl::StatusOr<LocalTransport*> Device::Impl::Tier() {
+  if (LocalTransport* const known = tier_.load(std::memory_order_acquire)) [[likely]]
+    return known;
+  MutexLock lock(&connect_mu_);
+  if (transport_ == nullptr) {
+    LocalTransport::Options lane = options_.lane;
+    lane.device = device_.uuid;
+    ASSIGN_OR_RETURN(transport_, LocalTransport::Connect(std::move(lane)));
+    tier_.store(transport_.get(), std::memory_order_release);
+  }
+  return transport_.get();
 }
 
 DeviceStats Device::Impl::stats() const {
@@ -116,10 +126,12 @@ std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view>
   if (keys.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<DeviceGetResult>(tier.status(), keys.size());
   std::vector<GetResult> got;
-  if (!transport_->TryGet(keys, Copies::kRefused, &got)) {
+  if (!(*tier)->TryGet(keys, Copies::kRefused, &got)) {
     Reached reached = Reached::kNotAsked;
-    got = transport_->GetNow(keys, Copies::kRefused, *deadline, &reached);
+    got = (*tier)->GetNow(keys, Copies::kRefused, *deadline, &reached);
   }
   std::vector<DeviceGetResult> results;
   results.reserve(got.size());
@@ -220,9 +232,11 @@ std::vector<DeviceReserveResult> Device::Impl::Reserve(std::span<const ReserveIt
   if (items.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<DeviceReserveResult>(deadline.status(), items.size());
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<DeviceReserveResult>(tier.status(), items.size());
   Reached reached = Reached::kNotAsked;
   std::vector<DeviceReserveResult> results;
-  for (ReserveResult& one : transport_->ReserveNow(items, *deadline, &reached)) {
+  for (ReserveResult& one : (*tier)->ReserveNow(items, *deadline, &reached)) {
     results.push_back(OnDevice(std::move(one)));
   }
   return results;
@@ -233,12 +247,14 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<PutResult>(deadline.status(), reservations.size());
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<PutResult>(tier.status(), reservations.size());
   const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
   if (!written.ok()) return AllFail<PutResult>(written, reservations.size());
   std::vector<Reservation> rooms;
   for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
   Reached reached = Reached::kNotAsked;
-  return transport_->CommitNow(rooms, *deadline, &reached);
+  return (*tier)->CommitNow(rooms, *deadline, &reached);
 }
 
 PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
@@ -297,9 +313,11 @@ KeysResult Device::Impl::Keys(KeysVerb verb, std::span<const std::string_view> k
   if (keys.empty()) return result;
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  if (transport_->TryKeys(verb, keys, &result)) return result;
+  const auto tier = Tier();
+  if (!tier.ok()) return {.status = tier.status()};
+  if ((*tier)->TryKeys(verb, keys, &result)) return result;
   Reached reached = Reached::kNotAsked;
-  return transport_->KeysNow(verb, keys, *deadline, &reached);
+  return (*tier)->KeysNow(verb, keys, *deadline, &reached);
 }
 
 MatchResult Device::Impl::Match(std::span<const std::string_view> keys, const CallOptions& call) {
@@ -307,9 +325,11 @@ MatchResult Device::Impl::Match(std::span<const std::string_view> keys, const Ca
   if (keys.empty()) return result;
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  if (transport_->TryMatch(keys, &result)) return result;
+  const auto tier = Tier();
+  if (!tier.ok()) return {.status = tier.status()};
+  if ((*tier)->TryMatch(keys, &result)) return result;
   Reached reached = Reached::kNotAsked;
-  return transport_->MatchNow(keys, *deadline, &reached);
+  return (*tier)->MatchNow(keys, *deadline, &reached);
 }
 
 }  // namespace infercache

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/src/device_loans.h"
@@ -16,6 +17,7 @@
 #include "client/src/device_thread.h"
 #include "client/src/local_transport.h"
 #include "common/cuda/driver.h"
+#include "common/mutex.h"
 #include "infercache/device.h"
 
 namespace infercache {
@@ -62,6 +64,9 @@ class Device::Impl {
 
   // UNAVAILABLE in a forked child; else when the call is to be over.
   absl::StatusOr<absl::Time> DeadlineOf(const CallOptions& call) const;
+  // The lane to the tier, which connects when it is first asked for: whoever only lends and borrows
+  // needs no tier.
+  absl::StatusOr<LocalTransport*> Tier() ABSL_LOCKS_EXCLUDED(connect_mu_);
   // The session's memory, mapped when it is first asked for.
   absl::StatusOr<DevicePointer> AddressOf(LocalSession& session, const LocalPlace& place);
   DeviceGetResult OnDevice(GetResult got);
@@ -83,8 +88,10 @@ class Device::Impl {
   std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
   std::unique_ptr<DeviceLoans> loans_;
+  Mutex connect_mu_;
+  std::atomic<LocalTransport*> tier_{nullptr};  // once it is made
   // Goes first: nothing is under way then.
-  std::unique_ptr<LocalTransport> transport_;
+  std::unique_ptr<LocalTransport> transport_ ABSL_GUARDED_BY(connect_mu_);
 };
 
 }  // namespace infercache
