@@ -19,6 +19,15 @@ constexpr size_t kMaxBorrowedAtOnce = 512;
 
 }  // namespace
 
+DeviceLoans::~DeviceLoans() {
+  std::map<std::shared_ptr<LoanBook>, std::vector<LoanBook::Owned*>> by_book;
+  {
+    MutexLock lock(&mu_);
+    for (const auto& [key, lent] : mine_) by_book[lent->book].push_back(&lent->owned);
+  }
+  for (const auto& [book, owned] : by_book) book->Abandon(device_.uuid, owned);
+}
+
 absl::StatusOr<std::shared_ptr<LoanBook>> DeviceLoans::OpenBook(absl::Time deadline) {
   const LocalLink::Opened opened =
       host_->link().Await(/*wait_for_daemon=*/false, SteadyDeadline(deadline));
@@ -98,7 +107,11 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
     auto record = std::make_shared<Lent>(
         Lent{book, {.key = group.items[i].key(), .base = group.range.base, .loan = lent[i].loan}});
     MutexLock lock(&mu_);
-    mine_[group.items[i].key()] = std::move(record);
+    if (lent[i].loan != 0) {
+      mine_[group.items[i].key()] = std::move(record);
+    } else {
+      mine_.try_emplace(group.items[i].key(), std::move(record));
+    }
   }
 }
 

@@ -33,6 +33,10 @@ class DeviceLoans {
               LocalTransport* host)
       : device_(device), thread_(std::move(thread)), host_(host) {}
 
+  ~DeviceLoans();
+  DeviceLoans(const DeviceLoans&) = delete;
+  DeviceLoans& operator=(const DeviceLoans&) = delete;
+
   // As Device's; what a Lend is to wait for has come to its end.
   std::vector<LendResult> Lend(std::span<const LendItem> items, absl::Time deadline);
   std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys, absl::Time deadline);

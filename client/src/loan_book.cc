@@ -20,6 +20,12 @@ absl::Status Gone(const absl::Status& why) {
       why.message()));
 }
 
+// The connection is of no use any more: what it was about is not known, and never will be.
+bool MeansGone(const absl::Status& status) {
+  return IsUnreachable(status) &&
+         (absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsInternal(status));
+}
+
 }  // namespace
 
 std::shared_ptr<LoanBook> LoanBook::Make(std::shared_ptr<LocalConnection> connection) {
@@ -118,6 +124,25 @@ void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent
   }
 }
 
+size_t LoanBook::TakeBackSome(const std::string& device, std::span<Owned* const> owned,
+                              v1::LocalRequest* request) {
+  v1::TakeBack& take_back = *request->mutable_take_back();
+  take_back.set_device(device);
+  size_t count = 0, bytes = 0;
+  MutexLock lock(&mu_);
+  for (; count < std::min(owned.size(), kMaxItemsPerFrame); ++count) {
+    Owned& one = *owned[count];
+    bytes += one.key.size();
+    if (count > 0 && bytes > kMaxRequestBytes) break;
+    take_back.add_keys(one.key);
+    if (std::exchange(one.taken_back, true) || one.loan == 0) continue;
+    own_.erase(one.loan);
+    const auto it = registered_.find(one.base);
+    if (it != registered_.end() && --it->second.loans == 0) registered_.erase(it);
+  }
+  return count;
+}
+
 std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
                                              std::span<Owned* const> owned,
                                              LocalDeadline deadline) {
@@ -125,22 +150,10 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
   std::vector<uint64_t> waits(owned.size(), 0);
   for (size_t begin = 0, end = 0; begin < owned.size(); begin = end) {
     v1::LocalRequest request;
-    v1::TakeBack& take_back = *request.mutable_take_back();
-    take_back.set_device(device);
-    size_t bytes = 0;
-    for (; end < owned.size() && end - begin < kMaxItemsPerFrame; ++end) {
-      bytes += owned[end]->key.size();
-      if (end > begin && bytes > kMaxRequestBytes) break;
-      take_back.add_keys(owned[end]->key);
-      MutexLock lock(&mu_);
-      own_.erase(owned[end]->loan);
-      if (std::exchange(owned[end]->taken_back, true) || owned[end]->loan == 0) continue;
-      const auto it = registered_.find(owned[end]->base);
-      if (it != registered_.end() && --it->second.loans == 0) registered_.erase(it);
-    }
+    end = begin + TakeBackSome(device, owned.subspan(begin), &request);
     LocalAnswer answer = connection_->Call(request, deadline);
     const v1::TakenBack& taken = answer.response.taken_back();
-    if (answer.status.ok() && taken.items_size() != take_back.keys_size()) {
+    if (answer.status.ok() && static_cast<size_t>(taken.items_size()) != end - begin) {
       answer.status = BadAnswer("a word for each key that was taken back");
     }
     for (size_t i = begin; i < end; ++i) {
@@ -148,18 +161,26 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
         const v1::TakenBackItem& item = taken.items(static_cast<int>(i - begin));
         if (item.lent()) waits[i] = item.loan();
       } else {
-        results[i] = IsUnreachable(answer.status) && !absl::IsDeadlineExceeded(answer.status)
-                         ? Gone(answer.status)
-                         : Unshared(answer.status);
+        results[i] = MeansGone(answer.status) ? Gone(answer.status) : Unshared(answer.status);
       }
     }
   }
   for (size_t i = 0; i < owned.size(); ++i) {
     if (waits[i] != 0) results[i] = AwaitFree(waits[i], deadline);
+    if (!results[i].ok()) continue;
+    // What was said by an event that nobody waited for any more.
     MutexLock lock(&mu_);
-    if (results[i].ok()) free_.erase(owned[i]->loan);
+    free_.erase(owned[i]->loan);
   }
   return results;
+}
+
+void LoanBook::Abandon(const std::string& device, std::span<Owned* const> owned) {
+  while (!owned.empty()) {
+    v1::LocalRequest request;
+    owned = owned.subspan(TakeBackSome(device, owned, &request));
+    connection_->Tell(request);
+  }
 }
 
 absl::Status LoanBook::AwaitFree(uint64_t loan, LocalDeadline deadline) {

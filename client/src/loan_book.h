@@ -64,6 +64,8 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   // OK, DEADLINE_EXCEEDED, UNAVAILABLE, for each. Sets `taken_back`.
   std::vector<absl::Status> TakeBack(const std::string& device, std::span<Owned* const> owned,
                                      LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same, and nobody waits to hear who has it.
+  void Abandon(const std::string& device, std::span<Owned* const> owned) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- The reader's side ---
 
@@ -108,6 +110,9 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
       ABSL_LOCKS_EXCLUDED(mu_);
   void TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
                 std::vector<Lent>* results) ABSL_LOCKS_EXCLUDED(mu_);
+  // Asks for some of `owned`, and notes that they are lent no longer. Returns how many.
+  size_t TakeBackSome(const std::string& device, std::span<Owned* const> owned,
+                      v1::LocalRequest* request) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status AwaitFree(uint64_t loan, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
 
   // The mapping that a borrowed tensor lies in.

@@ -190,10 +190,10 @@ bool LocalConnection::Tell(v1::LocalRequest& request) {
 bool LocalConnection::TellLocked(v1::LocalRequest& request) {
   // What gives back is bounded by what there is to give back.
   const bool gives_back = request.has_abort() || request.has_release() || request.has_give_up() ||
-                          request.has_return_lent();
+                          request.has_return_lent() || request.has_take_back();
   if (broken() || (!gives_back && writer_.unsent_bytes() > kMaxUnsentRequestBytes)) return false;
   const v1::LocalResponse::BodyCase expected = ExpectedBody(request);
-  const bool answered = request.has_abort();
+  const bool answered = request.has_abort() || request.has_take_back();
   request.set_id(answered ? next_id_ : 0);
   encoded_.clear();
   if (!request.AppendToString(&encoded_) || encoded_.size() > kMaxFrameBytes) return false;

@@ -134,23 +134,25 @@ TEST(Header, StructuresHaveTheSameLayout) {
 
 TEST(Header, NumbersMeanTheSame) {
   const std::map<int, int> ours_to_theirs = {
-      {kSuccess, CUDA_SUCCESS},
-      {kInvalidValue, CUDA_ERROR_INVALID_VALUE},
-      {kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY},
-      {kNotInitialized, CUDA_ERROR_NOT_INITIALIZED},
-      {kStubLibrary, CUDA_ERROR_STUB_LIBRARY},
-      {kCallRequiresNewerDriver, CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER},
-      {kNoDevice, CUDA_ERROR_NO_DEVICE},
-      {kInvalidDevice, CUDA_ERROR_INVALID_DEVICE},
-      {kInvalidContext, CUDA_ERROR_INVALID_CONTEXT},
-      {kOperatingSystem, CUDA_ERROR_OPERATING_SYSTEM},
-      {kInvalidHandle, CUDA_ERROR_INVALID_HANDLE},
-      {kNotFound, CUDA_ERROR_NOT_FOUND},
-      {kNotReady, CUDA_ERROR_NOT_READY},
-      {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
-      {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
-      {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
-      {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
+    {kSuccess, CUDA_SUCCESS},
+    {kInvalidValue, CUDA_ERROR_INVALID_VALUE},
+    {kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY},
+    {kNotInitialized, CUDA_ERROR_NOT_INITIALIZED},
+    {kStubLibrary, CUDA_ERROR_STUB_LIBRARY},
+#if CUDA_VERSION >= 13000  // older ones do not name it
+    {kCallRequiresNewerDriver, CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER},
+#endif
+    {kNoDevice, CUDA_ERROR_NO_DEVICE},
+    {kInvalidDevice, CUDA_ERROR_INVALID_DEVICE},
+    {kInvalidContext, CUDA_ERROR_INVALID_CONTEXT},
+    {kOperatingSystem, CUDA_ERROR_OPERATING_SYSTEM},
+    {kInvalidHandle, CUDA_ERROR_INVALID_HANDLE},
+    {kNotFound, CUDA_ERROR_NOT_FOUND},
+    {kNotReady, CUDA_ERROR_NOT_READY},
+    {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
+    {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
+    {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
+    {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
   };
   for (const auto& [ours, theirs] : ours_to_theirs) EXPECT_EQ(ours, theirs);
   EXPECT_EQ(kLocationDevice, int{CU_MEM_LOCATION_TYPE_DEVICE});

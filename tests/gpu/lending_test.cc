@@ -224,6 +224,28 @@ TEST_P(GpuLending, AnOwnerThatIsKilledLeavesReadersWhatTheyHave) {
   EXPECT_EQ(reader.Do("read"), "next");
 }
 
+TEST_P(GpuLending, ADeviceThatIsClosedLendsNothing) {
+  Told owner = StartOwner(GetParam());
+  EXPECT_EQ(owner.Do("lend other"), "lent");
+  Told reader = StartReader();
+  EXPECT_EQ(owner.Do("close"), "ok");
+  EXPECT_TRUE(Eventually([&] { return reader.Do("borrow other") == "miss"; }));
+  EXPECT_EQ(reader.Do("read"), "text");
+  EXPECT_EQ(reader.Do("release"), "ok");
+  EXPECT_TRUE(Eventually([&] { return NothingIsLent(); }));
+}
+
+// What was borrowed outlives the device that borrowed it.
+TEST_P(GpuLending, WhatAClosedDeviceBorrowedIsStillReturned) {
+  Told owner = StartOwner(GetParam());
+  Told reader = StartReader();
+  EXPECT_EQ(reader.Do("close"), "ok");
+  EXPECT_EQ(reader.Do("read"), "text");
+  EXPECT_EQ(owner.Do("take_back key 50"), "DEADLINE_EXCEEDED");
+  EXPECT_EQ(reader.Do("release"), "ok");
+  EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+}
+
 TEST_P(GpuLending, WithoutTheDaemonNobodyCanSayWhoHasIt) {
   Told owner = StartOwner(GetParam());
   Told reader = StartReader();

@@ -12,6 +12,7 @@
 //   release_after    it, with the default stream. "ok"
 //   take_back KEY MS "OK", or the code
 //   free             the memory. "ok"
+//   close            the device; only read, release and free may follow. "ok"
 
 #include <algorithm>
 #include <cstdio>
@@ -82,6 +83,10 @@ class LendingWorker {
     }
     if (verb == "free") {
       Free();
+      return "ok";
+    }
+    if (verb == "close") {
+      opened_.reset();
       return "ok";
     }
     return "what?";
