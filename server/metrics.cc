@@ -118,6 +118,10 @@ class TierFamilies {
   void Add(MetricId id, std::string_view label, const Value& value) {
     families_.Add(id, {name_, tier_, label}, value);
   }
+  template <class Value>
+  void Add(MetricId id, std::string_view label, std::string_view more, const Value& value) {
+    families_.Add(id, {name_, tier_, label, more}, value);
+  }
 
  private:
   const std::string_view name_, tier_;
@@ -163,6 +167,12 @@ void AddUses(const store::UseStats& s, TierFamilies& out) {
   out.Add(Id::kUses, "evicted", s.misses_evicted);
   out.Add(Id::kUses, "expired", s.misses_expired);
   out.Add(Id::kUses, "cold", s.misses_cold);
+  for (size_t i = 0; i < s.classes.size(); ++i) {
+    if (s.classes[i].stored == 0) continue;
+    const std::string class_id = std::to_string(i);
+    out.Add(Id::kClassUses, class_id, "hit", s.classes[i].hits);
+    out.Add(Id::kClassUses, class_id, "stored", s.classes[i].stored);
+  }
   out.Add(Id::kReuseGap, "hit", s.hit_gap);
   out.Add(Id::kReuseGap, "evicted", s.miss_gap);
   out.Add(Id::kAgeAtEvict, s.age_at_eviction);

@@ -15,6 +15,23 @@
 namespace infercache::rpc {
 namespace {
 
+bool IsNobody(const v1::LocalPeers& peers) {
+  return !peers.everyone() && peers.users().empty() && peers.groups().empty();
+}
+
+store::LocalAccess ToAccess(const v1::LocalPeers& peers) {
+  return {.everyone = peers.everyone(),
+          .users = {peers.users().begin(), peers.users().end()},
+          .groups = {peers.groups().begin(), peers.groups().end()}};
+}
+
+void SetPeers(const store::LocalAccess& access, v1::LocalPeers* out) {
+  out->set_everyone(access.everyone);
+  if (access.everyone) return;
+  out->mutable_users()->Add(access.users.begin(), access.users.end());
+  out->mutable_groups()->Add(access.groups.begin(), access.groups.end());
+}
+
 absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
                                             uint64_t chunk_bytes) {
   store::NamespaceSpec spec;
@@ -25,9 +42,14 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
-  if (!message.device_tiers().empty()) {
-    return absl::InvalidArgumentError(
-        "spec.device_tiers: tiers come from the daemon's configuration");
+  if (!message.tiers().empty()) {
+    return absl::InvalidArgumentError("spec.tiers: tiers come from the daemon's configuration");
+  }
+  if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
+  if (message.has_local_writers()) {
+    spec.writable_by_clients = !IsNobody(message.local_writers());
+    // Else whoever may use it may send its puts.
+    if (spec.writable_by_clients) spec.local_writers = ToAccess(message.local_writers());
   }
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
@@ -50,9 +72,9 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
-void SetTier(const store::DeviceTier& tier, v1::DeviceTier* out) {
+void SetTier(const store::DeviceTier& tier, v1::TierSpec* out) {
   out->set_device(tier.device);
-  out->set_bytes(tier.bytes);
+  out->set_quota_bytes(tier.bytes);
   if (tier.objects == nullptr) out->set_why_off(std::string(tier.why_off.message()));
 }
 
@@ -65,8 +87,11 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
   out->set_virtual_clock(spec.virtual_clock);
+  SetPeers(spec.local_users, out->mutable_local_users());
+  out->mutable_local_writers();  // nobody
+  if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
+  for (const store::DeviceTier& tier : ns.device_tiers()) SetTier(tier, out->add_tiers());
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
-  for (const store::DeviceTier& tier : ns.device_tiers()) SetTier(tier, out->add_device_tiers());
 }
 
 void SetAge(const store::AgedBytes& bytes, v1::AgedBytes* out) {
@@ -121,6 +146,13 @@ void SetUseStats(const store::UseStats& stats, v1::UseStats* out) {
   out->set_misses_cold(stats.misses_cold);
   out->set_hit_ratio(stats.HitRatio());
   out->set_hit_ratio_at_2x_capacity(stats.HitRatioAtTwiceTheCapacity());
+  for (size_t i = 0; i < stats.classes.size(); ++i) {
+    if (stats.classes[i].stored == 0) continue;
+    v1::ClassUses& uses = *out->add_classes();
+    uses.set_class_id(static_cast<uint32_t>(i));
+    uses.set_hits(stats.classes[i].hits);
+    uses.set_stored(stats.classes[i].stored);
+  }
 }
 
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
@@ -192,17 +224,20 @@ AdminService::AdminService(const Environment& environment, AdminHooks hooks,
       grpc_address_(GrpcAddress(std::move(grpc_addresses), hooks_.socket_path)),
       background_(background) {}
 
-absl::Status AdminService::CheckRight(const grpc::ServerContextBase& context) const {
+absl::Status AdminService::CheckRight(Method method, const grpc::ServerContextBase& context) const {
+  const bool reads = method == Method::kGetInfo || method == Method::kGetStats ||
+                     method == Method::kListNamespaces;
   ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
-  return peer.caller.CheckAdmin();
+  return peer.caller.CheckAdmin(reads ? AdminRight::kRead : AdminRight::kAll);
 }
 
 template <typename Request>
-absl::Status AdminService::Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+absl::Status AdminService::Admit(UnaryCall& call, Method method,
+                                 const grpc::CallbackServerContext& context,
                                  const Request& request) const {
   call.scope().AddRequestBytes(request.ByteSizeLong());
   RETURN_IF_ERROR(call.scope().admission());
-  return CheckRight(context);
+  return CheckRight(method, context);
 }
 
 template <typename Response>
@@ -217,7 +252,7 @@ grpc::ServerUnaryReactor* AdminService::Serve(Method method,
                                               const Request& request, Response* response,
                                               Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  absl::Status status = Admit(*call, context, request);
+  absl::Status status = Admit(*call, method, context, request);
   if (status.ok()) status = work();
   Answer(*call, status, *response);
   return call;
@@ -229,7 +264,7 @@ grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
                                                    const Request& request, Response* response,
                                                    Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  if (const absl::Status status = Admit(*call, context, request); !status.ok()) {
+  if (const absl::Status status = Admit(*call, method, context, request); !status.ok()) {
     call->Complete(status);
     return call;
   }

@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
   IndexSegment::Options options;
   options.name = spec.name;
   options.max_objects = static_cast<uint32_t>(spec.max_objects);
+  options.quota_bytes = spec.quota_bytes;
   options.shards = environment.shards;
   options.hash_seed = environment.hash_seed.has_value()
                           ? *environment.hash_seed
