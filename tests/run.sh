@@ -64,13 +64,13 @@ build() {
 
 # run_ctest PRESET [ctest options...]: leaves the results where count_tests finds them. A program that
 # fails is run once more, since a few tests have deadlines that a machine busy with other things can
-# miss; both runs are in the log, and a second failure counts.
+# miss; both runs are in the log, the summary names it, and a second failure counts.
 run_ctest() {
   local preset=$1
   shift
   ctest --preset "$preset" --parallel "$(nproc)" --no-tests=error --test-output-size-passed 1048576 \
     --repeat until-pass:2 \
-    --output-junit "$results/$preset.xml" "$@"
+    --output-junit "$results/$preset.xml" "$@" | tee "$results/$preset-ctest.log"
 }
 
 # --- Stages ---
@@ -128,7 +128,10 @@ stage_python() {
   build dev && cmake --install build/dev --component client --prefix "$work/client" >/dev/null || return 1
   [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
   if ! "$work/venv/bin/pip" index versions nanobind >/dev/null 2>&1; then
-    echo 'SKIPPED: pip reaches no package index'
+    local reason='pip reaches no package index'
+    printf '<testsuite tests="1" failures="0" skipped="1">\n[  SKIPPED ] all (%s)\n</testsuite>\n' \
+      "$reason" >"$results/python.xml"
+    echo "SKIPPED: $reason"
     return 0
   fi
   "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
@@ -170,6 +173,13 @@ print_skipped() {
   sed -n 's/.*\(\[  SKIPPED \] [^ ]*\) (.*/\1/p' "$results/$1.xml" | sort -u | sed "s/^/  $1: /"
 }
 
+# Programs of a stage that failed and then passed.
+print_repeated() {
+  [ -e "$results/$1-ctest.log" ] || return 0
+  sed -n 's/.* Test *#[0-9]*: \([^ ]*\) \.*\*\*\*.*/\1/p' "$results/$1-ctest.log" | sort | uniq -u |
+    sed "s/^/  $1: /"
+}
+
 stages=()
 for argument in "$@"; do
   case $argument in
@@ -183,6 +193,14 @@ for argument in "$@"; do
   esac
 done
 [ "${#stages[@]}" -gt 0 ] || stages=("${all_stages[@]}")
+
+# Recorded traces are too large for the repository: those in a directory beside it, or one below, are used.
+for directory in ../traces ../*/traces; do
+  if [ -z "${INFERCACHE_TRACE_DIR:-}" ] && [ -e "$directory/conversation.jsonl" ]; then
+    INFERCACHE_TRACE_DIR=$(cd "$directory" && pwd)
+  fi
+done
+export INFERCACHE_TRACE_DIR=${INFERCACHE_TRACE_DIR:-}
 
 deploy/install-deps.sh
 rm -rf "$results"
@@ -219,5 +237,7 @@ printf '\nSummary (%d s)\n' "$SECONDS"
 printf '%s\n' "${summary[@]}"
 skipped_cases=$(for stage in "${stages[@]}"; do print_skipped "$stage"; done)
 [ -z "$skipped_cases" ] || printf 'Skipped cases\n%s\n' "$skipped_cases"
+repeated=$(for stage in "${stages[@]}"; do print_repeated "$stage"; done)
+[ -z "$repeated" ] || printf 'Failed once, passed when run again\n%s\n' "$repeated"
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

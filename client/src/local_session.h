@@ -52,7 +52,9 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   struct Segments {
     MappedSegment index;
     MappedSegment page;
-    std::vector<MappedSegment> chunks;
+    std::vector<MappedSegment> chunks;  // for reading: a view cannot be written through
+    // The same again for whoever writes in place, and what only reservations and puts go through.
+    std::vector<MappedSegment> writable_chunks;
     std::vector<UniqueFd> device_chunks;  // instead, where they are a GPU's memory
   };
 
@@ -84,7 +86,9 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
            place.size_bytes <= chunk_bytes_ - place.offset;
   }
   // [offset, offset + size) of a chunk; empty if it does not lie in it, or is no memory of the CPU.
-  std::span<std::byte> Place(uint32_t chunk, uint64_t offset, uint64_t size) const;
+  std::span<const std::byte> Place(uint32_t chunk, uint64_t offset, uint64_t size) const;
+  // The same memory at another address; empty too where the client may not write in place.
+  std::span<std::byte> WritablePlace(uint32_t chunk, uint64_t offset, uint64_t size) const;
 
   v1::Welcome::PutAccess put_access() const { return put_access_; }
   bool checksums() const { return checksums_; }
@@ -114,7 +118,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   // What the daemon answered to somebody who waited; 0 = nothing, in time.
   void SlotsGranted(uint32_t limit);
 
-  // Maps a piece of the arena ahead of its use. False = all of it is. One thread.
+  // Fills in the page tables of a piece of the arena ahead of its use, what is read before what is
+  // written. False = all is filled in. One thread.
   bool PopulateStep();
 
   // Of this process, or of a parent.
@@ -149,7 +154,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   std::shared_ptr<DeviceMemory> device_memory_ ABSL_GUARDED_BY(device_mu_);
 
   // The populating thread's.
-  uint64_t populated_bytes_ = 0;
+  size_t populated_segments_ = 0;
+  uint64_t populated_bytes_ = 0;  // of the next one
 };
 
 }  // namespace infercache

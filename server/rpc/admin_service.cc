@@ -15,6 +15,23 @@
 namespace infercache::rpc {
 namespace {
 
+bool IsNobody(const v1::LocalPeers& peers) {
+  return !peers.everyone() && peers.users().empty() && peers.groups().empty();
+}
+
+store::LocalAccess ToAccess(const v1::LocalPeers& peers) {
+  return {.everyone = peers.everyone(),
+          .users = {peers.users().begin(), peers.users().end()},
+          .groups = {peers.groups().begin(), peers.groups().end()}};
+}
+
+void SetPeers(const store::LocalAccess& access, v1::LocalPeers* out) {
+  out->set_everyone(access.everyone);
+  if (access.everyone) return;
+  out->mutable_users()->Add(access.users.begin(), access.users.end());
+  out->mutable_groups()->Add(access.groups.begin(), access.groups.end());
+}
+
 absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
                                             uint64_t chunk_bytes) {
   store::NamespaceSpec spec;
@@ -25,6 +42,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
+  if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
+  if (message.has_local_writers()) {
+    spec.writable_by_clients = !IsNobody(message.local_writers());
+    // Else whoever may use it may send its puts.
+    if (spec.writable_by_clients) spec.local_writers = ToAccess(message.local_writers());
+  }
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
@@ -55,6 +78,15 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
   out->set_virtual_clock(spec.virtual_clock);
+  SetPeers(spec.local_users, out->mutable_local_users());
+  out->mutable_local_writers();  // nobody
+  if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    if (tier.objects == nullptr) continue;  // it is off
+    auto* shown = out->add_tiers();
+    shown->set_device(tier.device);
+    shown->set_quota_bytes(tier.objects->spec().quota_bytes);
+  }
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -179,17 +211,20 @@ AdminService::AdminService(const Environment& environment, AdminHooks hooks,
       grpc_address_(GrpcAddress(std::move(grpc_addresses), hooks_.socket_path)),
       background_(background) {}
 
-absl::Status AdminService::CheckRight(const grpc::ServerContextBase& context) const {
+absl::Status AdminService::CheckRight(Method method, const grpc::ServerContextBase& context) const {
+  const bool reads = method == Method::kGetInfo || method == Method::kGetStats ||
+                     method == Method::kListNamespaces;
   ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
-  return peer.caller.CheckAdmin();
+  return peer.caller.CheckAdmin(reads ? AdminRight::kRead : AdminRight::kAll);
 }
 
 template <typename Request>
-absl::Status AdminService::Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+absl::Status AdminService::Admit(UnaryCall& call, Method method,
+                                 const grpc::CallbackServerContext& context,
                                  const Request& request) const {
   call.scope().AddRequestBytes(request.ByteSizeLong());
   RETURN_IF_ERROR(call.scope().admission());
-  return CheckRight(context);
+  return CheckRight(method, context);
 }
 
 template <typename Response>
@@ -204,7 +239,7 @@ grpc::ServerUnaryReactor* AdminService::Serve(Method method,
                                               const Request& request, Response* response,
                                               Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  absl::Status status = Admit(*call, context, request);
+  absl::Status status = Admit(*call, method, context, request);
   if (status.ok()) status = work();
   Answer(*call, status, *response);
   return call;
@@ -216,7 +251,7 @@ grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
                                                    const Request& request, Response* response,
                                                    Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  if (const absl::Status status = Admit(*call, context, request); !status.ok()) {
+  if (const absl::Status status = Admit(*call, method, context, request); !status.ok()) {
     call->Complete(status);
     return call;
   }

@@ -51,7 +51,7 @@ class AdminService final : public v1::Admin::CallbackService {
 
  private:
   template <typename Request>
-  absl::Status Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+  absl::Status Admit(UnaryCall& call, Method method, const grpc::CallbackServerContext& context,
                      const Request& request) const;
   template <typename Response>
   static void Answer(UnaryCall& call, const absl::Status& status, const Response& response);
@@ -63,7 +63,7 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* ServeLater(Method method, const grpc::CallbackServerContext& context,
                                        const Request& request, Response* response, Work work);
 
-  absl::Status CheckRight(const grpc::ServerContextBase& context) const;
+  absl::Status CheckRight(Method method, const grpc::ServerContextBase& context) const;
 
   const Environment& environment_;
   const AdminHooks hooks_;

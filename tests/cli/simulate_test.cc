@@ -1,17 +1,17 @@
 // infercachectl simulate: on a small trace of its own, and, where they are, on recorded ones
 // against what the policies are meant to reach.
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/ctl_process.h"
+#include "tests/cli/recorded_trace.h"
 
 namespace infercache::cli {
 namespace {
@@ -106,20 +106,20 @@ struct PlainLru {
 
 class RecordedTrace : public ::testing::Test {
  protected:
-  // Runs lru and auto, and lru with its index in 64 shards; checks what holds for every trace.
+  // Runs lru and auto, with the index in one shard and in 64; checks what holds for every trace.
   void Run(const std::string& name, const std::vector<PlainLru>& plain_lru) {
-    const std::string trace = TRACE_DIRECTORY "/" + name;
-    if (access(trace.c_str(), R_OK) != 0) GTEST_SKIP() << "no trace at " << trace;
+    const auto trace = FindRecordedTrace(name);
+    if (!trace) GTEST_SKIP() << "no " << name << " in INFERCACHE_TRACE_DIR";
     std::string capacities;
     for (const PlainLru& cell : plain_lru) {
       capacities += (capacities.empty() ? "" : ",") + std::string(cell.capacity);
     }
-    const auto run = [&](const std::string& policies, const std::string& shards) {
-      return Take(Simulate(
-          {"--trace", trace, "--policy", policies, "--capacity", capacities, "--shards", shards}));
+    const auto run = [&](const std::string& shards) {
+      return Take(Simulate({"--trace", *trace, "--policy", "lru,auto", "--capacity", capacities,
+                            "--shards", shards}));
     };
-    ratios_ = run("lru,auto", "1");
-    Ratios sharded = run("lru,auto", "64");
+    ratios_ = run("1");
+    Ratios sharded = run("64");
     for (const PlainLru& cell : plain_lru) {
       SCOPED_TRACE(cell.capacity);
       const double lru = ratios_[{"lru", cell.capacity}];

@@ -3,11 +3,14 @@
 // Objects in the memory of a GPU: a tier of the client's namespace that the daemon owns there, so
 // that hits cross no bus and outlive the worker that stored them.
 //
-//   auto device = client->OpenDevice(infercache::DeviceUuid(0));      // or a UUID, or "auto"
+//   auto gpu = infercache::DeviceUuid(0);            // the GPU that is 0 in this process
+//   if (!gpu.ok()) return gpu.status();
+//   auto device = client->OpenDevice(*gpu);          // or a UUID as nvidia-smi tells it, or "auto"
+//   if (!device.ok()) return device.status();
 //   auto got = (*device)->Get("block/42");
 //   if (got.hit()) {
 //     Launch(kernel, got.object->address(), stream);
-//     got.object->ReleaseAfter(stream);   // pinned until the stream is done with it
+//     (void)got.object->ReleaseAfter(stream);   // pinned until the stream is done with it
 //   } else {
 //     (*device)->Put({.key = "block/42", .source = tensor, .size_bytes = n}, stream);
 //   }
@@ -35,6 +38,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"

@@ -225,8 +225,8 @@ no such part.)")
           nb::sig("def torch(self, part: int = 0, *, copy: bool = False) -> _Tensor"),
           R"(One part as a CPU tensor of the shape and dtype that was put.
 
-Without copy a tensor over the view's own bytes. torch has no read-only tensors: never write to it
-in place; use copy=True for a private one. ImportError: torch is not installed. TypeError: this torch
+Without copy a tensor over the view's own bytes. torch has no read-only tensors: writing to it in
+place ends the process with SIGSEGV; use copy=True for a private one. ImportError: torch is not installed. TypeError: this torch
 lacks the dtype. IndexError: no such part.)")
       .def("tobytes", &ToBytes, nb::sig("def tobytes(self) -> bytes"),
            "All parts back to back, copied.")
