@@ -58,6 +58,22 @@ inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
 inline constexpr size_t kMaxLocalThreads = 64;
 
+// Tensors that clients lend each other. What they are known by (keys, parts) counts with
+// kLoanOverheadBytes each. The daemon keeps a descriptor for each allocation that has one.
+inline constexpr size_t kMaxLoansPerSession = 65'536;
+inline constexpr size_t kMaxLentAllocationsPerSession = 256;
+inline constexpr size_t kMaxLentAllocations = 1'024;
+inline constexpr size_t kMaxLoanTableBytesPerSession = size_t{16} << 20;
+inline constexpr size_t kMaxLoanTableBytes = size_t{64} << 20;
+inline constexpr size_t kLoanOverheadBytes = 512;
+inline constexpr size_t kMaxBorrowedPerSession = 65'536;
+inline constexpr uint32_t kMaxMapsPerAllocation = 16;  // of one session
+inline constexpr size_t kMaxDeviceNameBytes = 64;
+inline constexpr size_t kLegacyHandleBytes = 64;
+inline constexpr int kMaxRequestDescriptors = 1;  // beside a Lend
+inline constexpr size_t kMaxWaitingDescriptors =
+    16;  // beside requests of one session not handled yet
+
 // What a client of the same-host lane lets pile up for a daemon that does not read, and what it
 // takes from one that it does not know.
 inline constexpr size_t kMaxUnsentRequestBytes = size_t{16} << 20;

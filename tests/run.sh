@@ -12,13 +12,16 @@
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
 #   asan    clang, AddressSanitizer and UBSan, -Wthread-safety -Werror: all tests, and each fuzz target for
 #           some seconds from its seeds
-#   python  the Python client over the client and daemon of dev: its wheel, its tests (pip installs what they need)
+#   python  the Python client over the client and daemon of dev: its wheel, its tests, its benchmark for a moment
+#           (pip installs what they need)
 #   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
+#   pyasan  the Python client's extension and the C++ client in it with gcc's AddressSanitizer: tests/python. Only
+#           when it is named
 #   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
 set -euo pipefail
 
 all_stages=(style model dev python asan tsan)
-more_stages=(clang)
+more_stages=(clang pyasan)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -123,23 +126,53 @@ stage_model() { tests/model/run.sh --junit "$results/model.xml"; }
 
 stage_dev() { build dev && run_ctest dev; }
 
+# reaches_index STAGE PIP: else the stage is skipped, as a test of it is.
+reaches_index() {
+  local reason='pip reaches no package index'
+  ! "$2" index versions nanobind >/dev/null 2>&1 || return 0
+  printf '<testsuite tests="1" failures="0" skipped="1">\n[  SKIPPED ] all (%s)\n</testsuite>\n' \
+    "$reason" >"$results/$1.xml"
+  echo "SKIPPED: $reason"
+  return 1
+}
+
+# install_client PIP SETTING...: the Python client, and what its tests need.
+install_client() {
+  local pip=$1
+  shift
+  "$pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
+    "$pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps --no-build-isolation \
+      "${@/#/--config-settings=}" client/python
+}
+
+# run_pytest STAGE PYTHON
+run_pytest() {
+  INFERCACHE_BUILD_DIR=$root/build/dev "$2" -m pytest -q -rs -p no:cacheprovider \
+    --junitxml="$results/$1.xml" tests/python
+}
+
 stage_python() {
   local work=$root/build/python
   build dev && cmake --install build/dev --component client --prefix "$work/client" >/dev/null || return 1
   [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
-  if ! "$work/venv/bin/pip" index versions nanobind >/dev/null 2>&1; then
-    local reason='pip reaches no package index'
-    printf '<testsuite tests="1" failures="0" skipped="1">\n[  SKIPPED ] all (%s)\n</testsuite>\n' \
-      "$reason" >"$results/python.xml"
-    echo "SKIPPED: $reason"
-    return 0
-  fi
-  "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
-    "$work/venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps \
-      --no-build-isolation --config-settings=cmake.define.INFERCACHE_PREBUILT="$work/client" \
-      client/python &&
-    INFERCACHE_BUILD_DIR=$root/build/dev "$work/venv/bin/python" -m pytest -q -p no:cacheprovider \
-      --junitxml="$results/python.xml" tests/python
+  reaches_index python "$work/venv/bin/pip" || return 0
+  install_client "$work/venv/bin/pip" cmake.define.INFERCACHE_PREBUILT="$work/client" &&
+    run_pytest python "$work/venv/bin/python" &&
+    BUILD_DIR=build/dev PYTHON=$work/venv/bin/python \
+      bench/compare.sh --quick python_get_1k python_view_16m python_match_4096
+}
+
+stage_pyasan() {
+  local work=$root/build/python-asan
+  build dev infercached infercachectl || return 1
+  [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
+  reaches_index pyasan "$work/venv/bin/pip" || return 0
+  install_client "$work/venv/bin/pip" cmake.define.INFERCACHE_SANITIZE=address build.targets=_core \
+    build-dir="$work/build" || return 1
+  # The interpreter is not sanitized: the runtime has to come before it, and libstdc++ before the module,
+  # since the runtime looks for __cxa_throw at once. What Python never frees is no leak of ours.
+  LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0 run_pytest pyasan "$work/venv/bin/python"
 }
 
 stage_asan() { build asan && run_ctest asan; }

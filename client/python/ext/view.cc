@@ -81,7 +81,10 @@ nb::object ToBytes(const View& view) {
 }
 
 nb::object Array(nb::handle self, const char* function, nb::handle part, nb::handle copy) {
-  return nb::module_::import_("infercache._arrays").attr(function)(self, part, copy);
+  // An import statement's work takes longer than all else here.
+  nb::object module = nb::steal(PyImport_GetModule(nb::str("infercache._arrays").ptr()));
+  if (!module.is_valid()) module = nb::module_::import_("infercache._arrays");
+  return module.attr(function)(self, part, copy);
 }
 
 // A view of a private copy: of what was computed and could not be stored.
