@@ -26,6 +26,8 @@ inline constexpr size_t kMaxNamespaces = 256;
 inline constexpr uint64_t kMaxObjectsPerNamespace = uint64_t{1} << 30;
 
 inline constexpr size_t kMaxKeysPerCall = 65'536;
+inline constexpr size_t kMaxPartsPerCall = 262'144;   // of all its objects together
+inline constexpr size_t kMaxUnknownFields = 262'144;  // of a call of a client that is newer
 inline constexpr size_t kMaxListPageSize = 10'000;
 
 // Single flight: claims and waits together. A namespace's take some 200 bytes each.

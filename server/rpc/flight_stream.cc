@@ -176,10 +176,6 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
 
   absl::Status GiveUp(const v1::FlightGiveUp& request) {
     if (!flight_scope_) return InvalidFlight("the first message must open the stream");
-    if (static_cast<size_t>(request.claims_size()) > kMaxClaimsPerParty) {
-      return InvalidFlight(absl::StrCat("give_up.claims: ", request.claims_size(),
-                                        "; the limit is ", kMaxClaimsPerParty));
-    }
     for (const uint64_t claim : request.claims()) {
       flight_scope_->ns->claims().GiveUp(*this, claim);
     }

@@ -209,6 +209,22 @@ TEST_F(BadInputTest, BytesThatAreNoMessage) {
   }
 }
 
+// They were parsed, whatever their number, before anything was looked at.
+TEST_F(BadInputTest, StreamsCountTheirElementsBeforeTheyAreParsed) {
+  v1::PutStreamRequest put = StreamHeader("k", 1);
+  for (size_t i = 0; i <= kMaxPartsPerCall; ++i) put.mutable_header()->add_parts();
+  ExpectRefused(PutStream({put}), StatusCode::INVALID_ARGUMENT, "INVALID_PARTS",
+                "parts: more than 262144");
+
+  v1::FlightRequest ask;
+  for (size_t i = 0; i <= kMaxKeysPerCall; ++i) ask.mutable_ask()->add_keys();
+  grpc::ClientContext context;
+  const auto stream = cache->Flight(&context);
+  stream->Write(ask);
+  ExpectRefused(stream->Finish(), StatusCode::INVALID_ARGUMENT, "TOO_MANY_KEYS",
+                "keys: more than 65536");
+}
+
 // Who may not call learns nothing about its bytes, and they cost nothing.
 TEST_F(BadInputTest, CredentialsComeBeforeTheBytes) {
   grpc::GenericStub stub(channel);
