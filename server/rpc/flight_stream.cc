@@ -1,6 +1,5 @@
 #include "server/rpc/flight_stream.h"
 
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "infercache/v1/cache.pb.h"
 #include "server/answers/claims.h"
 #include "server/rpc/error.h"
+#include "server/rpc/flight_waits.h"
 #include "server/rpc/message_bytes.h"
 
 namespace infercache::rpc {
@@ -102,12 +102,7 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
       absl::MutexLock lock(&mu_);
       if (ending_) return;
       for (const store::ClaimEvent& event : events) {
-        // The answer that says WAIT may be under way yet.
-        if (auto asked = waits_.extract(event.ticket)) {
-          Tell(asked.mapped(), event);
-        } else {
-          early_.emplace(event.ticket, event);
-        }
+        if (const auto asked = waits_.OnEvent(event)) Tell(*asked, event);
       }
     }
     Pump();
@@ -115,11 +110,7 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   void OnClaimsClosed(const absl::Status& why) override { End(why); }
 
  private:
-  // Where a wait was asked for.
-  struct Asked {
-    uint64_t id;
-    uint32_t index;
-  };
+  using Asked = FlightWaits::Asked;
 
   absl::Status Admit() {
     RETURN_IF_ERROR(scope_->admission());
@@ -179,6 +170,8 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
     for (const uint64_t claim : request.claims()) {
       flight_scope_->ns->claims().GiveUp(*this, claim);
     }
+    absl::MutexLock lock(&mu_);
+    for (const uint64_t claim : request.claims()) waits_.OnGiveUp(claim);
     return absl::OkStatus();
   }
 
@@ -186,12 +179,9 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
               uint64_t claim_ms) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     SetAnswer(result, claim_ms, AddEvent(asked));
-    if (!result.ok() || result->state != State::kWait) return;
-    if (const auto early = early_.extract(result->ticket)) {
-      Tell(asked, early.mapped());
-    } else {
-      waits_.emplace(result->ticket, asked);
-    }
+    std::optional<uint64_t> wait;
+    if (result.ok() && result->state == State::kWait) wait = result->ticket;
+    if (const auto ended = waits_.OnAnswer(wait, asked)) Tell(asked, *ended);
   }
 
   v1::ClaimAnswer* AddEvent(const Asked& asked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -267,8 +257,7 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   int starting_ ABSL_GUARDED_BY(mu_) = 0;  // threads that start a write or a read
   bool read_is_due_ ABSL_GUARDED_BY(mu_) = false;
   v1::FlightResponse unsent_ ABSL_GUARDED_BY(mu_);
-  std::map<uint64_t, Asked> waits_ ABSL_GUARDED_BY(mu_);              // by ticket
-  std::map<uint64_t, store::ClaimEvent> early_ ABSL_GUARDED_BY(mu_);  // before their answer
+  FlightWaits waits_ ABSL_GUARDED_BY(mu_);
 };
 
 void FlightStreams::Add(std::shared_ptr<FlightStream> stream) {

@@ -125,6 +125,20 @@ TEST_F(FlightStreamTest, EveryEndPassesItsClaimsOn) {
   EXPECT_TRUE(NothingIsClaimed());
 }
 
+TEST_F(FlightStreamTest, AWaitThatIsGivenUpHearsNothing) {
+  Start();
+  Stream a(*cache), b(*cache);
+  a.Open().Ask({"k"});
+  const uint64_t claim = a.Next().answer().claim();
+  b.Open().Ask({"k"}, /*id=*/1);
+  EXPECT_EQ(b.NextState(), v1::CLAIM_STATE_WAIT);
+  b.GiveUp(claim + 1);  // the next ticket is the wait's
+  EXPECT_TRUE(Eventually([this] { return claims().waiters == 0; }));
+  a.GiveUp(claim);
+  b.Ask({"k"}, /*id=*/2);
+  EXPECT_EQ(b.Next().request(), 2u);
+}
+
 TEST_F(FlightStreamTest, WaitsEndAtTheirDeadlineAndWithTheNamespace) {
   Start();
   Stream a(*cache), b(*cache);
