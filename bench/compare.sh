@@ -10,6 +10,10 @@
 #     --quick   one short round of everything and no verdict: that it works, not how fast
 #     --list    print the names of the cases
 #
+# The cases python_... run only when they are named. They measure the Python client in BUILD_DIR/bench/venv,
+# a virtual environment that is made and filled if it is not there (pip; with torch only if you install
+# it there), or in the environment whose interpreter is $PYTHON.
+#
 # BUILD_DIR is the build folder, default build/release; programs that it lacks are built there.
 # Peers that are not installed are installed (deploy/install-deps.sh). Exits with 1 if a target is
 # missed, with 2 if a case could not be measured. How the numbers are taken: bench/README.md.
@@ -21,6 +25,7 @@ programs=$build/bench/compare
 daemon=$build/bin/infercached
 # Cases with a program of their own; infercache_compare --list names the others.
 own_cases=(overhead utilisation frees)
+python_cases=(python_get_1k python_view_16m python_match_4096)
 
 fail() {
   printf 'compare.sh: %s\n' "$*" >&2
@@ -77,16 +82,34 @@ need_peers() {
   done
 }
 
+# Sets `python`: an interpreter with the Python client and its peers.
+need_python() {
+  local venv=$build/bench/venv
+  python=${PYTHON:-$venv/bin/python}
+  "$python" -c 'import infercache, numpy, redis, pymemcache' 2>/dev/null && return
+  [ -z "${PYTHON:-}" ] || fail "$PYTHON lacks one of: infercache, numpy, redis, pymemcache"
+  printf 'Making a virtual environment in %s\n' "$venv" >&2
+  {
+    python3 -m venv "$venv" &&
+      "$venv/bin/pip" install --quiet 'scikit-build-core>=0.11' 'nanobind>=3.0' numpy 'redis[hiredis]' pymemcache &&
+      cmake --build "$build" --target infercache_client &&
+      cmake --install "$build" --component client --prefix "$build/bench/client" >/dev/null &&
+      "$venv/bin/pip" install --quiet --no-deps --no-build-isolation client/python \
+        --config-settings=cmake.define.INFERCACHE_PREBUILT="$(realpath "$build")/bench/client"
+  } >&2 || fail "the Python client could not be installed (above); do it yourself and set PYTHON"
+}
+
 build_missing
 mapfile -t server_cases < <("$programs/infercache_compare" --list)
 all_cases=("${server_cases[@]}" "${own_cases[@]}")
 if [ -n "$list" ]; then
-  printf '%s\n' "${all_cases[@]}"
+  printf '%s\n' "${all_cases[@]}" "${python_cases[@]}"
   exit 0
 fi
 for name in "${cases[@]}"; do
-  printf '%s\n' "${all_cases[@]}" | grep -Fxq -- "$name" ||
-    fail "no case '$name'; there are: ${all_cases[*]}"
+  printf '%s\n' "${all_cases[@]}" "${python_cases[@]}" | grep -Fxq -- "$name" ||
+    fail "no case '$name'; there are: ${all_cases[*]} ${python_cases[*]}"
+  [ "${name#python_}" = "$name" ] || need_python
 done
 [ "${#cases[@]}" -gt 0 ] || cases=("${all_cases[@]}")
 need_peers
@@ -179,6 +202,11 @@ run_case() {
       ;;
     frees)
       "$programs/infercache_frees" -o "$output" ${quick:+--seconds 0.2 --sessions 4}
+      ;;
+    python_*)
+      "$python" bench/compare/python_cases.py -o "$output" ${quick:+--quick} \
+        --ours "unix:$directory/infercached.sock" --memcached "$directory/memcached.sock" \
+        --redis "$directory/redis.sock" "$1"
       ;;
     *)
       "$programs/infercache_compare" -o "$output" ${quick:+--quick} \

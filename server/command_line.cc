@@ -130,6 +130,18 @@ void LookUpPeers(Config& config, std::vector<std::string>& errors) {
     look_up(ns, "local_users", ns.local_users, ns.local_user_ids);
     look_up(ns, "local_writers", ns.local_writers, ns.local_writer_ids);
   }
+
+  std::vector<std::string> admins;
+  if (!config.auth_socket_admins.empty()) {
+    ForEachPiece(config.auth_socket_admins, ',',
+                 [&admins](std::string_view piece) { admins.emplace_back(Trim(piece)); });
+  }
+  auto peers = ResolvePeers(admins);
+  if (peers.ok()) {
+    config.auth_socket_admin_ids = *std::move(peers);
+  } else {
+    errors.push_back(Cat("auth.socket_admins: ", peers.status().message()));
+  }
 }
 
 absl::Status AsStatus(const std::vector<std::string>& errors) {
@@ -208,6 +220,9 @@ absl::StatusOr<LoadedConfig> LoadConfig(const CommandLine& command_line,
                          problem.key, " ", problem.text));
   }
   RETURN_IF_ERROR(AsStatus(errors));
+  for (std::string& warning : ConfigWarnings(loaded.config)) {
+    loaded.warnings.push_back(std::move(warning));
+  }
   return loaded;
 }
 

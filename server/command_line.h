@@ -29,7 +29,7 @@ struct LoadedConfig {
   Config config;
   Origins origins;
   std::string config_file;            // that was read; empty = none
-  std::vector<std::string> warnings;  // likely typing errors in the environment
+  std::vector<std::string> warnings;  // what is likely not what was meant
 };
 
 // `environment` is environ or null. Reads --config, or the file that INFERCACHE_CONFIG names, and

@@ -226,6 +226,18 @@ bool SameCredentials(const Config& a, const Config& b) {
                     [&fields](const auto& x, const auto& y) { return fields(x) == fields(y); });
 }
 
+std::vector<std::string> ConfigWarnings(const Config& config) {
+  std::vector<std::string> warnings;
+  if (config.socket.empty()) return warnings;
+  for (const NamespaceConfig& ns : EffectiveNamespaces(config)) {
+    if (ns.grpc == "open" || !ns.local_user_ids.everyone) continue;
+    warnings.push_back(Cat(ns.origin, ": namespaces: \"", ns.name,
+                           "\" takes a credential over gRPC, but over the same-host lane whoever "
+                           "can open the socket may use it: name its local_users"));
+  }
+  return warnings;
+}
+
 std::vector<ConfigProblem> CheckConfig(const Config& config) {
   Problems problems;
   CheckMemory(config, problems);

@@ -97,7 +97,9 @@ struct Config {
   std::string tls_cert_file;  // PEM; empty = no TLS
   std::string tls_key_file;
   std::string tls_client_ca_file;
-  bool auth_loopback_admin = true;
+  std::string auth_loopback_admin = "read";  // "none" | "read" | "all"
+  std::string auth_socket_admins = "0";      // as local_users, with commas; the own user is one too
+  LocalPeers auth_socket_admin_ids;          // made of it when the configuration is loaded
   std::vector<CredentialConfig> credentials;
 
   // Empty = one namespace "default", open to loopback, with default_quota_bytes.
@@ -128,6 +130,9 @@ struct ConfigProblem {
   std::string key;
   std::string text;
 };
+
+// What makes sense and is likely not what was meant; sentences.
+std::vector<std::string> ConfigWarnings(const Config& config);
 
 // The rules that concern more than one field or that one text cannot show. Empty = it makes sense.
 std::vector<ConfigProblem> CheckConfig(const Config& config);

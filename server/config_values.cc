@@ -3,9 +3,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -18,87 +16,14 @@ namespace infercache::server {
 namespace {
 
 struct Unit {
-  std::string_view suffix;  // lower case
+  std::string_view suffix;
   uint64_t factor;
 };
 
 constexpr uint64_t kKi = 1024, kK = 1000;
-constexpr std::array kSizeUnits = {
-    Unit{"", 1},
-    Unit{"b", 1},
-    Unit{"ki", kKi},
-    Unit{"kib", kKi},
-    Unit{"mi", kKi* kKi},
-    Unit{"mib", kKi* kKi},
-    Unit{"gi", kKi* kKi* kKi},
-    Unit{"gib", kKi* kKi* kKi},
-    Unit{"ti", kKi* kKi* kKi* kKi},
-    Unit{"tib", kKi* kKi* kKi* kKi},
-    Unit{"k", kK},
-    Unit{"kb", kK},
-    Unit{"m", kK* kK},
-    Unit{"mb", kK* kK},
-    Unit{"g", kK* kK* kK},
-    Unit{"gb", kK* kK* kK},
-    Unit{"t", kK* kK* kK* kK},
-    Unit{"tb", kK* kK* kK* kK},
-};
-constexpr std::array kDurationUnits = {
-    Unit{"ms", 1}, Unit{"s", 1000}, Unit{"m", 60'000}, Unit{"h", 3'600'000}, Unit{"d", 86'400'000},
-};
-
-constexpr std::string_view kSizeHint = "a size such as 512MiB or 10GB";
-constexpr std::string_view kDurationHint = "a duration such as 100ms, 30s or 5m";
 
 absl::Status Expected(std::string_view hint, std::string_view text) {
   return absl::InvalidArgumentError(Cat("expected ", hint, ", got \"", Escaped(text), "\""));
-}
-
-// number[.fraction], as value = digits / 10^fraction_digits.
-struct Decimal {
-  unsigned __int128 digits = 0;
-  uint64_t scale = 1;
-  std::string_view rest;
-};
-
-bool ParseDecimal(std::string_view text, Decimal& out) {
-  size_t i = 0;
-  bool fraction = false;
-  size_t digits = 0;
-  for (; i < text.size(); ++i) {
-    if (text[i] == '.' && !fraction) {
-      fraction = true;
-      continue;
-    }
-    if (!absl::ascii_isdigit(text[i])) break;
-    if (++digits > 20) return false;
-    out.digits = out.digits * 10 + static_cast<unsigned>(text[i] - '0');
-    if (fraction) {
-      if (out.scale >= 1'000'000'000) return false;
-      out.scale *= 10;
-    }
-  }
-  if (digits == 0 || text[i - 1] == '.') return false;
-  out.rest = Trim(text.substr(i));
-  return true;
-}
-
-template <size_t N>
-absl::StatusOr<uint64_t> ParseWithUnit(std::string_view text, const std::array<Unit, N>& units,
-                                       std::string_view hint) {
-  Decimal number;
-  if (!ParseDecimal(Trim(text), number)) return Expected(hint, text);
-  const std::string suffix = Lower(number.rest);
-  const auto unit = std::find_if(units.begin(), units.end(),
-                                 [&suffix](const Unit& u) { return u.suffix == suffix; });
-  if (unit == units.end()) return Expected(hint, text);
-  const unsigned __int128 scaled = number.digits * unit->factor;
-  if (scaled % number.scale != 0) return Expected(hint, text);
-  const unsigned __int128 value = scaled / number.scale;
-  if (value > std::numeric_limits<int64_t>::max()) {
-    return absl::InvalidArgumentError(Cat("\"", Escaped(text), "\" is too large"));
-  }
-  return static_cast<uint64_t>(value);
 }
 
 std::string FormatWithUnits(uint64_t value, std::initializer_list<Unit> descending) {
@@ -113,10 +38,6 @@ std::string FormatWithUnits(uint64_t value, std::initializer_list<Unit> descendi
 
 }  // namespace
 
-absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
-  return ParseWithUnit(text, kSizeUnits, kSizeHint);
-}
-
 std::string FormatSize(uint64_t bytes) {
   const std::string text = FormatWithUnits(bytes, {{"TiB", kKi * kKi * kKi * kKi},
                                                    {"GiB", kKi * kKi * kKi},
@@ -128,11 +49,6 @@ std::string FormatSize(uint64_t bytes) {
                                                    {"KB", kK}});
   const std::string plain = Cat(bytes);
   return text.empty() || text.size() > plain.size() ? plain : text;
-}
-
-absl::StatusOr<uint64_t> ParseDurationMs(std::string_view text) {
-  if (Trim(text) == "0") return 0;
-  return ParseWithUnit(text, kDurationUnits, kDurationHint);
 }
 
 std::string FormatDurationMs(uint64_t ms) {

@@ -1,4 +1,5 @@
-// The texts of single values, and back: sizes, durations, addresses, file modes. Pure functions.
+// The texts of single values, and back: addresses, file modes; sizes and durations back from what
+// common/quantities.h reads. Pure functions.
 // Errors are INVALID_ARGUMENT and say what was expected; the caller adds where the text stood.
 
 #pragma once
@@ -8,17 +9,14 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "common/quantities.h"
 
 namespace infercache::server {
 
-// "512MiB", "10gb", "1.5Gi", "4096": binary units are Ki, Mi, Gi, Ti (with or without B), decimal
-// ones K, M, G, T (with or without B); case does not matter. Must be a whole number of bytes.
-absl::StatusOr<uint64_t> ParseSize(std::string_view text);
 // The shortest text that ParseSize reads as `bytes`.
 std::string FormatSize(uint64_t bytes);
 
-// "100ms", "30s", "5m", "2h", "7d", "0", as milliseconds. A bare number other than 0 is an error.
-absl::StatusOr<uint64_t> ParseDurationMs(std::string_view text);
+// The same for ParseDurationMs.
 std::string FormatDurationMs(uint64_t ms);
 
 // A plain decimal number.

@@ -35,9 +35,11 @@
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/process.h"
+#include "server/reload.h"
 #include "server/rpc/address.h"
 #include "server/rpc_options.h"
 #include "server/signals.h"
+#include "server/socket_admins.h"
 #include "server/store_options.h"
 #include "server/text.h"
 #include "server/version.h"
@@ -48,15 +50,16 @@ namespace {
 class Daemon {
  public:
   Daemon(CommandLine command_line, LoadedConfig loaded)
-      : command_line_(std::move(command_line)),
-        config_(std::move(loaded.config)),
+      : config_(std::move(loaded.config)),
         warnings_(std::move(loaded.warnings)),
         logging_(config_.log_level, config_.log_format),
         metrics_(rpc::MethodNames()),
+        reloader_(std::move(command_line), config_),
         signals_({.stop = [this](int signal) { lifecycle_.RequestStop(strsignal(signal)); },
                   .stop_again = [this](int signal) { ExitNow(signal); },
-                  .reload = [this] { Reload(); }}) {}
+                  .reload = [this] { reloader_.Reload(); }}) {}
   ~Daemon() {
+    reloader_.SetServer(nullptr);
     metrics_.SetLocalLane({});
     metrics_.SetRpcStats(nullptr);
     metrics_.SetStore(nullptr);
@@ -211,6 +214,7 @@ class Daemon {
                   started.status());
     }
     rpc_ = *std::move(started);
+    reloader_.SetServer(rpc_.get());
     metrics_.SetRpcStats([rpc = rpc_.get()] { return rpc->stats(); });
     return kExitOk;
   }
@@ -220,7 +224,13 @@ class Daemon {
     if (socket_path_.empty()) return kExitOk;
     auto options = MakeLocalOptions(config_, socket_path_);
     if (!options.ok()) return Fail(kExitConfig, options.status());
-    options->adopt_http2 = [rpc = rpc_.get()](UniqueFd socket) { rpc->Adopt(std::move(socket)); };
+    options->adopt_http2 = [this](UniqueFd socket) {
+      const rpc::AdminRight right =
+          MayAdminister(socket.get(), config_.auth_socket_admin_ids, geteuid())
+              ? rpc::AdminRight::kAll
+              : rpc::AdminRight::kNone;
+      rpc_->Adopt(std::move(socket), right);
+    };
     options->log = LogLocal;
     auto started = local::LocalServer::Start(*options, *store_);
     if (!started.ok()) {
@@ -310,32 +320,6 @@ class Daemon {
     _exit(128 + signal);
   }
 
-  // On the signal thread. Reads the configuration again; the log level is what can change.
-  void Reload() {
-    const auto loaded = LoadConfig(command_line_, environ);
-    if (!loaded.ok()) {
-      Log(spdlog::level::err, Cat("reload refused: ", loaded.status().message()));
-      return;
-    }
-    for (const Field<Config>& field : ConfigFields()) {
-      if (field.key == "log.level") continue;
-      if (ValueText(field, loaded->config) != ValueText(field, config_)) {
-        Log(spdlog::level::warn, "a changed option needs a restart",
-            {{"key", std::string(field.key)}});
-      }
-    }
-    if (!SameNamespaces(loaded->config, config_)) {
-      Log(spdlog::level::warn, "a changed option needs a restart", {{"key", "namespaces"}});
-    }
-    if (!SameCredentials(loaded->config, config_)) {
-      Log(spdlog::level::warn, "a changed option needs a restart", {{"key", "auth.credentials"}});
-    }
-    const auto before = SetLogLevel(loaded->config.log_level);
-    Log(spdlog::level::info, "reloaded",
-        {{"level_before", before.value_or("")}, {"level", loaded->config.log_level}});
-  }
-
-  const CommandLine command_line_;
   const Config config_;
   const std::vector<std::string> warnings_;
 
@@ -343,6 +327,7 @@ class Daemon {
   ExitFiles files_;
   Lifecycle lifecycle_;
   Metrics metrics_;
+  Reloader reloader_;
   SignalLoop signals_;
   MonotonicClock clock_;
   std::string socket_path_;

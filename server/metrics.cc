@@ -143,6 +143,12 @@ void AddUses(std::string_view name, const store::UseStats& s, Families& out) {
   out.Add(Id::kUses, {name, "evicted"}, s.misses_evicted);
   out.Add(Id::kUses, {name, "expired"}, s.misses_expired);
   out.Add(Id::kUses, {name, "cold"}, s.misses_cold);
+  for (size_t i = 0; i < s.classes.size(); ++i) {
+    if (s.classes[i].stored == 0) continue;
+    const std::string class_id = std::to_string(i);
+    out.Add(Id::kClassUses, {name, class_id, "hit"}, s.classes[i].hits);
+    out.Add(Id::kClassUses, {name, class_id, "stored"}, s.classes[i].stored);
+  }
   out.Add(Id::kReuseGap, {name, "hit"}, s.hit_gap);
   out.Add(Id::kReuseGap, {name, "evicted"}, s.miss_gap);
   out.Add(Id::kAgeAtEvict, {name}, s.age_at_eviction);

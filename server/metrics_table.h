@@ -39,6 +39,7 @@ enum class MetricId : size_t {
   kIdleBeforeEvict,
   kAgeAtEvict,
   kUses,
+  kClassUses,
   kReuseGap,
   kSavedCompute,
   kClaims,
@@ -131,28 +132,32 @@ inline constexpr std::array kMetricTable = {
                "Puts: stored, exists (the key was there) or refused (no room)."},
     MetricSpec{MetricId::kStoreBytes, "infercache_store_bytes_total", MetricKind::kCounter, "",
                "Bytes of stored objects."},
-    MetricSpec{
-        MetricId::kEvictions, "infercache_evictions_total", MetricKind::kCounter,
-        "namespace,reason",
-        "Objects that went: capacity (room for others), neighbour (not the worst, but in the "
-        "way of a hole that was large enough), expired (their TTL) or erased."},
+    MetricSpec{MetricId::kEvictions, "infercache_evictions_total", MetricKind::kCounter,
+               "namespace,reason",
+               "Evicted and erased objects: capacity (room for others), neighbour (not the worst, "
+               "but in the "
+               "way of a hole that was large enough), expired (their TTL) or erased."},
     MetricSpec{MetricId::kEvictedBytes, "infercache_evicted_bytes_total", MetricKind::kCounter,
-               "namespace", "Bytes of objects that went to make room."},
+               "namespace", "Bytes of objects evicted to make room."},
     MetricSpec{
         MetricId::kIntegrityFailures, "infercache_integrity_failures_total", MetricKind::kCounter,
         "namespace",
         "Hits whose checksum did not match, answered as misses (namespaces with checksums)."},
     MetricSpec{MetricId::kIdleBeforeEvict, "infercache_object_idle_before_evict_seconds",
                MetricKind::kHistogram, "",
-               "How long objects that went to make room had not been used. Short times mean that "
+               "How long objects evicted to make room had not been used. Short times mean that "
                "the cache is too small."},
     MetricSpec{MetricId::kAgeAtEvict, "infercache_object_age_at_evict_seconds",
                MetricKind::kHistogram, "namespace",
-               "How long objects that went to make room had been there."},
+               "How long objects evicted to make room had been there."},
     MetricSpec{MetricId::kUses, "infercache_uses_total", MetricKind::kCounter, "namespace,result",
                "Uses of objects, each once a request: hit; or a miss, counted when the object is "
                "stored, because it was evicted (so lately that it would still be there at twice "
                "the capacity), because it expired, or cold (never there, or long gone)."},
+    MetricSpec{MetricId::kClassUses, "infercache_class_uses_total", MetricKind::kCounter,
+               "namespace,class,result",
+               "Uses that hit (hit) and objects stored (stored), by class id, of classes of which "
+               "something was stored: what a hint says of reuse."},
     MetricSpec{MetricId::kReuseGap, "infercache_reuse_gap_seconds", MetricKind::kHistogram,
                "namespace,result",
                "Between a use and the one before it: of what was there (hit), and of what was "

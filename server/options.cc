@@ -155,9 +155,16 @@ constexpr std::array kConfigFields = {
         "tls.client_ca_file", K::kPath, &C::tls_client_ca_file,
         "PEM certificates that clients' certificates are verified against; empty asks for none.",
         kAccess},
-    Field<C>{"auth.loopback_admin", K::kBool, &C::auth_loopback_admin,
-             "Loopback and Unix-socket peers without a credential may call infercache.v1.Admin.",
-             kAccess},
+    Field<C>{"auth.loopback_admin", K::kChoice, &C::auth_loopback_admin,
+             "What loopback and Unix-socket peers may call of infercache.v1.Admin without a "
+             "credential: read is what changes nothing (GetInfo, GetStats, ListNamespaces).",
+             kAccess, 0, 0, "none|read|all"},
+    Field<C>{
+        "auth.socket_admins", K::kText, &C::auth_socket_admins,
+        "Who else may call all of it over the Unix socket without a credential, beside the "
+        "daemon's own user: users (NAME or number) and groups (\"@NAME\" or \"@number\"), with "
+        "a comma between two; 0 is root. Empty: nobody.",
+        kAccess},
 };
 
 using N = NamespaceConfig;
@@ -174,8 +181,10 @@ constexpr std::array kNamespaceFields = {
     Field<N>{"grpc", K::kChoice, &N::grpc,
              "open lets loopback and Unix-socket peers in without a credential.", "", 0, 0,
              "open|credential"},
-    Field<N>{"checksums", K::kBool, &N::checksums,
-             "Stores a CRC32C with each object and checks it at every hit; a mismatch is a miss."},
+    Field<N>{
+        "checksums", K::kBool, &N::checksums,
+        "Stores a CRC32C with each object, which whoever takes a hit checks, daemon or client; a "
+        "mismatch is a miss. Not of tiers in the memory of GPUs."},
     Field<N>{"require", K::kTextMap, &N::require,
              "Fingerprint entries that every client must state with the same value."},
     Field<N>{

@@ -20,6 +20,9 @@ absl::StatusOr<rpc::TlsConfig> ReadTls(const Config& config) {
   if (!config.tls_client_ca_file.empty()) {
     ASSIGN_OR_RETURN(tls.client_ca_pem, ReadPem("tls.client_ca_file", config.tls_client_ca_file));
   }
+  tls.certificate_file = config.tls_cert_file;
+  tls.private_key_file = config.tls_key_file;
+  tls.client_ca_file = config.tls_client_ca_file;
   return tls;
 }
 
@@ -43,7 +46,9 @@ absl::StatusOr<rpc::RpcOptions> MakeRpcOptions(const Config& config) {
   options.max_connection_age = ms(config.grpc_max_connection_age_ms);
   options.max_connection_age_grace = ms(config.grpc_max_connection_age_grace_ms);
   options.reflection = config.grpc_reflection;
-  options.loopback_admin = config.auth_loopback_admin;
+  options.loopback_admin = config.auth_loopback_admin == "all"    ? rpc::AdminRight::kAll
+                           : config.auth_loopback_admin == "read" ? rpc::AdminRight::kRead
+                                                                  : rpc::AdminRight::kNone;
   options.insecure_listen = config.insecure_listen;
   if (!config.tls_cert_file.empty()) {
     ASSIGN_OR_RETURN(options.tls, ReadTls(config));

@@ -3,8 +3,10 @@
 #include <systemd/sd-daemon.h>
 
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/signal_set.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/thread_pool.hpp>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -29,6 +31,8 @@ class SignalLoop::Impl {
   ~Impl() {
     context_.stop();
     thread_.join();
+    reloads_.stop();
+    reloads_.join();
   }
 
  private:
@@ -42,7 +46,7 @@ class SignalLoop::Impl {
 
   void OnSignal(int signal) {
     if (signal == SIGHUP) {
-      handlers_.reload();
+      asio::post(reloads_, handlers_.reload);
     } else if (std::exchange(stopping_, true)) {
       handlers_.stop_again(signal);
     } else {
@@ -64,6 +68,7 @@ class SignalLoop::Impl {
   asio::io_context context_{1};
   asio::signal_set signals_{context_, SIGTERM, SIGINT, SIGHUP};
   asio::steady_timer watchdog_{context_};
+  asio::thread_pool reloads_{1};
   std::thread thread_;
 };
 

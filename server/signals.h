@@ -1,4 +1,4 @@
-// The daemon's own thread: signals and timers on one Asio context.
+// The daemon's own threads: signals and timers on one Asio context, reloads beside it.
 
 #pragma once
 
@@ -11,15 +11,17 @@ namespace infercache::server {
 // construction on. Also keeps systemd's watchdog fed, if there is one. One instance a process.
 class SignalLoop {
  public:
-  // Called on the loop's thread.
   struct Handlers {
+    // Called on the loop's thread: they must not wait for anything.
     std::function<void(int signal)> stop;        // first SIGTERM or SIGINT
     std::function<void(int signal)> stop_again;  // every later one
+    // Called on a thread of its own, one call at a time: looking users up may ask the network, and
+    // meanwhile the watchdog is to be fed and a daemon to be stopped.
     std::function<void()> reload;
   };
 
   explicit SignalLoop(Handlers handlers);
-  // Joins the thread; signals have their default effect again.
+  // Joins the threads, a reload under way included; signals have their default effect again.
   ~SignalLoop();
   SignalLoop(const SignalLoop&) = delete;
   SignalLoop& operator=(const SignalLoop&) = delete;

@@ -1,13 +1,10 @@
 #include "server/store_options.h"
 
 namespace infercache::server {
-namespace {
 
 store::LocalAccess ToAccess(const LocalPeers& peers) {
   return {.everyone = peers.everyone, .users = peers.users, .groups = peers.groups};
 }
-
-}  // namespace
 
 store::StoreOptions MakeStoreOptions(const Config& config) {
   store::StoreOptions options;

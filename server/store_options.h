@@ -10,5 +10,6 @@ namespace infercache::server {
 // REQUIRES: `config` was checked.
 store::StoreOptions MakeStoreOptions(const Config& config);
 store::NamespaceSpec MakeNamespaceSpec(const NamespaceConfig& config);
+store::LocalAccess ToAccess(const LocalPeers& peers);
 
 }  // namespace infercache::server

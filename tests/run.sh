@@ -12,13 +12,16 @@
 #   dev     gcc: all tests, and the micro benchmarks for a moment so that they keep working
 #   asan    clang, AddressSanitizer and UBSan, -Wthread-safety -Werror: all tests, and each fuzz target for
 #           some seconds from its seeds
-#   python  the Python client over the client and daemon of dev: its wheel, its tests (pip installs what they need)
+#   python  the Python client over the client and daemon of dev: its wheel, its tests, its benchmark for a moment
+#           (pip installs what they need)
 #   tsan    gcc, ThreadSanitizer: the tests of what links no gRPC (store, both ends of the same-host lane)
+#   pyasan  the Python client's extension and the C++ client in it with gcc's AddressSanitizer: tests/python. Only
+#           when it is named
 #   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
 set -euo pipefail
 
 all_stages=(style model dev python asan tsan)
-more_stages=(clang)
+more_stages=(clang pyasan)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -64,13 +67,13 @@ build() {
 
 # run_ctest PRESET [ctest options...]: leaves the results where count_tests finds them. A program that
 # fails is run once more, since a few tests have deadlines that a machine busy with other things can
-# miss; both runs are in the log, and a second failure counts.
+# miss; both runs are in the log, the summary names it, and a second failure counts.
 run_ctest() {
   local preset=$1
   shift
   ctest --preset "$preset" --parallel "$(nproc)" --no-tests=error --test-output-size-passed 1048576 \
     --repeat until-pass:2 \
-    --output-junit "$results/$preset.xml" "$@"
+    --output-junit "$results/$preset.xml" "$@" | tee "$results/$preset-ctest.log"
 }
 
 # --- Stages ---
@@ -123,20 +126,53 @@ stage_model() { tests/model/run.sh --junit "$results/model.xml"; }
 
 stage_dev() { build dev && run_ctest dev; }
 
+# reaches_index STAGE PIP: else the stage is skipped, as a test of it is.
+reaches_index() {
+  local reason='pip reaches no package index'
+  ! "$2" index versions nanobind >/dev/null 2>&1 || return 0
+  printf '<testsuite tests="1" failures="0" skipped="1">\n[  SKIPPED ] all (%s)\n</testsuite>\n' \
+    "$reason" >"$results/$1.xml"
+  echo "SKIPPED: $reason"
+  return 1
+}
+
+# install_client PIP SETTING...: the Python client, and what its tests need.
+install_client() {
+  local pip=$1
+  shift
+  "$pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
+    "$pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps --no-build-isolation \
+      "${@/#/--config-settings=}" client/python
+}
+
+# run_pytest STAGE PYTHON
+run_pytest() {
+  INFERCACHE_BUILD_DIR=$root/build/dev "$2" -m pytest -q -rs -p no:cacheprovider \
+    --junitxml="$results/$1.xml" tests/python
+}
+
 stage_python() {
   local work=$root/build/python
   build dev && cmake --install build/dev --component client --prefix "$work/client" >/dev/null || return 1
   [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
-  if ! "$work/venv/bin/pip" index versions nanobind >/dev/null 2>&1; then
-    echo 'SKIPPED: pip reaches no package index'
-    return 0
-  fi
-  "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/python/requirements.txt &&
-    "$work/venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps \
-      --no-build-isolation --config-settings=cmake.define.INFERCACHE_PREBUILT="$work/client" \
-      client/python &&
-    INFERCACHE_BUILD_DIR=$root/build/dev "$work/venv/bin/python" -m pytest -q -p no:cacheprovider \
-      --junitxml="$results/python.xml" tests/python
+  reaches_index python "$work/venv/bin/pip" || return 0
+  install_client "$work/venv/bin/pip" cmake.define.INFERCACHE_PREBUILT="$work/client" &&
+    run_pytest python "$work/venv/bin/python" &&
+    BUILD_DIR=build/dev PYTHON=$work/venv/bin/python \
+      bench/compare.sh --quick python_get_1k python_view_16m python_match_4096
+}
+
+stage_pyasan() {
+  local work=$root/build/python-asan
+  build dev infercached infercachectl || return 1
+  [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
+  reaches_index pyasan "$work/venv/bin/pip" || return 0
+  install_client "$work/venv/bin/pip" cmake.define.INFERCACHE_SANITIZE=address build.targets=_core \
+    build-dir="$work/build" || return 1
+  # The interpreter is not sanitized: the runtime has to come before it, and libstdc++ before the module,
+  # since the runtime looks for __cxa_throw at once. What Python never frees is no leak of ours.
+  LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0 run_pytest pyasan "$work/venv/bin/python"
 }
 
 stage_asan() { build asan && run_ctest asan; }
@@ -170,6 +206,13 @@ print_skipped() {
   sed -n 's/.*\(\[  SKIPPED \] [^ ]*\) (.*/\1/p' "$results/$1.xml" | sort -u | sed "s/^/  $1: /"
 }
 
+# Programs of a stage that failed and then passed.
+print_repeated() {
+  [ -e "$results/$1-ctest.log" ] || return 0
+  sed -n 's/.* Test *#[0-9]*: \([^ ]*\) \.*\*\*\*.*/\1/p' "$results/$1-ctest.log" | sort | uniq -u |
+    sed "s/^/  $1: /"
+}
+
 stages=()
 for argument in "$@"; do
   case $argument in
@@ -183,6 +226,14 @@ for argument in "$@"; do
   esac
 done
 [ "${#stages[@]}" -gt 0 ] || stages=("${all_stages[@]}")
+
+# Recorded traces are too large for the repository: those in a directory beside it, or one below, are used.
+for directory in ../traces ../*/traces; do
+  if [ -z "${INFERCACHE_TRACE_DIR:-}" ] && [ -e "$directory/conversation.jsonl" ]; then
+    INFERCACHE_TRACE_DIR=$(cd "$directory" && pwd)
+  fi
+done
+export INFERCACHE_TRACE_DIR=${INFERCACHE_TRACE_DIR:-}
 
 deploy/install-deps.sh
 rm -rf "$results"
@@ -219,5 +270,7 @@ printf '\nSummary (%d s)\n' "$SECONDS"
 printf '%s\n' "${summary[@]}"
 skipped_cases=$(for stage in "${stages[@]}"; do print_skipped "$stage"; done)
 [ -z "$skipped_cases" ] || printf 'Skipped cases\n%s\n' "$skipped_cases"
+repeated=$(for stage in "${stages[@]}"; do print_repeated "$stage"; done)
+[ -z "$repeated" ] || printf 'Failed once, passed when run again\n%s\n' "$repeated"
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

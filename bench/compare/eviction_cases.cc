@@ -89,7 +89,7 @@ class Stream {
  public:
   // `with_room`: the writer removes its oldest objects before the namespace is full.
   Stream(const Context& context, const std::string& name, bool with_room)
-      : admin_(context.servers.ours),
+      : admin_(context.servers.ours_unix),  // where its user may make namespaces
         name_(name),
         most_objects_(with_room ? QuotaBytes(context.plan) / kValueBytes * 3 / 4 : UINT64_MAX) {
     admin_.CreateNamespace(name, QuotaBytes(context.plan));

@@ -126,8 +126,9 @@ Finding EndpointFinding(const AskedEndpoint& endpoint,
   if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) {
     return {kCheck, Level::kWarn,
             fmt::format("{} answers, but does not say what it is: {}", endpoint.text, message),
-            "give --token-file or --tls-cert with a credential that has `admin`: without one, its "
-            "other addresses, its capacity and its version are not looked at"};
+            "give --token-file or --tls-cert with a credential that has `admin`, or ask as the "
+            "daemon's user over its Unix socket: else its other addresses, its capacity and its "
+            "version are not looked at"};
   }
   return {kCheck, Level::kFail,
           fmt::format("{} answers, but not as an infercached: {} ({})", endpoint.text, message,

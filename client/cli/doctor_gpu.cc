@@ -56,6 +56,9 @@ absl::Status CopyPattern(const std::shared_ptr<const cuda::Driver>& driver, cuda
   return bytes == pattern ? absl::OkStatus() : absl::DataLossError("other bytes than were written");
 }
 
+// How a child says that the GPU is full.
+constexpr int kChildFoundItFull = 3;
+
 // Runs this program as the child, and returns what it says; OK if it exits with 0.
 absl::Status RunChild(const UniqueFd& memory, const std::string& uuid, uint64_t bytes) {
   int ends[2];
@@ -82,7 +85,7 @@ absl::Status RunChild(const UniqueFd& memory, const std::string& uuid, uint64_t 
     if (poll(&wait, 1, static_cast<int>(left_ms)) <= 0) continue;
     char buffer[512];
     const ssize_t n = read(out.get(), buffer, sizeof buffer);
-    ended = n <= 0 && errno != EINTR;
+    ended = n == 0 || (n < 0 && errno != EINTR);
     if (n > 0) said.append(buffer, static_cast<size_t>(n));
   }
   if (!ended) kill(child, SIGKILL);
@@ -91,6 +94,9 @@ absl::Status RunChild(const UniqueFd& memory, const std::string& uuid, uint64_t 
   }
   if (!ended) return absl::DeadlineExceededError("the child process came to no end");
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kChildFoundItFull) {
+    return absl::ResourceExhaustedError(said);
+  }
   return absl::InternalError(said.empty() ? "the child process crashed" : said);
 }
 
@@ -111,8 +117,14 @@ Finding GpuFinding(const cuda::DeviceInfo& device, const absl::Status& tested) {
   if (tested.ok()) {
     return {"gpu", Level::kOk, fmt::format("{}: another process reads what this one wrote", which)};
   }
-  return {"gpu", Level::kWarn,
-          fmt::format("{}: memory cannot be shared: {}", which, std::string(tested.message())),
+  const std::string why(tested.message());
+  // A tier is taken from the GPU once, while this asks for memory at a time when it may be in use.
+  if (absl::IsResourceExhausted(tested)) {
+    return {"gpu", Level::kWarn,
+            fmt::format("{}: could not be tested, its memory is full: {}", which, why),
+            "run doctor again when less of the GPU is in use"};
+  }
+  return {"gpu", Level::kWarn, fmt::format("{}: memory cannot be shared: {}", which, why),
           "workers on this GPU copy from host memory; docs/gpu.md"};
 }
 
@@ -174,7 +186,7 @@ int RunGpuSelfTest(const char* fd, const char* uuid, const char* bytes) {
   const absl::Status tested = TestAsChild(std::atoi(fd), uuid, std::strtoull(bytes, nullptr, 10));
   if (tested.ok()) return 0;
   std::printf("%s", std::string(tested.message()).c_str());
-  return 1;
+  return absl::IsResourceExhausted(tested) ? kChildFoundItFull : 1;
 }
 
 }  // namespace infercache::cli

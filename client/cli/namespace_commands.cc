@@ -4,10 +4,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/context.h"
 #include "client/cli/units.h"
+#include "common/absl_view.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -21,16 +24,56 @@ std::string RequiredText(const v1::NamespaceSpec& spec) {
   });
 }
 
+// As the configuration writes them; "-" is nobody.
+std::string PeersText(const v1::LocalPeers& peers) {
+  if (peers.everyone()) return "*";
+  std::vector<std::string> texts;
+  for (const uint32_t user : peers.users()) texts.push_back(absl::StrCat(user));
+  for (const uint32_t group : peers.groups()) texts.push_back(absl::StrCat("@", group));
+  return texts.empty() ? "-" : absl::StrJoin(texts, " ");
+}
+
+std::string TiersText(const v1::NamespaceSpec& spec) {
+  if (spec.tiers().empty()) return "-";
+  return absl::StrJoin(spec.tiers(), " ", [](std::string* out, const v1::TierSpec& tier) {
+    absl::StrAppend(out, tier.device(), "=", FormatSize(static_cast<double>(tier.quota_bytes())));
+  });
+}
+
+// "*", numbers of users and "@" with numbers of groups, with commas between; "-" is nobody.
+absl::StatusOr<v1::LocalPeers> ParsePeers(std::string_view option, const std::string& list) {
+  v1::LocalPeers peers;
+  if (list == "-") return peers;
+  for (const std::string& text : std::vector<std::string>(absl::StrSplit(list, ','))) {
+    const bool group = text.starts_with('@');
+    uint32_t id = 0;
+    if (text == "*") {
+      peers.set_everyone(true);
+    } else if (absl::SimpleAtoi(text.substr(group ? 1 : 0), &id)) {
+      group ? peers.add_groups(id) : peers.add_users(id);
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat(AbslView(option), ": \"", text,
+                       "\" is neither *, the number of a user nor @ and that of a group"));
+    }
+  }
+  return peers;
+}
+
 std::string SpecsText(const std::vector<v1::NamespaceSpec>& specs) {
   Table table({{"NAMESPACE", Table::Align::kLeft},
                {"QUOTA"},
                {"MAX OBJECTS"},
                {"POLICY", Table::Align::kLeft},
                {"OPEN", Table::Align::kLeft},
+               {"LOCAL USERS", Table::Align::kLeft},
+               {"LOCAL WRITERS", Table::Align::kLeft},
+               {"GPU TIERS", Table::Align::kLeft},
                {"REQUIRED FINGERPRINT", Table::Align::kLeft}});
   for (const auto& spec : specs) {
     table.AddRow({spec.name(), FormatSize(static_cast<double>(spec.quota_bytes())),
                   absl::StrCat(spec.max_objects()), spec.policy(), spec.grpc_open() ? "yes" : "no",
+                  PeersText(spec.local_users()), PeersText(spec.local_writers()), TiersText(spec),
                   RequiredText(spec)});
   }
   return table.Text();
@@ -47,6 +90,7 @@ absl::StatusOr<ExitCode> ListNamespaces(const Context& context) {
 struct CreateArguments {
   uint64_t quota_bytes = 0, max_objects = 0, live_objects = 0, live_object_bytes = 0;
   std::string name, policy;
+  std::string local_users = "*", local_writers = "*";
   std::vector<std::string> required;
   bool open = false, checksums = false;
 };
@@ -61,6 +105,9 @@ absl::StatusOr<ExitCode> CreateNamespace(const Context& context, const CreateArg
   spec.set_policy(arguments.policy);
   spec.set_grpc_open(arguments.open);
   spec.set_checksums(arguments.checksums);
+  ASSIGN_OR_RETURN(*spec.mutable_local_users(), ParsePeers("--local-users", arguments.local_users));
+  ASSIGN_OR_RETURN(*spec.mutable_local_writers(),
+                   ParsePeers("--local-writers", arguments.local_writers));
   ASSIGN_OR_RETURN(const auto required, ParseEntries("--require", arguments.required));
   for (const auto& [key, value] : required) {
     auto* entry = spec.add_required_fingerprint();
@@ -122,7 +169,16 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
-  create->add_flag("--open", arguments->open, "Loopback clients need no credential");
+  create->add_flag("--open", arguments->open, "Loopback clients need no credential over gRPC");
+  create
+      ->add_option("--local-users", arguments->local_users,
+                   "Who may use it over the same-host lane: uids, @gids, * for everyone, - for "
+                   "nobody; with commas between them [*]")
+      ->type_name("IDS");
+  create
+      ->add_option("--local-writers", arguments->local_writers,
+                   "Who of them may store; - lets all send what the daemon then copies [*]")
+      ->type_name("IDS");
   create->add_flag("--checksums", arguments->checksums, "Check a CRC32C at every hit");
   create->callback([&line, arguments] {
     line.selected = [arguments](const Context& context) {
@@ -132,8 +188,8 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
 }
 
 void AddPolicy(CLI::App& parent, CommandLine& line) {
-  auto* change =
-      parent.add_subcommand("policy", "Change the eviction policy of a namespace; no object goes");
+  auto* change = parent.add_subcommand(
+      "policy", "Change the eviction policy of a namespace; no object is evicted");
   struct Arguments {
     std::string name, policy;
   };

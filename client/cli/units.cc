@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <iterator>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "common/status_macros.h"
 #include "fmt/format.h"
 
 namespace infercache::cli {
 namespace {
-
-constexpr uint64_t kMaxSize = uint64_t{1} << 63;
 
 // Up to three significant digits, without a fraction from 100 on.
 std::string ThreeDigits(double value) {
@@ -31,18 +28,6 @@ std::string Scaled(double value, double base, const char* const (&units)[N]) {
   return ThreeDigits(value) + units[unit];
 }
 
-// The factor of a lower-case suffix, 0 if there is none such.
-double SizeFactor(std::string_view suffix) {
-  if (suffix.empty() || suffix == "b") return 1;
-  constexpr std::string_view kPrefixes = "kmgtp";
-  const size_t prefix = kPrefixes.find(suffix.front());
-  if (prefix == std::string_view::npos) return 0;
-  suffix.remove_prefix(1);
-  const double exponent = static_cast<double>(prefix) + 1;
-  if (suffix.empty() || suffix == "ib") return std::pow(1024.0, exponent);
-  return suffix == "b" ? std::pow(1000.0, exponent) : 0;
-}
-
 absl::Status BadQuantity(std::string_view what, std::string_view text, std::string_view expected) {
   return absl::InvalidArgumentError(
       fmt::format("\"{}\" is not {}; write {}", text, what, expected));
@@ -50,31 +35,10 @@ absl::Status BadQuantity(std::string_view what, std::string_view text, std::stri
 
 }  // namespace
 
-absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
-  const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
-  const std::string number_text(text.substr(0, digits));
-  std::string suffix(text.substr(digits));
-  absl::AsciiStrToLower(&suffix);
-  const double factor = SizeFactor(suffix);
-  // Whole bytes exactly; a double holds not every one of them.
-  uint64_t bytes = 0;
-  if (factor == 1 && absl::SimpleAtoi(number_text, &bytes) && bytes < kMaxSize) return bytes;
-  double number = 0;
-  const bool parsed = digits > 0 && absl::SimpleAtod(number_text, &number);
-  const double value = number * factor;
-  if (!parsed || factor == 0 || value >= static_cast<double>(kMaxSize) ||
-      value != std::floor(value)) {
-    return BadQuantity("a size", text, "bytes or a suffix, as in 4096, 64KiB, 1.5GiB");
-  }
-  return static_cast<uint64_t>(value);
-}
-
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text) {
-  absl::Duration duration;
-  if (!absl::ParseDuration(std::string(text), &duration) || duration <= absl::ZeroDuration()) {
-    return BadQuantity("a positive duration", text, "a number with ms, s, m or h, as in 250ms");
-  }
-  return duration;
+  ASSIGN_OR_RETURN(const uint64_t ms, ParseDurationMs(text));
+  if (ms == 0) return BadQuantity("a positive duration", text, "one such as 250ms");
+  return absl::Milliseconds(static_cast<int64_t>(ms));
 }
 
 uint64_t BlockBudget::Resolve(uint64_t unique_blocks) const {

@@ -1,4 +1,4 @@
-// Quantities as people write and read them.
+// Quantities as people read them, and those that only this program reads.
 
 #pragma once
 
@@ -8,15 +8,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/quantities.h"  // ParseSize
 
 namespace infercache::cli {
 
-// "4096", "64KiB", "1.5GiB", "10MB". K, KiB, M, MiB, ... are powers of 1024; KB, MB, ... of 1000;
-// the case does not matter. INVALID_ARGUMENT for anything else, and for what is not a whole number
-// of bytes or from 2^63 on.
-absl::StatusOr<uint64_t> ParseSize(std::string_view text);
-
-// "250ms", "1.5s", "2m", "1h30m"; positive. INVALID_ARGUMENT for anything else.
+// As ParseDurationMs says; positive.
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text);
 
 // A number of blocks: a count, or a share of the trace's different blocks.

@@ -24,6 +24,7 @@ class GetStreamCall final : public RemoteCall, public StreamReactor {
     v1::GetStreamRequest request;
     *request.mutable_scope() = backend.scope;
     request.set_key(key);
+    request.set_counted(true);
     request_ = Serialize(request);
   }
 

@@ -11,8 +11,9 @@
 
 namespace infercache {
 
-// Tells `sink` about a hit at `index`; a miss and an error only show in the status that `done`
-// gets. REQUIRES: an Operation and `sink` live until `done` is called, which happens exactly once.
+// The object was asked for before, which was its use. Tells `sink` about a hit at `index`; a miss
+// and an error only show in the status that `done` gets. REQUIRES: an Operation and `sink` live
+// until `done` is called, which happens exactly once.
 void StartGetStream(RemoteBackend& backend, const std::string& key, absl::Time deadline,
                     GetSink& sink, size_t index, absl::AnyInvocable<void(absl::Status)> done);
 

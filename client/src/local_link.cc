@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
 #include "common/limits.h"
+#include "common/status_macros.h"
 
 namespace infercache {
 namespace {
@@ -42,6 +43,13 @@ absl::StatusOr<UniqueFd> ConnectTo(const std::string& path) {
 
 std::string ProgramName() {
   return std::string(program_invocation_short_name).substr(0, kMaxClientNameBytes);
+}
+
+absl::Status MapChunk(const UniqueFd& fd, uint64_t size, bool writable,
+                      std::vector<MappedSegment>& chunks) {
+  ASSIGN_OR_RETURN(MappedSegment chunk, MappedSegment::Map(fd, size, writable));
+  chunks.push_back(std::move(chunk));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -269,16 +277,19 @@ void LocalLink::TakeChunks(LocalAnswer answer) {
     return FinishAttempt(BadAnswer(absl::StrCat(answer.descriptors.size(), " chunks from ",
                                                 sent.first(), " on, ", lacking, " are lacking")));
   }
-  const bool writable = attempt_->welcome.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
+  const bool writes = attempt_->welcome.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
   for (UniqueFd& fd : answer.descriptors) {
     // Imported by who first uses it: a GPU that hangs does not keep this thread from its work.
     if (!options_.device.empty()) {
       segments.device_chunks.push_back(std::move(fd));
       continue;
     }
-    auto chunk = MappedSegment::Map(fd, attempt_->welcome.chunk_bytes(), writable);
-    if (!chunk.ok()) return FinishAttempt(chunk.status());
-    segments.chunks.push_back(*std::move(chunk));
+    const uint64_t size = attempt_->welcome.chunk_bytes();
+    absl::Status status = MapChunk(fd, size, /*writable=*/false, segments.chunks);
+    if (status.ok() && writes) {
+      status = MapChunk(fd, size, /*writable=*/true, segments.writable_chunks);
+    }
+    if (!status.ok()) return FinishAttempt(std::move(status));
   }
   if (chunks_taken() < attempt_->welcome.chunk_count()) return AskForChunks();
   FinishAttempt(absl::OkStatus());

@@ -11,7 +11,6 @@
 #include "common/status_macros.h"
 
 namespace infercache {
-namespace {}  // namespace
 
 PutConversation::PutConversation(std::span<const PutItem> items, Done<Results> done)
     : results(items.size()), items_(items), done_(std::move(done)) {
@@ -172,11 +171,12 @@ absl::Status PutConversation::TakeReserved(const v1::Reserved& reserved) {
 absl::Status PutConversation::Fill(size_t index, const v1::ReservedItem& item) {
   ValueReader value(items_[index].value);
   const uint64_t size = value.remaining();
-  const std::span<std::byte> place = session_->Place(item.chunk(), item.offset(), size);
-  if (place.size() != size || item.reservation() == 0) {
+  const bool in_place = session_->put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE;
+  const std::span<std::byte> place = session_->WritablePlace(item.chunk(), item.offset(), size);
+  if (item.reservation() == 0 || (in_place && place.size() != size)) {
     return BadAnswer("room outside of the arena");
   }
-  if (session_->put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE) {
+  if (in_place) {
     value.Read(place);
   } else if (items_[index].value.size() == 1) {
     writes_.Add(item.reservation(), items_[index].value[0]);

@@ -51,7 +51,7 @@ Settled NotFound(LocalLanes::Lane& lane, FindOutcome outcome) {
   if (!lane.session().alive()) return Settled::kNoSession;
   if (outcome == FindOutcome::kChanging) return Settled::kAskDaemon;
   lane.CountMiss();
-  return Settled::kYes;
+  return Settled::kDecided;
 }
 
 absl::Status TooLarge(uint64_t size_bytes, size_t room) {
@@ -77,7 +77,7 @@ Settled CopyAndUnpin(LocalSession& session, const shm::Record& record,
   const bool intact = Intact(session, record, {destination, bytes.size()});
   shm::Unpin(slot);
   if (session.RevokedMeanwhile()) return Settled::kNoSession;
-  return intact ? Settled::kYes : Settled::kAskDaemon;
+  return intact ? Settled::kDecided : Settled::kAskDaemon;
 }
 
 // Room for a pin that lasts as long as a copy: bytes of the budget, or beyond it the turn of one
@@ -111,7 +111,7 @@ class RoomForCopy {
 // What came of a copy.
 struct LocalReader::Copied {
   FindOutcome outcome = FindOutcome::kMiss;
-  Settled settled = Settled::kYes;  // if it was found
+  Settled settled = Settled::kDecided;  // if it was found
   absl::Status status = {};
   uint64_t pin = 0;
   float compute_cost_ms = 0;
@@ -169,13 +169,13 @@ Settled LocalReader::CopyOne(Lane& lane, std::string_view key, std::span<std::by
   if (!bytes.ok()) [[unlikely]] {
     result->status = bytes.status();
     shm::Unpin(slot);
-    return Settled::kYes;
+    return Settled::kDecided;
   }
   result->size_bytes = bytes->size();
   if (bytes->size() > destination.size()) {
     result->status = TooLarge(bytes->size(), destination.size());
     shm::Unpin(slot);
-    return Settled::kYes;
+    return Settled::kDecided;
   }
   if (bytes->size() > kMaxLaneCopyBytes) {
     shm::Unpin(slot);
@@ -184,14 +184,14 @@ Settled LocalReader::CopyOne(Lane& lane, std::string_view key, std::span<std::by
   const uint64_t pin = slot.load(std::memory_order_relaxed);
   const float cost = record.compute_cost_ms;
   const Settled copied = CopyAndUnpin(session, record, *bytes, destination.data(), slot);
-  if (copied != Settled::kYes) [[unlikely]] {
+  if (copied != Settled::kDecided) [[unlikely]] {
     *result = {};
     return copied;
   }
   lane.CountHit(bytes->size(), cost);
   result->hit = true;
   *touch = pin;
-  return Settled::kYes;
+  return Settled::kDecided;
 }
 
 // In a slot that can be kept without the lane.
@@ -205,10 +205,10 @@ Settled LocalReader::CopyLarge(Lane& lane, std::string_view key, std::span<std::
   Copied copied = CopyInTurn(*session, key, now_ms, /*describe=*/false, destination, slot);
   *result = {.status = std::move(copied.status)};
   const Settled settled = CountCopied(lane, session, copied, destination.size(), touch);
-  if (settled != Settled::kYes || copied.pin == 0) return settled;
+  if (settled != Settled::kDecided || copied.pin == 0) return settled;
   result->size_bytes = destination.size();
   result->hit = true;
-  return Settled::kYes;
+  return Settled::kDecided;
 }
 
 Settled LocalReader::CountCopied(Lane& lane, const std::shared_ptr<LocalSession>& session,
@@ -219,10 +219,11 @@ Settled LocalReader::CountCopied(Lane& lane, const std::shared_ptr<LocalSession>
     return same_session ? NotFound(lane, copied.outcome) : Settled::kNoSession;
   }
   // After a reconnection the pin would name something else.
-  if (copied.pin == 0 || copied.settled != Settled::kYes || !same_session) return copied.settled;
+  if (copied.pin == 0 || copied.settled != Settled::kDecided || !same_session)
+    return copied.settled;
   lane.CountHit(size, copied.compute_cost_ms);
   *touch = copied.pin;
-  return Settled::kYes;
+  return Settled::kDecided;
 }
 
 Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, uint64_t now_ms,
@@ -247,7 +248,7 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
   result->status = place.status();
   if (place.ok()) result->status = Describe(session, record, now_ms, &parts, &info);
   if (!result->status.ok()) [[unlikely]]
-    return Settled::kYes;
+    return Settled::kDecided;
   const uint64_t pin = claimed.slot().load(std::memory_order_relaxed);
   const float cost = record.compute_cost_ms;
   const uint64_t size = place->size_bytes;
@@ -262,11 +263,11 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
                            HoldPin(std::move(kept), claimed.HandOn(), *place));
     if (copies != Copies::kOwn) lane.CountHit(size, cost);
     *touch = pin;
-    return Settled::kYes;
+    return Settled::kDecided;
   }
   if (copies == Copies::kRefused) {
     result->status = BeyondBudget(session, size);
-    return Settled::kYes;
+    return Settled::kDecided;
   }
   shm::Unpin(claimed.slot());
   lane.Release();
@@ -284,7 +285,7 @@ Settled LocalReader::ViewWithoutSlot(Lane& lane, std::string_view key, Copies co
   shm::Unpin(slot);
   result->status = place.status();
   if (place.ok() && copies == Copies::kRefused) result->status = OutOfSlots(*session);
-  if (!result->status.ok()) return Settled::kYes;
+  if (!result->status.ok()) return Settled::kDecided;
   return GetCopy(lane, session, slot, key, place->size_bytes, now_ms, result, touch);
 }
 
@@ -294,15 +295,15 @@ Settled LocalReader::GetCopy(Lane& lane, const std::shared_ptr<LocalSession>& se
   std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[size]);
   if (memory == nullptr) {
     result->status = NoMemoryFor(size);
-    return Settled::kYes;
+    return Settled::kDecided;
   }
   Copied copied = CopyInTurn(*session, key, now_ms, /*describe=*/true, {memory.get(), size}, slot);
   result->status = std::move(copied.status);
   const Settled settled = CountCopied(lane, session, copied, size, touch);
-  if (settled != Settled::kYes || copied.pin == 0) return settled;
+  if (settled != Settled::kDecided || copied.pin == 0) return settled;
   result->object.emplace(
       HeapObject(std::move(memory), size, std::move(copied.parts), std::move(copied.info)));
-  return Settled::kYes;
+  return Settled::kDecided;
 }
 
 Settled LocalReader::GetInto(std::string_view key, std::span<std::byte> destination,

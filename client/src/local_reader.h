@@ -26,7 +26,7 @@ class LocalReader {
   enum class Copies { kAllowed, kRefused, kOwn };
   // kAskDaemon: a key changes too fast to tell, or the bytes do not match their checksum.
   // kNoSession: there is none, or it is over. Nothing is in the result then.
-  enum class Settled { kYes, kAskDaemon, kNoSession };
+  enum class Settled { kDecided, kAskDaemon, kNoSession };
 
   struct Copied;
 

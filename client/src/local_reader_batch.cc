@@ -67,7 +67,7 @@ Settled LocalReader::GetInto(std::span<const std::string_view> keys,
     if (settled == Settled::kAskDaemon) left->push_back(i);
   }
   Report(lane, session, touches);
-  return left->empty() ? Settled::kYes : Settled::kAskDaemon;
+  return left->empty() ? Settled::kDecided : Settled::kAskDaemon;
 }
 
 Settled LocalReader::Get(std::span<const std::string_view> keys, Copies copies,
@@ -84,7 +84,7 @@ Settled LocalReader::Get(std::span<const std::string_view> keys, Copies copies,
     if (settled == Settled::kAskDaemon) left->push_back(i);
   }
   Report(lane, session, touches);
-  return left->empty() ? Settled::kYes : Settled::kAskDaemon;
+  return left->empty() ? Settled::kDecided : Settled::kAskDaemon;
 }
 
 Settled LocalReader::Match(std::span<const std::string_view> keys, bool touch,
@@ -117,7 +117,7 @@ Settled LocalReader::Match(std::span<const std::string_view> keys, bool touch,
   }
   if (!session.alive()) return Settled::kNoSession;
   if (touch) lane.TouchAll(touches);
-  return left->empty() ? Settled::kYes : Settled::kAskDaemon;
+  return left->empty() ? Settled::kDecided : Settled::kAskDaemon;
 }
 
 }  // namespace infercache

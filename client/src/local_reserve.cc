@@ -103,7 +103,7 @@ ReserveResult ReserveConversation::TakeItem(const ReserveItem& item,
   }
   std::unique_ptr<std::byte[]> memory;
   // None in a GPU, where whoever has the room's place knows what to make of it.
-  std::span<std::byte> bytes = session_->Place(place.chunk, place.offset, place.size_bytes);
+  std::span<std::byte> bytes = session_->WritablePlace(place.chunk, place.offset, place.size_bytes);
   if (session_->put_access() != v1::Welcome::PUT_ACCESS_IN_PLACE) {
     memory.reset(new (std::nothrow) std::byte[item.size_bytes]());
     bytes = {memory.get(), item.size_bytes};

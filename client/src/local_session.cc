@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
+#include "client/src/loan_book.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 
@@ -25,6 +26,15 @@ constexpr uint64_t kMaxChunkBytes = uint64_t{1} << 48;  // what a record can nam
 absl::Status Differs(absl::string_view what, uint64_t said, uint64_t understood) {
   return absl::InternalError(
       absl::StrCat("the daemon's ", what, " is ", said, ", this client understands ", understood));
+}
+
+// [offset, offset + size) of a chunk; empty if it does not lie in it.
+std::span<std::byte> Within(const std::vector<MappedSegment>& chunks, uint32_t chunk,
+                            uint64_t offset, uint64_t size) {
+  if (chunk >= chunks.size()) return {};
+  const std::span<std::byte> bytes = chunks[chunk].bytes();
+  if (offset > bytes.size() || size > bytes.size() - offset) return {};
+  return bytes.subspan(offset, size);
 }
 
 }  // namespace
@@ -88,16 +98,20 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
       checksums_(welcome.checksums()),
       single_flight_(welcome.single_flight()),
       on_device_(!welcome.device().empty()),
+      loans_(welcome.lending() ? LoanBook::Make(connection_) : nullptr),
       pin_budget_bytes_(welcome.pin_budget_bytes()),
       chunk_count_(welcome.chunk_count()),
       chunk_bytes_(welcome.chunk_bytes()),
       slots_(page_, welcome.slot_limit()) {}
 
-std::span<std::byte> LocalSession::Place(uint32_t chunk, uint64_t offset, uint64_t size) const {
-  if (chunk >= segments_.chunks.size() || offset > chunk_bytes_ || size > chunk_bytes_ - offset) {
-    return {};
-  }
-  return segments_.chunks[chunk].bytes().subspan(offset, size);
+std::span<const std::byte> LocalSession::Place(uint32_t chunk, uint64_t offset,
+                                               uint64_t size) const {
+  return Within(segments_.chunks, chunk, offset, size);
+}
+
+std::span<std::byte> LocalSession::WritablePlace(uint32_t chunk, uint64_t offset,
+                                                 uint64_t size) const {
+  return Within(segments_.writable_chunks, chunk, offset, size);
 }
 
 absl::StatusOr<std::shared_ptr<DeviceMemory>> LocalSession::UseDeviceMemory(MakeMemory make) {
@@ -143,19 +157,24 @@ void LocalSession::SlotsGranted(uint32_t limit) {
 }
 
 bool LocalSession::PopulateStep() {
-  const uint64_t chunk = populated_bytes_ / chunk_bytes_;
-  if (chunk >= segments_.chunks.size()) return false;
-  const MappedSegment& segment = segments_.chunks[chunk];
-  const uint64_t offset = populated_bytes_ % chunk_bytes_;
-  const uint64_t size = std::min(kPopulateStepBytes, chunk_bytes_ - offset);
+  const size_t readable = segments_.chunks.size();
+  if (populated_segments_ == readable + segments_.writable_chunks.size()) return false;
+  const MappedSegment& segment = populated_segments_ < readable
+                                     ? segments_.chunks[populated_segments_]
+                                     : segments_.writable_chunks[populated_segments_ - readable];
+  const uint64_t size = std::min(kPopulateStepBytes, chunk_bytes_ - populated_bytes_);
   // The daemon has populated it: this only fills in page tables. A kernel that cannot leaves that
   // to the first touch.
-  if (madvise(segment.bytes().data() + offset, size,
+  if (madvise(segment.bytes().data() + populated_bytes_, size,
               segment.writable() ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) != 0) {
-    populated_bytes_ = chunk_bytes_ * segments_.chunks.size();
+    populated_segments_ = readable + segments_.writable_chunks.size();
     return false;
   }
   populated_bytes_ += size;
+  if (populated_bytes_ == chunk_bytes_) {
+    populated_bytes_ = 0;
+    ++populated_segments_;
+  }
   return true;
 }
 

@@ -40,6 +40,8 @@ class DeviceMemory {
   virtual ~DeviceMemory() = default;
 };
 
+class LoanBook;
+
 // Where an object lies.
 struct LocalPlace {
   uint32_t chunk = 0;
@@ -52,7 +54,9 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   struct Segments {
     MappedSegment index;
     MappedSegment page;
-    std::vector<MappedSegment> chunks;
+    std::vector<MappedSegment> chunks;  // for reading: a view cannot be written through
+    // The same again for whoever writes in place, and what only reservations and puts go through.
+    std::vector<MappedSegment> writable_chunks;
     std::vector<UniqueFd> device_chunks;  // instead, where they are a GPU's memory
   };
 
@@ -84,11 +88,15 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
            place.size_bytes <= chunk_bytes_ - place.offset;
   }
   // [offset, offset + size) of a chunk; empty if it does not lie in it, or is no memory of the CPU.
-  std::span<std::byte> Place(uint32_t chunk, uint64_t offset, uint64_t size) const;
+  std::span<const std::byte> Place(uint32_t chunk, uint64_t offset, uint64_t size) const;
+  // The same memory at another address; empty too where the client may not write in place.
+  std::span<std::byte> WritablePlace(uint32_t chunk, uint64_t offset, uint64_t size) const;
 
   v1::Welcome::PutAccess put_access() const { return put_access_; }
   bool checksums() const { return checksums_; }
   bool single_flight() const { return single_flight_; }
+  // What it lends and has borrowed; null: the daemon takes no part in that.
+  const std::shared_ptr<LoanBook>& loans() const { return loans_; }
   // With the memory of a GPU: there is nothing here that the CPU could read or write.
   bool on_device() const { return on_device_; }
   // What make(descriptors, bytes of each) made of the chunks, which is kept as long as the session.
@@ -114,7 +122,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   // What the daemon answered to somebody who waited; 0 = nothing, in time.
   void SlotsGranted(uint32_t limit);
 
-  // Maps a piece of the arena ahead of its use. False = all of it is. One thread.
+  // Fills in the page tables of a piece of the arena ahead of its use, what is read before what is
+  // written. False = all is filled in. One thread.
   bool PopulateStep();
 
   // Of this process, or of a parent.
@@ -135,6 +144,7 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   const bool checksums_;
   const bool single_flight_;
   const bool on_device_;
+  const std::shared_ptr<LoanBook> loans_;
   const uint64_t pin_budget_bytes_;
   const uint32_t chunk_count_;
   const uint64_t chunk_bytes_;
@@ -149,7 +159,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   std::shared_ptr<DeviceMemory> device_memory_ ABSL_GUARDED_BY(device_mu_);
 
   // The populating thread's.
-  uint64_t populated_bytes_ = 0;
+  size_t populated_segments_ = 0;
+  uint64_t populated_bytes_ = 0;  // of the next one
 };
 
 }  // namespace infercache

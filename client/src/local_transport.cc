@@ -140,7 +140,7 @@ LocalTransport::LocalTransport(std::function<absl::Time()> clock)
 bool LocalTransport::TryGetInto(std::string_view key, std::span<std::byte> destination,
                                 GetIntoResult* result) {
   if (!IsLegal(key)) return false;
-  if (reader_.GetInto(key, destination, result) == Settled::kYes) [[likely]]
+  if (reader_.GetInto(key, destination, result) == Settled::kDecided) [[likely]]
     return true;
   *result = {};
   return false;
@@ -148,7 +148,7 @@ bool LocalTransport::TryGetInto(std::string_view key, std::span<std::byte> desti
 
 bool LocalTransport::TryGet(std::string_view key, Copies copies, GetResult* result) {
   if (!IsLegal(key)) return false;
-  if (reader_.Get(key, copies, result) == Settled::kYes) [[likely]]
+  if (reader_.Get(key, copies, result) == Settled::kDecided) [[likely]]
     return true;
   *result = {};
   return false;
@@ -160,7 +160,7 @@ bool LocalTransport::TryGetInto(std::span<const std::string_view> keys,
   if (!AreLegal(keys)) return false;
   std::vector<size_t> left;
   results->resize(keys.size());
-  if (reader_.GetInto(keys, destinations, *results, &left) == Settled::kYes) return true;
+  if (reader_.GetInto(keys, destinations, *results, &left) == Settled::kDecided) return true;
   results->clear();
   return false;
 }
@@ -171,7 +171,7 @@ bool LocalTransport::TryGet(std::span<const std::string_view> keys, Copies copie
   if (!AreLegal(keys) || reader_.SlotsLacking(keys.size()) > 0) return false;
   std::vector<size_t> left;
   results->resize(keys.size());
-  if (reader_.Get(keys, copies, *results, &left) == Settled::kYes) return true;
+  if (reader_.Get(keys, copies, *results, &left) == Settled::kDecided) return true;
   results->clear();
   return false;
 }
@@ -182,7 +182,7 @@ bool LocalTransport::TryMatch(std::span<const std::string_view> keys, MatchResul
   result->present.assign(keys.size(), false);
   result->size_bytes.assign(keys.size(), 0);
   if (reader_.Match(keys, /*touch=*/true, &result->present, &result->size_bytes, &left) !=
-      Settled::kYes) {
+      Settled::kDecided) {
     *result = {};
     return false;
   }
@@ -197,7 +197,7 @@ bool LocalTransport::TryKeys(KeysVerb verb, std::span<const std::string_view> ke
   std::vector<size_t> left;
   result->flags.assign(keys.size(), false);
   if (reader_.Match(keys, verb == KeysVerb::kTouch, &result->flags, nullptr, &left) ==
-      Settled::kYes) {
+      Settled::kDecided) {
     return true;
   }
   *result = {};

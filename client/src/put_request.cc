@@ -68,7 +68,8 @@ grpc::ByteBuffer MakePutRequest(const v1::Scope& scope, std::span<const PutItem>
   return grpc::ByteBuffer(&slice, 1);
 }
 
-grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item) {
+grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item,
+                                     bool ends_request) {
   v1::PutStreamRequest request;
   v1::PutStreamHeader& header = *request.mutable_header();
   *header.mutable_scope() = scope;
@@ -77,6 +78,7 @@ grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item
   ToProto(item.parts, header.mutable_parts());
   header.set_overwrite(item.overwrite);
   header.set_size_bytes(ValueBytes(item));
+  header.set_ends_request(ends_request);
   const grpc::Slice slice(request.SerializeAsString());
   return grpc::ByteBuffer(&slice, 1);
 }

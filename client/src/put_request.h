@@ -16,8 +16,9 @@ namespace infercache {
 // A PutRequest of these items.
 grpc::ByteBuffer MakePutRequest(const v1::Scope& scope, std::span<const PutItem> items);
 
-// The first message of a PutStream.
-grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item);
+// The first message of a PutStream. `ends_request`: the item is the last block of a batch.
+grpc::ByteBuffer MakePutStreamHeader(const v1::Scope& scope, const PutItem& item,
+                                     bool ends_request);
 
 // A following message of a PutStream with the next `bytes` of the value.
 // REQUIRES: bytes <= value.remaining().

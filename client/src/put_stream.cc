@@ -18,13 +18,13 @@ constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
 // end at the same time, but share nothing.
 class PutStreamCall final : public RemoteCall, public StreamReactor {
  public:
-  PutStreamCall(RemoteBackend& backend, const PutItem& item, absl::Time deadline,
+  PutStreamCall(RemoteBackend& backend, const PutItem& item, bool ends_request, absl::Time deadline,
                 absl::AnyInvocable<void(PutResult)> done)
       : RemoteCall(backend.calls, deadline),
         pieces_(item.value),
         value_(pieces_),
         done_(std::move(done)),
-        outgoing_(MakePutStreamHeader(backend.scope, item)) {}
+        outgoing_(MakePutStreamHeader(backend.scope, item, ends_request)) {}
 
   void Start() {
     if (!Begin()) return;
@@ -101,9 +101,9 @@ class PutStreamCall final : public RemoteCall, public StreamReactor {
 
 }  // namespace
 
-void StartPutStream(RemoteBackend& backend, const PutItem& item, absl::Time deadline,
-                    absl::AnyInvocable<void(PutResult)> done) {
-  std::make_shared<PutStreamCall>(backend, item, deadline, std::move(done))->Start();
+void StartPutStream(RemoteBackend& backend, const PutItem& item, bool ends_request,
+                    absl::Time deadline, absl::AnyInvocable<void(PutResult)> done) {
+  std::make_shared<PutStreamCall>(backend, item, ends_request, deadline, std::move(done))->Start();
 }
 
 }  // namespace infercache

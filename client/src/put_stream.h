@@ -9,9 +9,10 @@
 
 namespace infercache {
 
-// Reads the item's value until `done` is called, which happens exactly once; the rest of the item
-// until this returns. REQUIRES: an Operation lives until then.
-void StartPutStream(RemoteBackend& backend, const PutItem& item, absl::Time deadline,
-                    absl::AnyInvocable<void(PutResult)> done);
+// `ends_request`: it is the last block of a batch. Reads the item's value until `done` is called,
+// which happens exactly once; the rest of the item until this returns. REQUIRES: an Operation lives
+// until then.
+void StartPutStream(RemoteBackend& backend, const PutItem& item, bool ends_request,
+                    absl::Time deadline, absl::AnyInvocable<void(PutResult)> done);
 
 }  // namespace infercache

@@ -58,6 +58,7 @@ class RemoteGet {
     v1::GetRequest request;
     *request.mutable_scope() = backend_.scope;
     for (const size_t i : group) request.add_keys(keys_[i]);
+    request.set_counted(asked_before_[group.front()]);
     backend_.calls.Unary(kGetMethod, Serialize(request), deadline_, /*wait_for_ready=*/false,
                          [self = std::move(self), group = std::move(group)](
                              absl::Status status, grpc::ByteBuffer& response) mutable {

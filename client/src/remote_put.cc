@@ -93,7 +93,10 @@ class RemotePut {
 
   void Stream(std::unique_ptr<RemotePut> self) {
     RemotePut& put = *self;
-    StartPutStream(put.backend_, put.items_[put.next_], put.deadline_,
+    const PutItem& item = put.items_[put.next_];
+    // As the daemon takes the last item of a unary put.
+    const bool ends_request = put.next_ + 1 == put.items_.size() && !item.info.parent_key.empty();
+    StartPutStream(put.backend_, item, ends_request, put.deadline_,
                    [self = std::move(self)](PutResult result) mutable {
                      const absl::Status status = result.status;
                      self->results_[self->next_] = std::move(result);

@@ -48,6 +48,14 @@ inline constexpr int kGranularityMinimum = 0;
 inline constexpr int kAttributeVirtualMemory = 102;
 inline constexpr int kAttributePosixFdHandles = 103;
 inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr int kPointerDeviceOrdinal = 9;
+inline constexpr int kPointerIsLegacyIpcCapable = 10;
+inline constexpr unsigned kIpcLazyEnablePeerAccess = 1;
+
+// Names an allocation to other processes: its base, whatever pointer into it was asked for.
+struct IpcHandle {
+  char bytes[64];
+};
 
 struct MemoryLocation {
   int type;
@@ -102,6 +110,13 @@ struct Api {
   Result (*mem_set_access)(DevicePointer pointer, size_t bytes,
                            const AccessDescription* descriptions, size_t count);
 
+  Result (*mem_retain_allocation_handle)(AllocationHandle* handle, void* address);
+  Result (*mem_get_address_range)(DevicePointer* base, size_t* bytes, DevicePointer pointer);
+  Result (*pointer_get_attribute)(void* value, int attribute, DevicePointer pointer);
+  Result (*ipc_get_mem_handle)(IpcHandle* handle, DevicePointer pointer);
+  Result (*ipc_open_mem_handle)(DevicePointer* pointer, IpcHandle handle, unsigned flags);
+  Result (*ipc_close_mem_handle)(DevicePointer pointer);
+
   Result (*device_primary_ctx_retain)(Context* context, Device device);
   Result (*device_primary_ctx_release)(Device device);
   Result (*ctx_push_current)(Context context);
@@ -137,6 +152,12 @@ bool ForEachEntryPoint(F f) {
          f("cuMemAddressFree", 10020, &Api::mem_address_free) &&
          f("cuMemMap", 10020, &Api::mem_map) && f("cuMemUnmap", 10020, &Api::mem_unmap) &&
          f("cuMemSetAccess", 10020, &Api::mem_set_access) &&
+         f("cuMemRetainAllocationHandle", 11000, &Api::mem_retain_allocation_handle) &&
+         f("cuMemGetAddressRange", 3020, &Api::mem_get_address_range) &&
+         f("cuPointerGetAttribute", 4000, &Api::pointer_get_attribute) &&
+         f("cuIpcGetMemHandle", 4010, &Api::ipc_get_mem_handle) &&
+         f("cuIpcOpenMemHandle", 11000, &Api::ipc_open_mem_handle) &&
+         f("cuIpcCloseMemHandle", 4010, &Api::ipc_close_mem_handle) &&
          f("cuDevicePrimaryCtxRetain", 7000, &Api::device_primary_ctx_retain) &&
          f("cuDevicePrimaryCtxRelease", 11000, &Api::device_primary_ctx_release) &&
          f("cuCtxPushCurrent", 4000, &Api::ctx_push_current) &&

@@ -103,7 +103,8 @@ class SessionPage {
   }
   // The client's; several threads may raise it.
   void RaiseSlotsInUse(uint32_t n) {
-    uint32_t now = header().slots_in_use.load(std::memory_order_relaxed);
+    // seq_cst, for a thread that finds raised what another one raised.
+    uint32_t now = header().slots_in_use.load(std::memory_order_seq_cst);
     while (now < n && !header().slots_in_use.compare_exchange_weak(now, n)) {
     }
   }

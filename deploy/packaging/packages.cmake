@@ -32,8 +32,8 @@ set(CPACK_DEBIAN_SERVER_PACKAGE_SUGGESTS "infercache-cli (= ${PROJECT_VERSION}-1
 set(CPACK_DEBIAN_SERVER_DESCRIPTION "cache daemon for inference workers
 infercached runs beside inference workers, one per host or per pod, and
 keeps what they computed in memory: key-value blocks, activations,
-embeddings, outputs. Every worker of the host shares them, over gRPC on TCP
-or a Unix socket.
+embeddings, outputs. Every worker of the host shares them: from the daemon's
+memory, which workers map, or over gRPC.
 
 This package holds the daemon, which runs as a service under its own user.")
 set(CPACK_DEBIAN_SERVER_PACKAGE_CONTROL_EXTRA

@@ -158,6 +158,11 @@ class LocalServer::Impl {
     stats.quarantined_reservations = host_.books.count();
     stats.quarantined = host_.books.Aged();
     stats.touches_drained = get(counters.touches_drained);
+    const Lending::Stats lent = host_.lending.stats();
+    stats.loans = lent.loans;
+    stats.lent_allocations = lent.allocations;
+    stats.borrowed = lent.borrowed;
+    stats.mapped_allocations = lent.mapped;
     return stats;
   }
 

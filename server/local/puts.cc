@@ -43,7 +43,10 @@ struct BatchItem {
 // so.
 template <class F>
 void InStoringOrder(uint64_t request, std::span<const BatchItem> items, F f) {
-  if (items.size() == 1) return f(0, store::UseContext{.request = request});
+  const bool last_has_parent = !items.empty() && items.back().link.parent != Hash128();
+  if (items.size() == 1) {
+    return f(0, store::UseContext{.request = request, .ends_request = last_has_parent});
+  }
   std::vector<store::ChainLink> links;
   for (const BatchItem& item : items) links.push_back(item.link);
   const std::vector<size_t> roots = store::ChainRoots(links);
@@ -54,7 +57,7 @@ void InStoringOrder(uint64_t request, std::span<const BatchItem> items, F f) {
   }
   const auto call = [&](size_t i) {
     f(i, store::UseContext{.request = request,
-                           .ends_request = i + 1 == items.size() && links[i].parent != Hash128(),
+                           .ends_request = i + 1 == items.size() && last_has_parent,
                            .anchor = items[roots[i]].parent});
   };
   for (size_t i = order.size(); i > 0; --i) call(order[i - 1]);
@@ -278,7 +281,8 @@ absl::StatusOr<store::CommitOutcome> Puts::PutOne(const v1::ReserveItem& object,
     return absl::InvalidArgumentError(
         absl::StrCat("value: ", value.size(), " bytes, but size_bytes says ", object.size_bytes()));
   }
-  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, ReserveBytes(object, use));
+  ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease,
+                   ReserveBytes(object, {.request = use.request}));
   if (!lease) return store::CommitOutcome::kExists;
   if (!value.empty()) std::memcpy(lease->bytes().data(), value.data(), value.size());
   return namespace_->Commit(*std::move(lease), use);
@@ -289,12 +293,16 @@ absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResult
   RETURN_IF_ERROR(CheckDaemonCanWrite());
   RETURN_IF_ERROR(host_.CheckTakesWork());
   for (size_t i = 0; i < items.size(); ++i) response->add_results();
+  size_t parsed = items.size();  // whose object is in scratch_
   const auto parse = [&](size_t i) {
+    if (parsed == i) return true;
     const std::string_view object = items[i].object;
-    return scratch_.ParseFromArray(object.data(), static_cast<int>(object.size()));
+    const bool good = scratch_.ParseFromArray(object.data(), static_cast<int>(object.size()));
+    parsed = good ? i : items.size();
+    return good;
   };
   std::vector<BatchItem> batch(items.size());
-  for (size_t i = 0; i < items.size() && items.size() > 1; ++i) {
+  for (size_t i = 0; i < items.size(); ++i) {
     // What cannot be parsed gets a hash as good as any.
     batch[i] = parse(i) ? BatchItem{.link = LinkOf(scratch_), .parent = ParentOf(scratch_)}
                         : BatchItem{.link = {Hash128{i, 0}, Hash128()}, .parent = {}};

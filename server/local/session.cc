@@ -20,7 +20,9 @@ Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint f
       fingerprint_(std::move(fingerprint)),
       page_(std::move(page)),
       flights_(namespace_, fingerprint_.hash(), access != v1::Welcome::PUT_ACCESS_NONE),
-      puts_(host, namespace_, fingerprint_.hash(), access, flights_) {
+      puts_(host, namespace_, fingerprint_.hash(), access, flights_),
+      loans_(host, *namespace_, fingerprint_.hash(),
+             access == v1::Welcome::PUT_ACCESS_IN_PLACE && namespace_->spec().device.empty()) {
   namespace_->AttachPage(page_);
 }
 
@@ -47,8 +49,11 @@ uint64_t Session::pin_budget_bytes() const {
 std::string Session::OverBudget() {
   const store::Namespace::PinUse use = namespace_->PinsOf(*page_);
   const uint64_t held = use.bytes + leased_bytes_;
-  // One object at a time is always allowed: else one larger than the budget could not be read.
-  const bool over = held > 2 * pin_budget_bytes() && use.pins + leases_.size() > 1;
+  uint64_t largest = use.largest_bytes;
+  for (const auto& [id, lease] : leases_) largest = std::max(largest, lease.size_bytes());
+  // One object at a time comes on top of the budget, however large: else it could not be read, nor
+  // copied beside the views that a client holds within its budget.
+  const bool over = held - largest > 2 * pin_budget_bytes();
   if (!std::exchange(was_over_budget_, over) || !over) return {};
   return absl::StrCat("it holds ", held, " bytes; its budget is ", pin_budget_bytes());
 }

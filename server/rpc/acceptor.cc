@@ -55,12 +55,12 @@ void Acceptor::Start(std::function<void(int fd, bool is_unix)> serve, std::funct
   thread_ = std::thread([this] { Run(); });
 }
 
-void Acceptor::Adopt(UniqueFd socket) {
+void Acceptor::Adopt(UniqueFd socket, AdminRight right) {
   const int flags = fcntl(socket.get(), F_GETFL);
   if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0) return;
   absl::MutexLock lock(&mu_);
   if (stop_listening_ || stop_ || handed_over_.size() >= max_connections_) return;
-  handed_over_.push_back(std::move(socket));
+  handed_over_.push_back({std::move(socket), right});
   Wake();
 }
 
@@ -136,7 +136,7 @@ std::chrono::milliseconds Acceptor::Patience() const {
 
 bool Acceptor::ObeyOrders() {
   std::vector<std::shared_ptr<Connection>> doomed;
-  std::vector<UniqueFd> adopted;
+  std::vector<Adopted> adopted;
   bool stop;
   {
     absl::MutexLock lock(&mu_);
@@ -154,7 +154,7 @@ bool Acceptor::ObeyOrders() {
   if (stop) return true;
   SocketAddress unix_peer;
   unix_peer.storage.ss_family = AF_UNIX;
-  for (UniqueFd& socket : adopted) Accept(unix_peer, std::move(socket));
+  for (Adopted& a : adopted) Accept(unix_peer, a.right, std::move(a.socket));
   return false;
 }
 
@@ -174,7 +174,7 @@ void Acceptor::AcceptAll(size_t listener) {
       if (errno != EAGAIN) std::this_thread::sleep_for(std::chrono::milliseconds(20));
       return;
     }
-    Accept(peer, std::move(socket));
+    Accept(peer, AdminRight::kNone, std::move(socket));
   }
 }
 
@@ -187,7 +187,7 @@ bool IsOpen(const Connection& connection) {
 
 }  // namespace
 
-void Acceptor::Accept(const SocketAddress& peer, UniqueFd socket) {
+void Acceptor::Accept(const SocketAddress& peer, AdminRight right, UniqueFd socket) {
   const bool is_unix = peer.family() == AF_UNIX;
   if (!is_unix) {
     const int on = 1;
@@ -198,7 +198,7 @@ void Acceptor::Accept(const SocketAddress& peer, UniqueFd socket) {
   const int witness_fd = witness.get();
   auto connection =
       std::make_shared<Connection>(is_unix ? UnixPeerName(socket.get()) : peer.ToGrpcUri(),
-                                   peer.is_loopback(), std::move(witness));
+                                   peer.is_loopback(), right, std::move(witness));
   const uint64_t id = next_id_++;
   {
     absl::MutexLock lock(&mu_);

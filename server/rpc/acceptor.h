@@ -42,7 +42,7 @@ class Acceptor {
   void Start(std::function<void(int fd, bool is_unix)> serve, std::function<void()> tick);
   // Treats a connected Unix socket as one that was accepted here: it counts, and is closed if there
   // are too many or if StopListening was called.
-  void Adopt(UniqueFd socket);
+  void Adopt(UniqueFd socket, AdminRight right);
   // Closes the listening sockets, removes socket files and adopts nothing any more; connections
   // stay. Idempotent.
   void StopListening();
@@ -56,8 +56,13 @@ class Acceptor {
   size_t connections() const;
 
  private:
+  struct Adopted {
+    UniqueFd socket;
+    AdminRight right;
+  };
+
   void Run();
-  void Accept(const SocketAddress& peer, UniqueFd socket);
+  void Accept(const SocketAddress& peer, AdminRight right, UniqueFd socket);
   void AcceptAll(size_t listener);
   void Reap(uint64_t id);
   // How long the thread may sleep.
@@ -82,7 +87,7 @@ class Acceptor {
   bool stop_listening_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<std::chrono::steady_clock::time_point> disconnect_at_ ABSL_GUARDED_BY(mu_);
-  std::vector<UniqueFd> handed_over_ ABSL_GUARDED_BY(mu_);
+  std::vector<Adopted> handed_over_ ABSL_GUARDED_BY(mu_);
   // Its answer to stop_listening_.
   bool listening_ ABSL_GUARDED_BY(mu_) = true;
   absl::flat_hash_map<uint64_t, std::shared_ptr<Connection>> by_id_ ABSL_GUARDED_BY(mu_);

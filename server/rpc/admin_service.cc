@@ -16,6 +16,23 @@
 namespace infercache::rpc {
 namespace {
 
+bool IsNobody(const v1::LocalPeers& peers) {
+  return !peers.everyone() && peers.users().empty() && peers.groups().empty();
+}
+
+store::LocalAccess ToAccess(const v1::LocalPeers& peers) {
+  return {.everyone = peers.everyone(),
+          .users = {peers.users().begin(), peers.users().end()},
+          .groups = {peers.groups().begin(), peers.groups().end()}};
+}
+
+void SetPeers(const store::LocalAccess& access, v1::LocalPeers* out) {
+  out->set_everyone(access.everyone);
+  if (access.everyone) return;
+  out->mutable_users()->Add(access.users.begin(), access.users.end());
+  out->mutable_groups()->Add(access.groups.begin(), access.groups.end());
+}
+
 absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
                                             uint64_t chunk_bytes) {
   store::NamespaceSpec spec;
@@ -26,6 +43,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
+  if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
+  if (message.has_local_writers()) {
+    spec.writable_by_clients = !IsNobody(message.local_writers());
+    // Else whoever may use it may send its puts.
+    if (spec.writable_by_clients) spec.local_writers = ToAccess(message.local_writers());
+  }
   ASSIGN_OR_RETURN(const Fingerprint required,
                    Fingerprint::Make(FromProto(message.required_fingerprint())));
   spec.required_fingerprint = required.entries();
@@ -56,6 +79,15 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   out->set_grpc_open(spec.grpc_open);
   out->set_checksums(spec.checksums);
   out->set_virtual_clock(spec.virtual_clock);
+  SetPeers(spec.local_users, out->mutable_local_users());
+  out->mutable_local_writers();  // nobody
+  if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    if (tier.objects == nullptr) continue;  // it is off
+    auto* shown = out->add_tiers();
+    shown->set_device(tier.device);
+    shown->set_quota_bytes(tier.objects->spec().quota_bytes);
+  }
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -111,6 +143,13 @@ void SetUseStats(const store::UseStats& stats, v1::UseStats* out) {
   out->set_misses_cold(stats.misses_cold);
   out->set_hit_ratio(stats.HitRatio());
   out->set_hit_ratio_at_2x_capacity(stats.HitRatioAtTwiceTheCapacity());
+  for (size_t i = 0; i < stats.classes.size(); ++i) {
+    if (stats.classes[i].stored == 0) continue;
+    v1::ClassUses& uses = *out->add_classes();
+    uses.set_class_id(static_cast<uint32_t>(i));
+    uses.set_hits(stats.classes[i].hits);
+    uses.set_stored(stats.classes[i].stored);
+  }
 }
 
 void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceStats* out) {
@@ -173,14 +212,20 @@ AdminService::AdminService(const Environment& environment, AdminHooks hooks,
       grpc_address_(GrpcAddress(std::move(grpc_addresses), hooks_.socket_path)),
       background_(background) {}
 
+absl::Status AdminService::CheckRight(Method method, const grpc::ServerContextBase& context) const {
+  const bool reads = method == Method::kGetInfo || method == Method::kGetStats ||
+                     method == Method::kListNamespaces;
+  ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
+  return peer.caller.CheckAdmin(reads ? AdminRight::kRead : AdminRight::kAll);
+}
+
 template <typename Request>
-absl::StatusOr<Request> AdminService::Admit(UnaryCall& call,
+absl::StatusOr<Request> AdminService::Admit(UnaryCall& call, Method method,
                                             const grpc::CallbackServerContext& context,
                                             const grpc::ByteBuffer& bytes) const {
   call.scope().AddRequestBytes(bytes.Length());
   RETURN_IF_ERROR(call.scope().admission());
-  ASSIGN_OR_RETURN(const Peer peer, Identify(environment_, context));
-  RETURN_IF_ERROR(peer.caller.CheckAdmin());
+  RETURN_IF_ERROR(CheckRight(method, context));
   Request request;
   RETURN_IF_ERROR(ParseRequest(bytes, &request));
   return request;
@@ -205,7 +250,7 @@ grpc::ServerUnaryReactor* AdminService::Serve(Method method,
                                               const grpc::ByteBuffer& request,
                                               grpc::ByteBuffer* response, Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  Answer<Response>(*call, Admit<Request>(*call, context, request), response, work);
+  Answer<Response>(*call, Admit<Request>(*call, method, context, request), response, work);
   return call;
 }
 
@@ -215,7 +260,7 @@ grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
                                                    const grpc::ByteBuffer& bytes,
                                                    grpc::ByteBuffer* response, Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  auto request = Admit<Request>(*call, context, bytes);
+  auto request = Admit<Request>(*call, method, context, bytes);
   if (!request.ok()) {
     call->Complete(request.status());
     return call;

@@ -61,7 +61,8 @@ class AdminService final : public AdminServiceBase {
  private:
   // Who calls, then what is said: INVALID_ARGUMENT if the bytes are no such request.
   template <typename Request>
-  absl::StatusOr<Request> Admit(UnaryCall& call, const grpc::CallbackServerContext& context,
+  absl::StatusOr<Request> Admit(UnaryCall& call, Method method,
+                                const grpc::CallbackServerContext& context,
                                 const grpc::ByteBuffer& bytes) const;
   // Runs `work(request, &answer)`, if the caller may call, and completes the call with it.
   template <typename Response, typename Request, typename Work>
@@ -76,6 +77,8 @@ class AdminService final : public AdminServiceBase {
   grpc::ServerUnaryReactor* ServeLater(Method method, const grpc::CallbackServerContext& context,
                                        const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
                                        Work work);
+
+  absl::Status CheckRight(Method method, const grpc::ServerContextBase& context) const;
 
   const Environment& environment_;
   const AdminHooks hooks_;

@@ -37,6 +37,29 @@ absl::Status Denied(std::string_view message) {
 
 std::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
 
+using Credentials = std::vector<Credential>;
+
+// `header` is the value of the metadata entry "authorization".
+absl::StatusOr<const Credential*> ByToken(const Credentials& credentials, std::string_view header) {
+  if (!absl::StartsWithIgnoreCase(AbslView(header), AbslView(kScheme))) {
+    return Unauthenticated("authorization must be \"Bearer TOKEN\"", "CREDENTIAL_UNKNOWN");
+  }
+  const std::string_view token = header.substr(kScheme.size());
+  const Credential* found = nullptr;
+  for (const Credential& c : credentials) {
+    if (!c.bearer_token.empty() && EqualInConstantTime(c.bearer_token, token)) found = &c;
+  }
+  if (found == nullptr) return Unauthenticated("unknown bearer token", "CREDENTIAL_UNKNOWN");
+  return found;
+}
+
+const Credential* ByCertificateName(const Credentials& credentials, std::string_view name) {
+  const auto it = std::find_if(credentials.begin(), credentials.end(), [name](const auto& c) {
+    return !c.certificate_name.empty() && c.certificate_name == name;
+  });
+  return it == credentials.end() ? nullptr : &*it;
+}
+
 }  // namespace
 
 absl::Status Caller::CheckName(std::string_view namespace_name) const {
@@ -55,17 +78,27 @@ absl::Status Caller::CheckNamespace(const store::Namespace& ns) const {
                          "CREDENTIAL_MISSING");
 }
 
-absl::Status Caller::CheckAdmin() const {
+absl::Status Caller::CheckAdmin(AdminRight needed) const {
   if (credential_ != nullptr) {
     if (credential_->admin) return absl::OkStatus();
     return Denied(absl::StrCat("credential \"", credential_->name, "\" may not administrate"));
   }
-  if (loopback_ && loopback_admin_) return absl::OkStatus();
-  return Unauthenticated("administration needs a credential", "CREDENTIAL_MISSING");
+  if (right_ >= needed) return absl::OkStatus();
+  return Unauthenticated(
+      "administration needs a credential, or a user on the Unix socket whom auth.socket_admins "
+      "names",
+      "CREDENTIAL_MISSING");
 }
 
-Authenticator::Authenticator(std::vector<Credential> credentials, bool loopback_admin)
-    : credentials_(std::move(credentials)), loopback_admin_(loopback_admin) {}
+Authenticator::Authenticator(std::vector<Credential> credentials, AdminRight loopback_admin)
+    : credentials_(std::make_shared<const Credentials>(std::move(credentials))),
+      loopback_admin_(loopback_admin) {}
+
+void Authenticator::SetCredentials(std::vector<Credential> credentials) {
+  auto replacement = std::make_shared<const Credentials>(std::move(credentials));
+  absl::MutexLock lock(&mu_);
+  credentials_.swap(replacement);
+}
 
 absl::Status Authenticator::Validate(const std::vector<Credential>& credentials) {
   std::set<std::string> names, tokens, certificates;
@@ -75,7 +108,7 @@ absl::Status Authenticator::Validate(const std::vector<Credential>& credentials)
           absl::StrCat("credential \"", c.name, "\": ", AbslView(what)));
     };
     if (c.name.empty()) return fail("it has no name");
-    if (!names.insert(c.name).second) return fail("the name stands there twice");
+    if (!names.insert(c.name).second) return fail("another credential has the same name");
     if (c.bearer_token.empty() && c.certificate_name.empty()) {
       return fail("it has neither a bearer token nor a certificate name");
     }
@@ -89,37 +122,24 @@ absl::Status Authenticator::Validate(const std::vector<Credential>& credentials)
   return absl::OkStatus();
 }
 
-absl::StatusOr<const Credential*> Authenticator::ByToken(std::string_view header) const {
-  if (!absl::StartsWithIgnoreCase(AbslView(header), AbslView(kScheme))) {
-    return Unauthenticated("authorization must be \"Bearer TOKEN\"", "CREDENTIAL_UNKNOWN");
-  }
-  const std::string_view token = header.substr(kScheme.size());
-  const Credential* found = nullptr;
-  for (const Credential& c : credentials_) {
-    if (!c.bearer_token.empty() && EqualInConstantTime(c.bearer_token, token)) found = &c;
-  }
-  if (found == nullptr) return Unauthenticated("unknown bearer token", "CREDENTIAL_UNKNOWN");
-  return found;
-}
-
-const Credential* Authenticator::ByCertificateName(std::string_view name) const {
-  const auto it = std::find_if(credentials_.begin(), credentials_.end(), [name](const auto& c) {
-    return !c.certificate_name.empty() && c.certificate_name == name;
-  });
-  return it == credentials_.end() ? nullptr : &*it;
-}
-
 absl::StatusOr<Caller> Authenticator::Authenticate(const grpc::ServerContextBase& context,
                                                    const Connection& connection) const {
+  std::shared_ptr<const Credentials> credentials;
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    credentials = credentials_;
+  }
   const auto caller = [&](const Credential* credential) {
-    return Caller(credential, connection.loopback(), loopback_admin_);
+    const AdminRight own = connection.admin_right();
+    return Caller({credentials, credential}, connection.loopback(),
+                  connection.loopback() ? std::max(own, loopback_admin_) : own);
   };
   const auto [first, last] = context.client_metadata().equal_range(kAuthorization);
   if (first != last) {
     if (std::next(first) != last) {
-      return Unauthenticated("authorization stands there twice", "CREDENTIAL_UNKNOWN");
+      return Unauthenticated("more than one authorization header", "CREDENTIAL_UNKNOWN");
     }
-    const auto credential = ByToken(View(first->second));
+    const auto credential = ByToken(*credentials, View(first->second));
     if (!credential.ok()) return credential.status();
     return caller(*credential);
   }
@@ -127,7 +147,7 @@ absl::StatusOr<Caller> Authenticator::Authenticate(const grpc::ServerContextBase
   if (identity != nullptr && identity->IsPeerAuthenticated()) {
     for (const char* property : {GRPC_X509_CN_PROPERTY_NAME, GRPC_X509_SAN_PROPERTY_NAME}) {
       for (const grpc::string_ref& name : identity->FindPropertyValues(property)) {
-        if (const Credential* c = ByCertificateName(View(name))) return caller(c);
+        if (const Credential* c = ByCertificateName(*credentials, View(name))) return caller(c);
       }
     }
     return Unauthenticated("the client certificate's name is in no credential",

@@ -139,9 +139,9 @@ grpc::ServerUnaryReactor* CacheService::Get(grpc::CallbackServerContext* context
                                             const grpc::ByteBuffer* request,
                                             grpc::ByteBuffer* response) {
   return Serve(environment_, Method::kGet, *request, response, [&]() -> absl::Status {
-    v1::GetRequest keys;
-    ASSIGN_OR_RETURN(const Scope scope, OpenKeys(environment_, *context, *request, &keys));
-    ASSIGN_OR_RETURN(*response, MakeGetResponse(scope, keys.keys(), environment_));
+    v1::GetRequest get;
+    ASSIGN_OR_RETURN(const Scope scope, OpenKeys(environment_, *context, *request, &get));
+    ASSIGN_OR_RETURN(*response, MakeGetResponse(scope, get, environment_));
     return absl::OkStatus();
   });
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/unique_fd.h"
+#include "server/rpc/admin_right.h"
 
 namespace infercache::rpc {
 
@@ -14,13 +15,15 @@ namespace infercache::rpc {
 class Connection {
  public:
   // `socket` is a duplicate of what gRPC owns: both name the same connection.
-  Connection(std::string peer, bool loopback, UniqueFd socket)
-      : peer_(std::move(peer)), loopback_(loopback), socket_(std::move(socket)) {}
+  Connection(std::string peer, bool loopback, AdminRight right, UniqueFd socket)
+      : peer_(std::move(peer)), loopback_(loopback), right_(right), socket_(std::move(socket)) {}
 
   // As grpc::ServerContext::peer() says it.
   const std::string& peer() const { return peer_; }
   // 127/8, ::1 or a Unix socket.
   bool loopback() const { return loopback_; }
+  // What the process at its other end may do without a credential, for who it is.
+  AdminRight admin_right() const { return right_; }
   int socket() const { return socket_.get(); }
 
   // Shuts the socket down in both directions. gRPC then fails the connection's calls and lets go of
@@ -33,6 +36,7 @@ class Connection {
 
   const std::string peer_;
   const bool loopback_;
+  const AdminRight right_;
   const UniqueFd socket_;
   // Guarded by the budget's mutex.
   uint64_t held_bytes_ = 0;

@@ -31,14 +31,14 @@ constexpr Limit kLimits[kCountedKinds] = {
     {"claims", kMaxClaimsPerParty, "INVALID_FLIGHT"},
     {"fingerprint", kMaxFingerprintEntries, "INVALID_FINGERPRINT"},
     {"required_fingerprint", kMaxFingerprintEntries, "INVALID_FINGERPRINT"},
-    {"unknown fields", kMaxUnknownFields, "TOO_MANY_FIELDS"},
+    {"other fields", kMaxOtherFields, "TOO_MANY_FIELDS"},
 };
 
 Counted KindOf(const FieldDescriptor& field) {
   for (size_t i = 0; i + 1 < kCountedKinds; ++i) {
     if (kLimits[i].field == field.name()) return static_cast<Counted>(i);
   }
-  return Counted::kUnknown;
+  return Counted::kOther;
 }
 
 // What Protobuf expects of a field; in any other form it is unknown to it.
@@ -86,7 +86,7 @@ bool FieldCounter::Add(Pieces message, const Descriptor& type) {
 
 bool FieldCounter::AddField(WireReader& reader, Tag tag, const Descriptor* type, int depth) {
   if (tag.type == WireType::kStartGroup) {
-    return Add(Counted::kUnknown) && AddGroup(reader, tag, depth + 1);
+    return Add(Counted::kOther) && AddGroup(reader, tag, depth + 1);
   }
   const FieldDescriptor* field =
       type == nullptr ? nullptr : type->FindFieldByNumber(static_cast<int>(tag.field));
@@ -94,7 +94,7 @@ bool FieldCounter::AddField(WireReader& reader, Tag tag, const Descriptor* type,
     return AddPacked(reader, KindOf(*field));
   }
   if (field == nullptr || TypeOnTheWire(*field) != tag.type) {
-    return Add(Counted::kUnknown) && reader.Skip(tag);
+    return Add(Counted::kOther) && reader.Skip(tag);
   }
   if (field->is_repeated() && !Add(KindOf(*field))) return false;
   if (field->message_type() == nullptr) return reader.Skip(tag);

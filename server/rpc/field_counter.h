@@ -23,7 +23,7 @@ enum class Counted : uint8_t {
   kClaims,
   kFingerprint,
   kRequiredFingerprint,
-  kUnknown,  // fields that this version does not know, and what has no limit of its own
+  kOther,  // what has no limit of its own, and fields that this version does not know
 };
 inline constexpr size_t kCountedKinds = 8;
 

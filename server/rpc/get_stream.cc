@@ -63,7 +63,7 @@ class GetStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
 
     v1::GetStreamHeader& header = *header_.mutable_header();
-    auto lease = scope.ns->Lookup(scope.Id(request.key()));
+    auto lease = scope.ns->Lookup(scope.Id(request.key()), /*touch=*/!request.counted());
     if (!lease) return absl::OkStatus();
     const uint64_t size = lease->bytes().size();
     const auto now = std::chrono::steady_clock::now();

@@ -57,8 +57,8 @@ std::vector<size_t> StoringOrder(const std::vector<PutItemView>& items) {
   return order;
 }
 
-// What each item's use is. The last one ends its request if the client tells of chains at all:
-// should it go on later, what continues it says so.
+// What the use of each is that is stored. The last one ends its request if the client tells of
+// chains at all: should it go on later, what continues it says so.
 std::vector<store::UseContext> Uses(const Scope& scope, const std::vector<PutItemView>& items,
                                     const std::vector<CheckedItem>& checked) {
   std::vector<store::ChainLink> links;
@@ -73,8 +73,7 @@ std::vector<store::UseContext> Uses(const Scope& scope, const std::vector<PutIte
   for (size_t i = 0; i < items.size(); ++i) {
     const std::string& parent = checked[roots[i]].info.parent_key;
     uses.push_back({.request = request,
-                    .ends_request = items.size() > 1 && i + 1 == items.size() &&
-                                    !checked[i].info.parent_key.empty(),
+                    .ends_request = i + 1 == items.size() && !checked[i].info.parent_key.empty(),
                     .anchor = parent.empty() ? Hash128() : scope.ns->ChainHash(scope.Id(parent))});
   }
   return uses;
@@ -88,7 +87,7 @@ absl::StatusOr<v1::PutOutcome> StoreItem(const Scope& scope, const PutItemView& 
                                .parts = checked.parts,
                                .info = &checked.info,
                                .overwrite = view.item.overwrite(),
-                               .use = use};
+                               .use = {.request = use.request}};
   ASSIGN_OR_RETURN(std::optional<store::WriteLease> lease, scope.ns->Reserve(spec));
   if (!lease) return v1::PUT_OUTCOME_EXISTS;
   CopyRun(pieces, view.value, lease->bytes());

@@ -78,11 +78,13 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     ASSIGN_OR_RETURN(const ObjectInfo info, CheckInfo(header.info()));
     ASSIGN_OR_RETURN(const std::vector<PartSpec> parts,
                      CheckParts(header.parts(), header.size_bytes()));
+    use_ = {.request = scope.ns->NewRequest(), .ends_request = header.ends_request()};
     auto lease = scope.ns->Reserve({.id = scope.Id(header.key()),
                                     .size_bytes = header.size_bytes(),
                                     .parts = parts,
                                     .info = &info,
-                                    .overwrite = header.overwrite()});
+                                    .overwrite = header.overwrite(),
+                                    .use = {.request = use_.request}});
     if (!lease.ok()) return ExplainRefusal(lease.status());
     watched_.Expect(header.size_bytes());
     ns_ = std::move(scope.ns);
@@ -101,7 +103,7 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
       return InvalidStream(
           absl::StrCat("the stream ended after ", received_, " of ", expected, " bytes"));
     }
-    ASSIGN_OR_RETURN(const store::CommitOutcome outcome, ns_->Commit(*std::move(lease_)));
+    ASSIGN_OR_RETURN(const store::CommitOutcome outcome, ns_->Commit(*std::move(lease_), use_));
     outcome_ =
         outcome == store::CommitOutcome::kStored ? v1::PUT_OUTCOME_STORED : v1::PUT_OUTCOME_EXISTS;
     return absl::OkStatus();
@@ -126,6 +128,7 @@ class PutStream final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   grpc::ByteBuffer message_;
   std::optional<Peer> peer_;
   std::shared_ptr<store::Namespace> ns_;
+  store::UseContext use_;  // its anchor is the object's own parent
   std::optional<store::WriteLease> lease_;
   uint64_t received_ = 0;
   std::optional<v1::PutOutcome> outcome_;

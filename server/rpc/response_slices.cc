@@ -112,8 +112,8 @@ constexpr uint64_t kMostOmittedBytes = 2 + 2 + 2 + 2 + (2 + kMaxVarintBytes);
 // stored of it, so each is measured before the next one is made.
 class ResponseDraft {
  public:
-  ResponseDraft(const Scope& scope, const Environment& environment, size_t keys)
-      : scope_(scope), touch_(keys == 1), max_message_bytes_(environment.max_message_bytes) {
+  ResponseDraft(const Scope& scope, const Environment& environment, size_t keys, bool touch)
+      : scope_(scope), touch_(touch), max_message_bytes_(environment.max_message_bytes) {
     const PinnedBudget::Limits& limits = environment.budget.limits();
     max_held_bytes_ = std::min(limits.connection_bytes, limits.total_bytes);
     // Every key may yet turn out to be one that is omitted.
@@ -162,7 +162,7 @@ class ResponseDraft {
   }
 
   const Scope& scope_;
-  const bool touch_;  // else whoever asked for several tells of their uses
+  const bool touch_;
   const uint64_t max_message_bytes_;
   uint64_t max_held_bytes_ = 0;
   std::vector<Draft> drafts_;
@@ -211,15 +211,27 @@ grpc::ByteBuffer Assemble(std::vector<Draft> drafts, const Hold& hold) {
   return grpc::ByteBuffer(slices.data(), slices.size());
 }
 
+// Values are chosen from the first key on; uses count from the last one on, so that the head of a
+// chain ends up most recently used.
+void CountUses(const Scope& scope, const Keys& keys) {
+  store::UseContext use{.request = scope.ns->NewRequest(), .ends_request = true};
+  for (int i = keys.size(); i > 0; --i) {
+    scope.ns->Probe(scope.Id(keys[i - 1]), /*touch=*/true, use);
+    use.ends_request = false;
+  }
+}
+
 }  // namespace
 
 void Describe(const store::ReadLease& lease, v1::ObjectDescription* out) {
   infercache::Describe(lease.info(), lease.bytes().size(), lease.parts(), out);
 }
 
-absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const Keys& keys,
+absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const v1::GetRequest& request,
                                                  const Environment& environment) {
-  ResponseDraft draft(scope, environment, keys.size());
+  const auto& keys = request.keys();
+  ResponseDraft draft(scope, environment, keys.size(),
+                      /*touch=*/keys.size() == 1 && !request.counted());
   if (!draft.fits()) {
     return WithReason(
         absl::ResourceExhaustedError(absl::StrCat(
@@ -228,12 +240,7 @@ absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const Keys&
         "MESSAGE_TOO_LARGE");
   }
   for (const std::string& key : keys) draft.Add(key);
-  // Values were chosen from the first key on; uses count from the last one on, so that the head of
-  // a chain ends up most recently used.
-  const store::UseContext use{.request = scope.ns->NewRequest()};
-  for (int i = keys.size() - 1; i >= 0 && keys.size() > 1; --i) {
-    scope.ns->Probe(scope.Id(keys[i]), /*touch=*/true, use);
-  }
+  if (keys.size() > 1 && !request.counted()) CountUses(scope, keys);
   Hold hold;
   if (draft.held_bytes() > 0) {
     ASSIGN_OR_RETURN(

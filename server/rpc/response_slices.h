@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "infercache/v1/cache.pb.h"
 #include "server/rpc/scope.h"
 #include "server/store/lease.h"
 
@@ -23,11 +24,11 @@ inline constexpr uint64_t kCopyBelowBytes = 64 * 1024;
 
 void Describe(const store::ReadLease& lease, v1::ObjectDescription* out);
 
-// A serialized GetResponse with one result per key, in order. Values that would take the response
-// above max_message_bytes or above a bound of the budget are omitted: those results say how large
-// the object is and nothing else of it. RESOURCE_EXHAUSTED: too many keys for a message of that
-// size, or other responses hold too much.
-absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const Keys& keys,
+// A serialized GetResponse with one result per key, in order; counts their uses. Values that would
+// take the response above max_message_bytes or above a bound of the budget are omitted: those
+// results say how large the object is and nothing else of it. RESOURCE_EXHAUSTED: too many keys for
+// a message of that size, or other responses hold too much.
+absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const v1::GetRequest& request,
                                                  const Environment& environment);
 
 // An object on its way in chunks; every chunk in flight shares it.

@@ -6,6 +6,8 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <grpcpp/server_posix.h>
 
 #include <algorithm>
@@ -85,12 +87,26 @@ void KeepGrpcInitialized() { [[maybe_unused]] static const bool once = (grpc_ini
 
 std::shared_ptr<grpc::ServerCredentials> MakeCredentials(const RpcOptions& options) {
   if (!options.tls) return grpc::InsecureServerCredentials();
-  grpc::SslServerCredentialsOptions ssl(options.tls->client_ca_pem.empty()
-                                            ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                            : GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY);
-  ssl.pem_root_certs = options.tls->client_ca_pem;
-  ssl.pem_key_cert_pairs.push_back({options.tls->private_key_pem, options.tls->certificate_pem});
-  return grpc::SslServerCredentials(ssl);
+  const TlsConfig& tls = *options.tls;
+  std::shared_ptr<grpc::experimental::CertificateProviderInterface> provider;
+  if (tls.certificate_file.empty()) {
+    provider = std::make_shared<grpc::experimental::StaticDataCertificateProvider>(
+        tls.client_ca_pem, std::vector<grpc::experimental::IdentityKeyCertPair>{
+                               {tls.private_key_pem, tls.certificate_pem}});
+  } else {
+    provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+        tls.private_key_file, tls.certificate_file, tls.client_ca_file,
+        static_cast<unsigned>(std::max<int64_t>(absl::ToInt64Seconds(tls.reload_interval), 1)));
+  }
+  grpc::experimental::TlsServerCredentialsOptions settings(provider);
+  settings.watch_identity_key_cert_pairs();
+  if (tls.client_ca_pem.empty()) {
+    settings.set_cert_request_type(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  } else {
+    settings.watch_root_certs();
+    settings.set_cert_request_type(GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return grpc::experimental::TlsServerCredentials(settings);
 }
 
 void SetLimits(const RpcOptions& options, grpc::ServerBuilder& builder) {
@@ -169,7 +185,11 @@ class RpcServer::Impl {
     return absl::OkStatus();
   }
 
-  void Adopt(UniqueFd socket) { acceptor_.Adopt(std::move(socket)); }
+  void Adopt(UniqueFd socket, AdminRight right) { acceptor_.Adopt(std::move(socket), right); }
+
+  void SetCredentials(std::vector<Credential> credentials) {
+    authenticator_.SetCredentials(std::move(credentials));
+  }
 
   void BeginDrain() {
     if (draining_.exchange(true)) return;
@@ -209,7 +229,7 @@ class RpcServer::Impl {
     tcp_->HandleNewConnection(&connection);
   }
 
-  const Authenticator authenticator_;
+  Authenticator authenticator_;
   std::atomic<bool> draining_{false};
   PinnedBudget budget_;
   UploadWatch uploads_;
@@ -268,7 +288,12 @@ RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RpcServer::~RpcServer() = default;
 
 const std::vector<std::string>& RpcServer::addresses() const { return impl_->addresses(); }
-void RpcServer::Adopt(UniqueFd socket) { impl_->Adopt(std::move(socket)); }
+void RpcServer::Adopt(UniqueFd socket, AdminRight right) { impl_->Adopt(std::move(socket), right); }
+absl::Status RpcServer::SetCredentials(std::vector<Credential> credentials) {
+  RETURN_IF_ERROR(Authenticator::Validate(credentials));
+  impl_->SetCredentials(std::move(credentials));
+  return absl::OkStatus();
+}
 void RpcServer::BeginDrain() { impl_->BeginDrain(); }
 bool RpcServer::draining() const { return impl_->draining(); }
 void RpcServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }

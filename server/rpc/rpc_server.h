@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/unique_fd.h"
+#include "server/rpc/admin_right.h"
 #include "server/store/store.h"
 
 namespace infercache::rpc {
@@ -40,6 +41,10 @@ struct TlsConfig {
   std::string certificate_pem;  // chain, the server's own first
   std::string private_key_pem;
   std::string client_ca_pem;  // not empty = clients may show a certificate, which must verify
+  // The files that these are of, which are read again whenever this time has passed: new
+  // connections use what is in them. Empty = what is above for good.
+  std::string certificate_file = {}, private_key_file = {}, client_ca_file = {};
+  absl::Duration reload_interval = absl::Seconds(10);
 };
 
 struct RpcOptions {
@@ -78,8 +83,8 @@ struct RpcOptions {
 
   std::optional<TlsConfig> tls;  // for every TCP address; Unix sockets stay plain
   std::vector<Credential> credentials;
-  // A loopback peer (127/8, ::1, Unix socket) without a credential may call infercache.v1.Admin.
-  bool loopback_admin = true;
+  // Of a loopback peer (127/8, ::1, Unix socket) without a credential.
+  AdminRight loopback_admin = AdminRight::kRead;
   // Permits non-loopback addresses without TLS.
   bool insecure_listen = false;
 };
@@ -167,9 +172,14 @@ class RpcServer {
   const std::vector<std::string>& addresses() const;
 
   // Serves a connected Unix socket of which nothing has been read, as one that it accepted itself:
-  // it counts, its peer is loopback, and the server can end it. Closed at once if there are too
-  // many connections, or after Shutdown began.
-  void Adopt(UniqueFd socket);
+  // it counts, its peer is loopback, and the server can end it. `right` is what its peer may call
+  // of infercache.v1.Admin without a credential, if that is more than RpcOptions::loopback_admin.
+  // Closed at once if there are too many connections, or after Shutdown began.
+  void Adopt(UniqueFd socket, AdminRight right = AdminRight::kNone);
+
+  // From now on each call needs one of these, on connections that are open too; calls under way go
+  // on. INVALID_ARGUMENT as Start says, and nothing changes.
+  absl::Status SetCredentials(std::vector<Credential> credentials);
 
   // Health becomes NOT_SERVING and new puts are refused with UNAVAILABLE; everything else goes on
   // until Shutdown.

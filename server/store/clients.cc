@@ -74,7 +74,7 @@ Namespace::PinUse Namespace::Impl::PinsOf(const ClientPage& page) const {
   PinUse use{.pins = pins.size()};
   for (std::span<const uint64_t> rest = pins; !rest.empty();) {
     const size_t count = std::min(rest.size(), kPinsPerLock);
-    use.bytes += space_->PinnedBytes(rest.first(count));
+    use.bytes += space_->PinnedBytes(rest.first(count), &use.largest_bytes);
     rest = rest.subspan(count);
   }
   return use;

@@ -14,11 +14,19 @@ namespace {
 using shm::Bucket;
 
 // Address space only: pages come when used. Room for the longest key and a usual part table for
-// every object, so that records run out before the heap does.
+// every object, so that as a rule records run out before the heap does; but tiny objects with
+// everything as long as it may be must not take more of the machine than a quarter of the quota.
 constexpr uint64_t kMetaHeapBytesPerObject = 2048;
 constexpr uint64_t kMaxHeapBytes = uint64_t{32} << 30;
+constexpr uint64_t kMinHeapBytes = 64 * (kMaxKeyBytes + kMaxPartTableBytes);
 
 uint64_t Align64(uint64_t n) { return (n + 63) / 64 * 64; }
+
+uint64_t HeapBytes(const IndexSegment::Options& options) {
+  const uint64_t wanted = std::min(options.max_objects * kMetaHeapBytesPerObject,  //
+                                   options.quota_bytes / 4);
+  return Align64(std::clamp(wanted, kMinHeapBytes, kMaxHeapBytes));
+}
 
 shm::IndexHeader MakeHeader(const IndexSegment::Options& options) {
   shm::IndexHeader h{};
@@ -36,8 +44,7 @@ shm::IndexHeader MakeHeader(const IndexSegment::Options& options) {
   h.records_offset = h.overflow_offset + uint64_t{h.overflow_bucket_count} * sizeof(Bucket);
   h.heap_offset =
       Align64(h.records_offset + (uint64_t{h.record_capacity} + 1) * sizeof(shm::Record));
-  h.heap_bytes = std::min(kMaxHeapBytes, options.max_objects * kMetaHeapBytesPerObject +
-                                             uint64_t{1024} * (kMaxKeyBytes + kMaxPartTableBytes));
+  h.heap_bytes = HeapBytes(options);
   const uint64_t end = h.heap_offset + h.heap_bytes;
   h.segment_bytes = (end + shm::kIndexPageBytes - 1) / shm::kIndexPageBytes * shm::kIndexPageBytes;
   return h;
@@ -144,6 +151,9 @@ void IndexSegment::Trim(Bucket& head, uint32_t shard) {
     const uint32_t after = b->next.load(std::memory_order_relaxed);
     overflow_[shard].returned.push_back(before->next.load(std::memory_order_relaxed) - 1);
     before->next.store(after, std::memory_order_release);
+    // A reader in b that began after Remove raised the version would take the end of b's chain for
+    // the end of its own.
+    head.version.fetch_add(1, std::memory_order_release);
     b->next.store(0, std::memory_order_release);
   }
 }

@@ -24,7 +24,8 @@ class IndexSegment {
   struct Options {
     std::string name;
     uint32_t max_objects = 0;
-    uint32_t shards = 1;  // a power of two
+    uint64_t quota_bytes = 0;  // of the namespace's arena
+    uint32_t shards = 1;       // a power of two
     uint64_t hash_seed = 0;
     uint64_t expiry_epoch_ms = 0;
   };

@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
   IndexSegment::Options options;
   options.name = spec.name;
   options.max_objects = static_cast<uint32_t>(spec.max_objects);
+  options.quota_bytes = spec.quota_bytes;
   options.shards = environment.shards;
   options.hash_seed = uint64_t{std::random_device()()} << 32 | std::random_device()();
   // A tick of slack, so that a TTL that ends in the first tick does not become tick 0, "never".

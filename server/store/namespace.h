@@ -48,9 +48,9 @@ struct NamespaceSpec {
   uint64_t max_objects = 0;  // 0 = max(1024, quota / 4 KiB)
   std::string policy;        // which objects go first, see PolicyNames(); empty = kDefaultPolicy
   FingerprintEntries required_fingerprint;
-  // Stores a CRC32C with each object and checks it at every hit through the daemon: a mismatch (a
-  // writer with a mapping of the arena, or bad memory) is a miss and erases the object. Costs a
-  // read of the bytes.
+  // Stores a CRC32C with each object. Whoever takes a hit checks it, the daemon or a client of the
+  // same-host lane: a mismatch (a writer with a mapping of the arena, or bad memory) is a miss, and
+  // the daemon erases the object. Costs a read of the bytes. Never of a tier.
   bool checksums = false;
   bool grpc_open = false;  // loopback peers need no credential; the store only keeps it
   LocalAccess local_users;
@@ -235,6 +235,7 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   struct PinUse {
     uint64_t pins = 0;
     uint64_t bytes = 0;
+    uint64_t largest_bytes = 0;  // of one object
   };
   PinUse PinsOf(const ClientPage& page) const;
 

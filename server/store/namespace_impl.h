@@ -2,18 +2,8 @@
 // namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), clients.cc (the pages of the
 // same-host lane), listing.cc (List, Flush).
 //
-// Lock order, outermost first; a thread holds at most one of each row and takes them downwards
-// only:
-//   evict_mu_, sweep_mu_ (never both)         who looks for victims; the expiry sweep's cursor
-//   a ClientPage's lock on its rings          who takes touches out of them
-//   Shard::mu                                 one shard; never two
-//   Ranking's lock on the policy              the order of the objects
-//   Ranking's lock on its log                 what the policy has yet to be told
-//   Space's lock, Limbo's lock                leaves; never both; nor client_counters_mu_ and a
-//                                             ClientPage's lock on its counters, one after the
-//                                             other; nothing is taken under Ranking's but these two
-//                                             rows in between
-// Nothing under any of them touches a value byte, does I/O, logs or calls the observer.
+// The order of its locks, and what must not happen under them, is the table "Locks" of
+// ARCHITECTURE.md.
 
 #pragma once
 

@@ -167,6 +167,7 @@ void Ranking::ApplyArrival(const Note& note) {
   PolicyNode& node = nodes_[note.record];
   node = {.used_ms = now, .class_id = note.class_id, .owner = owner_, .stored_ms = now};
   ++members_;
+  ++stats_.classes[note.class_id].stored;
   if (!note.replaces) CountMiss(note.hash, now);
   while (gone_.size() > members_) gone_.TakeOldest();
   Use use{.now_ms = note.now_ms,
@@ -191,6 +192,7 @@ void Ranking::ApplyUse(const Note& note, uint32_t record) {
   CountUse(nodes_[record], &use);
   if (!use.repeat) {
     ++stats_.hits;
+    ++stats_.classes[nodes_[record].class_id].hits;
     stats_.hit_gap.Add(use.idle_ms);
   }
   PolicyOf(record).Touch(record, use);

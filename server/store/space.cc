@@ -160,14 +160,16 @@ AgedBytes Space::LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiti
   return aged;
 }
 
-uint64_t Space::PinnedBytes(std::span<const uint64_t> pins) const {
+uint64_t Space::PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) const {
   uint64_t bytes = 0;
   MutexLock lock(&mu_);
   for (const uint64_t pin : pins) {
     const uint32_t record = shm::PinnedRecord(pin);
     if (record == 0 || record > index_.view().header().record_capacity) continue;
     // Whatever generation it names: a scan honours it all the same, so it has to weigh.
-    if (states_[record].block != BlockAllocator::kNoBlock) bytes += BlockBytes(record);
+    if (states_[record].block == BlockAllocator::kNoBlock) continue;
+    bytes += BlockBytes(record);
+    *largest = std::max(*largest, BlockBytes(record));
   }
   return bytes;
 }

@@ -117,7 +117,8 @@ class Space {
   AgedBytes LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
                        uint64_t now_ms) const;
   // The bytes of the objects that these pins, which may be any words, keep from being reused.
-  uint64_t PinnedBytes(std::span<const uint64_t> pins) const;
+  // Raises `largest` to those of the largest.
+  uint64_t PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) const;
   // Empty if the CPU cannot touch them.
   std::span<std::byte> BytesOf(const shm::Record& record) const;
   RecordState& state(uint32_t record) const { return states_[record]; }

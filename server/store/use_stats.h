@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/limits.h"
+
 namespace infercache::store {
 
 // How many times lay between powers of 4 of a quarter of a second. Not thread-safe.
@@ -33,6 +35,12 @@ struct UseStats {
   // Objects stored that were not there: evicted lately, so that they would still be there at twice
   // the capacity; expired; or not known at all, never stored or gone for long.
   uint64_t misses_evicted = 0, misses_expired = 0, misses_cold = 0;
+
+  // The same by class id: what is stored and never hit says what its class is worth.
+  struct OfClass {
+    uint64_t hits = 0, stored = 0;
+  };
+  std::array<OfClass, kMaxClassId + 1> classes = {};
 
   TimeCounts hit_gap;          // between the use before and one that hit
   TimeCounts miss_gap;         // the same of misses_evicted

@@ -280,6 +280,23 @@ TEST_F(Ctl, MakesAndDeletesNamespaces) {
   EXPECT_EQ(Json::parse(gone.err, nullptr, false)["error"]["code"], "NOT_FOUND") << gone.err;
 }
 
+TEST_F(Ctl, SaysWhoMayUseANamespaceOverTheSameHostLane) {
+  const Json made = RunJson({"namespace", "create", "closed", "--quota", "1MiB", "--local-users",
+                             "4000000001,@4000000002", "--local-writers", "-"});
+  EXPECT_EQ(made["local_users"]["users"], Json::array({4000000001}));
+  EXPECT_EQ(made["local_users"]["groups"], Json::array({4000000002}));
+  const CtlResult list = Run({"namespace", "list"});
+  EXPECT_THAT(list.out, HasSubstr("4000000001 @4000000002"));
+  EXPECT_THAT(list.out, HasSubstr("LOCAL WRITERS"));
+  const CtlResult refused = Run({"get", "k", "--namespace", "closed"});
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_THAT(refused.err, HasSubstr("local_users"));
+  EXPECT_EQ(Run({"namespace", "delete", "closed"}).exit_code, 0);
+  EXPECT_EQ(
+      Run({"namespace", "create", "closed", "--quota", "1MiB", "--local-users", "1,me"}).exit_code,
+      2);
+}
+
 TEST_F(Ctl, ChangesThePolicyOfANamespace) {
   const std::string file = Write("v", "value");
   ASSERT_EQ(Run({"put", "k", file}).exit_code, 0);
@@ -448,7 +465,11 @@ TEST_F(Ctl, ReplayOfAMalformedTraceNamesFileAndLine) {
 TEST_F(Ctl, DrainEndsTheDaemon) {
   const auto daemon = e2e::DaemonProcess::Start();
   ASSERT_TRUE(daemon.ok()) << daemon.status();
-  const std::string endpoint = (*daemon)->grpc_address();
+  // Over TCP, loopback or not, everybody could.
+  const CtlResult refused = RunCtl({"--endpoint", (*daemon)->grpc_address(), "drain"});
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_THAT(refused.err, HasSubstr("auth.socket_admins"));
+  const std::string endpoint = "unix:" + (*daemon)->socket_path();
   EXPECT_EQ(RunCtl({"--endpoint", endpoint, "drain"}).exit_code, 0);
   EXPECT_EQ((*daemon)->Wait(), 0);
   EXPECT_EQ(RunCtl({"--endpoint", endpoint, "ping", "--deadline", "1s"}).exit_code, 3);

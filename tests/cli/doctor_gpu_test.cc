@@ -66,6 +66,14 @@ TEST_F(DoctorGpu, ProvesThatMemoryIsSharedAndFindsTiers) {
   EXPECT_THAT(found["gpu"][0]["found"].get<std::string>(),
               HasSubstr("cuMemImportFromShareableHandle: CUDA_ERROR_NOT_PERMITTED"))
       << "the child's words";
+
+  gpus_.faults().refuse_imports.store(0);
+  gpus_.faults().creates_to_fail.store(-1);
+  found = Doctor("unix:" + (*daemon)->socket_path());
+  EXPECT_EQ(found["gpu"][0]["level"], "warn");
+  EXPECT_THAT(found["gpu"][0]["found"].get<std::string>(),
+              HasSubstr("could not be tested, its memory is full"))
+      << "a GPU that is in use is no GPU that cannot share";
 }
 
 TEST_F(DoctorGpu, ATierThatIsOffIsAWarningThatSaysWhy) {

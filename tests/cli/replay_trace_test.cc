@@ -1,8 +1,6 @@
 // The hit ratio of the real daemon, shards, lanes, rings and all, against the simulation: on a
 // trace made here, and on a recorded one.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -12,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/ctl_process.h"
+#include "tests/cli/recorded_trace.h"
 #include "tests/e2e/daemon_process.h"
 
 namespace infercache::cli {
@@ -97,9 +96,9 @@ TEST_P(ReplayTrace, AMadeOneHitsAsOftenAsTheSimulation) {
 }
 
 TEST_P(ReplayTrace, ConversationHitsAsOftenAsTheSimulation) {
-  const std::string trace = TRACE_DIRECTORY "/conversation.jsonl";
-  if (access(trace.c_str(), R_OK) != 0) GTEST_SKIP() << "no trace at " << trace;
-  CompareWithSimulation(trace, "10%");
+  const auto trace = FindRecordedTrace("conversation.jsonl");
+  if (!trace) GTEST_SKIP() << "no conversation.jsonl in INFERCACHE_TRACE_DIR";
+  CompareWithSimulation(*trace, "10%");
 }
 
 TEST(ReplayClock, IsTheDaemonsUnlessItPermitsAnother) {

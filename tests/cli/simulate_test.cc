@@ -1,8 +1,6 @@
 // infercachectl simulate: on a small trace of its own, and, where they are, on recorded ones
 // against what the policies are meant to reach.
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <map>
 #include <string>
@@ -12,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/ctl_process.h"
+#include "tests/cli/recorded_trace.h"
 
 namespace infercache::cli {
 namespace {
@@ -100,9 +99,9 @@ using Ratios = std::map<std::pair<std::string, std::string>, double>;
 class RecordedTrace : public ::testing::Test {
  protected:
   void Run(const std::string& name, const std::string& shards) {
-    const std::string trace = TRACE_DIRECTORY "/" + name;
-    if (access(trace.c_str(), R_OK) != 0) GTEST_SKIP() << "no trace at " << trace;
-    const Json json = Simulate({"--trace", trace, "--policy", "lru,auto", "--capacity",
+    const auto trace = FindRecordedTrace(name);
+    if (!trace) GTEST_SKIP() << "no " << name << " in INFERCACHE_TRACE_DIR";
+    const Json json = Simulate({"--trace", *trace, "--policy", "lru,auto", "--capacity",
                                 "1%,2%,5%,10%,20%,50%", "--shards", shards});
     for (const Json& row : json["rows"]) {
       const double prefix = row["prefix_hit_ratio"], object = row["object_hit_ratio"];

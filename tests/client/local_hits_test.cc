@@ -1,7 +1,11 @@
 // What a hit is on the local lane: whose memory, for how long, within which bounds.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -49,6 +53,27 @@ TEST(LocalHits, AreZeroCopyAndPinned) {
   EXPECT_EQ(Text(got.object->bytes()), std::string(kMiB, 'a'));
   got.object.reset();
   EXPECT_EQ(daemon.namespace_stats().client_pins, 0u);
+}
+
+// torch knows no read-only tensors: an operation in place on one over a writer's view changed the
+// object for everybody.
+TEST(LocalHits, CannotBeWrittenThroughEvenByAWriter) {
+  LocalDaemon daemon;
+  LocalClient client(daemon.path());
+  ReserveResult reserved = client.Reserve("k", 5);
+  ASSERT_TRUE(reserved.reservation.has_value()) << reserved.status;
+  const std::span<std::byte> room = reserved.reservation->bytes();
+  std::fill(room.begin(), room.end(), std::byte{'a'});
+  ASSERT_EQ(client.Commit(*std::move(reserved.reservation)).outcome, PutOutcome::kStored);
+  const GetResult got = client.Get("k");
+  ASSERT_TRUE(got.hit());
+  ASSERT_TRUE(got.object->zero_copy());
+  // The kernel writes where the process could, and says so where it could not.
+  const UniqueFd zeros(open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(zeros.valid());
+  EXPECT_EQ(read(zeros.get(), const_cast<std::byte*>(got.object->bytes().data()), 5), -1);
+  EXPECT_EQ(errno, EFAULT);
+  EXPECT_EQ(client.Read("k"), "aaaaa");
 }
 
 TEST(LocalHits, ViewsMoveAndDieOnAnyThread) {

@@ -16,6 +16,7 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/shm/index_layout.h"
+#include "tests/build_kind.h"
 #include "tests/client/fake_local_daemon.h"
 #include "tests/client/local_testing.h"
 
@@ -419,7 +420,7 @@ TEST(LocalBusy, WritesStopWhereTooMuchIsUnsentAndAbortsGoOn) {
 
 TEST(LocalHostile, RandomBytesAreNoAnswer) {
   std::mt19937 random(1);
-  for (int round = 0; round < 50; ++round) {
+  for (int round = 0; round < Scaled(50); ++round) {
     FakeLocalDaemon daemon([&random, round](const v1::LocalRequest& request, Answer& answer) {
       if (request.has_hello() || request.has_map_chunks()) return;
       std::string bytes;

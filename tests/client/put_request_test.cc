@@ -71,12 +71,14 @@ TEST(PutRequest, AnEmptyValueIsSentAsOne) {
 
 TEST(PutStream, HeaderAndChunksMakeTheValue) {
   const PutItem item = TensorItem();
-  const auto header =
-      Parsed<v1::PutStreamRequest>(MakePutStreamHeader(ToScope("ns", {}), item)).header();
+  const auto header = Parsed<v1::PutStreamRequest>(
+                          MakePutStreamHeader(ToScope("ns", {}), item, /*ends_request=*/true))
+                          .header();
   EXPECT_EQ(header.key(), "block/1");
   EXPECT_EQ(header.size_bytes(), 11u);
   EXPECT_EQ(header.parts_size(), 2);
   EXPECT_TRUE(header.overwrite());
+  EXPECT_TRUE(header.ends_request());
   for (size_t chunk = 1; chunk <= 11; ++chunk) {
     ValueReader reader(item.value);
     std::string value;

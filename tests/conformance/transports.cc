@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "tests/or_die.h"
 
@@ -18,19 +20,35 @@ store::NamespaceSpec OpenNamespace(const char* name, uint64_t quota_bytes) {
 
 }  // namespace
 
-InProcessDaemon::InProcessDaemon()
-    : store_({.capacity_bytes = uint64_t{160} << 20, .shards = 4}, clock_) {
-  OrDie(store_.CreateNamespace(OpenNamespace(kNamespace, uint64_t{128} << 20)));
-  OrDie(store_.CreateNamespace(OpenNamespace(kOtherNamespace, uint64_t{8} << 20)));
+void EvictionRecord::OnEvent(const store::Event& event) {
+  if (event.kind != store::EventKind::kEvicted || event.namespace_name != kSmallNamespace) return;
+  MutexLock lock(&mu_);
+  sizes_[event.sequence] = event.size_bytes;
 }
 
-std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen) {
+std::vector<uint64_t> EvictionRecord::Sizes() const {
+  MutexLock lock(&mu_);
+  std::vector<uint64_t> sizes;
+  for (const auto& [sequence, size] : sizes_) sizes.push_back(size);
+  return sizes;
+}
+
+InProcessDaemon::InProcessDaemon()
+    : store_({.capacity_bytes = uint64_t{160} << 20, .shards = 4}, clock_, &evicted_) {
+  OrDie(store_.CreateNamespace(OpenNamespace(kNamespace, uint64_t{128} << 20)));
+  OrDie(store_.CreateNamespace(OpenNamespace(kOtherNamespace, uint64_t{8} << 20)));
+  store::NamespaceSpec small = OpenNamespace(kSmallNamespace, uint64_t{8} << 20);
+  small.max_objects = kSmallObjects;
+  OrDie(store_.CreateNamespace(std::move(small)));
+}
+
+std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen,
+                                                       uint64_t max_pinned_bytes) {
   std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
   rpc::RpcOptions options;
   options.listen = {std::move(listen)};
-  // An answer of 40 MiB is within the bounds, a batch of 96 MiB is not.
-  options.max_pinned_bytes = uint64_t{64} << 20;
-  options.max_pinned_bytes_per_connection = uint64_t{48} << 20;
+  options.max_pinned_bytes = max_pinned_bytes;
+  options.max_pinned_bytes_per_connection = max_pinned_bytes / 4 * 3;
   daemon->server_ = OrDie(rpc::RpcServer::Start(options, daemon->store_, {}));
   daemon->endpoint_ = daemon->server_->addresses().at(0);
   return daemon;
@@ -45,8 +63,12 @@ std::unique_ptr<InProcessDaemon> InProcessDaemon::Local() {
   return daemon;
 }
 
-store::NamespaceStats InProcessDaemon::Stats() const {
-  return OrDie(store_.FindNamespace(kNamespace))->Stats();
+store::NamespaceStats InProcessDaemon::Stats(std::string_view ns) const {
+  return OrDie(store_.FindNamespace(ns))->Stats();
+}
+
+uint64_t InProcessDaemon::PinnedResponseBytes() const {
+  return server_ == nullptr ? 0 : server_->stats().pinned_response_bytes;
 }
 
 std::string NewSocketPath() {

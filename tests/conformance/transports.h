@@ -5,38 +5,66 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "common/clock.h"
+#include "common/mutex.h"
 #include "infercache/client.h"
 #include "server/local/local_server.h"
 #include "server/rpc/rpc_server.h"
+#include "server/store/events.h"
 #include "server/store/store.h"
 
 namespace infercache {
 
 inline constexpr char kNamespace[] = "default";
 inline constexpr char kOtherNamespace[] = "other";
+// Of so few objects that others have to go.
+inline constexpr char kSmallNamespace[] = "small";
+inline constexpr int kSmallObjects = 1000;
+
+// Keeps what was evicted.
+class EvictionRecord final : public store::Observer {
+ public:
+  void OnEvent(const store::Event& event) override ABSL_LOCKS_EXCLUDED(mu_);
+  // The sizes of the objects, which tell them apart, in the order in which they went.
+  std::vector<uint64_t> Sizes() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  mutable Mutex mu_;
+  std::map<uint64_t, uint64_t> sizes_ ABSL_GUARDED_BY(mu_);  // by the events' numbers
+};
 
 // Store, server and clock.
 class InProcessDaemon {
  public:
   // Serves gRPC on one address as RpcOptions takes it, or the same-host lane on a new socket.
-  static std::unique_ptr<InProcessDaemon> Grpc(std::string listen);
+  // Unless told otherwise, an answer of 40 MiB is within gRPC's bounds, a batch of 96 MiB is not.
+  static std::unique_ptr<InProcessDaemon> Grpc(std::string listen,
+                                               uint64_t max_pinned_bytes = uint64_t{64} << 20);
   static std::unique_ptr<InProcessDaemon> Local();
 
   // What a client calls it.
   const std::string& endpoint() const { return endpoint_; }
   ManualClock& clock() { return clock_; }
-  store::NamespaceStats Stats() const;
+  store::NamespaceStats Stats(std::string_view ns = kNamespace) const;
+  // Of gRPC's answers on their way.
+  uint64_t PinnedResponseBytes() const;
+  // Of the small namespace.
+  std::vector<uint64_t> EvictedSizes() const { return evicted_.Sizes(); }
 
  private:
   InProcessDaemon();
 
   ManualClock clock_;
+  EvictionRecord evicted_;
   store::Store store_;
   std::string endpoint_;
   std::unique_ptr<rpc::RpcServer> server_;
@@ -54,6 +82,20 @@ class TcpFixture {
 
  private:
   const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Grpc("127.0.0.1:0");
+};
+
+// Whose answers carry so little at once that most objects need a stream each.
+class StreamsFixture {
+ public:
+  static constexpr char kName[] = "Streams";
+  InProcessDaemon& daemon() { return *daemon_; }
+  ClientOptions options() const {
+    return {.endpoint = daemon_->endpoint(), .max_unary_bytes = 1'000};
+  }
+
+ private:
+  const std::unique_ptr<InProcessDaemon> daemon_ =
+      InProcessDaemon::Grpc("127.0.0.1:0", /*max_pinned_bytes=*/64 << 10);
 };
 
 class LocalFixture {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <memory>
 #include <string>
 
@@ -22,7 +23,7 @@ namespaces:
   - {name: closed, quota: 8MiB}
   - {name: strict, quota: 8MiB, grpc: open, require: {model: llama}}
 auth:
-  loopback_admin: false
+  loopback_admin: none
   credentials:
     - {name: worker, token: worker-token-0001, namespaces: [closed]}
     - {name: operator, token: operator-token-01, admin: true}
@@ -59,6 +60,56 @@ TEST_F(Access, AdminNeedsAnAdminCredentialWhereLoopbackIsNotEnough) {
   EXPECT_EQ(Stats(""), StatusCode::UNAUTHENTICATED);
   EXPECT_EQ(Stats("worker-token-0001"), StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(Stats("operator-token-01"), StatusCode::OK);
+}
+
+// Whoever reaches it by default is no more than a user of it: a worker cannot end the daemon.
+TEST(DefaultAccess, OverTcpLoopbackMayAskAndChangeNothing) {
+  auto daemon = DaemonProcess::Start();
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  TestClient worker((*daemon)->grpc_address());
+  v1::GetStatsResponse stats;
+  EXPECT_TRUE(worker.Stats(stats).ok());
+  EXPECT_EQ(worker.Drain().error_code(), StatusCode::UNAUTHENTICATED);
+  EXPECT_TRUE(worker.Put("default", "k", "v").ok());
+  EXPECT_EQ((*daemon)->Stop(), 0);
+}
+
+TEST(Reload, ANewTokenTakesAReloadAndNoRestart) {
+  const TemporaryDirectory directory;
+  const std::string token_file = directory.File("token", "the-first-token-01");
+  auto daemon = DaemonProcess::Start({.config = R"(
+namespaces:
+  - {name: closed, quota: 8MiB}
+auth:
+  credentials:
+    - {name: worker, token_file: )" + token_file +
+                                                ", namespaces: [closed]}\n"});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const auto put = [&daemon](const std::string& token) {
+    return TestClient((*daemon)->grpc_address(), token).Put("closed", "k", "v").error_code();
+  };
+  EXPECT_EQ(put("the-first-token-01"), StatusCode::OK);
+  directory.File("token", "the-second-token-2");
+  (*daemon)->Signal(SIGHUP);
+  ASSERT_TRUE((*daemon)->WaitForLog("credentials=changed")) << (*daemon)->log();
+  EXPECT_EQ(put("the-first-token-01"), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(put("the-second-token-2"), StatusCode::OK);
+
+  directory.File("token", "short");
+  (*daemon)->Signal(SIGHUP);
+  ASSERT_TRUE((*daemon)->WaitForLog("reload refused")) << (*daemon)->log();
+  EXPECT_EQ(put("the-second-token-2"), StatusCode::OK);
+}
+
+TEST(DefaultAccess, TheDaemonsUserAdministratesOverTheSocket) {
+  // Whatever loopback may do, and with nobody else named.
+  auto daemon =
+      DaemonProcess::Start({.arguments = {"--auth-loopback-admin=none", "--auth-socket-admins="}});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_EQ(TestClient((*daemon)->grpc_address()).Drain().error_code(),
+            StatusCode::UNAUTHENTICATED);
+  EXPECT_TRUE(TestClient("unix:" + (*daemon)->socket_path()).Drain().ok());
+  EXPECT_EQ((*daemon)->Wait(), 0);
 }
 
 TEST_F(Access, ANamespaceThatDemandsAFingerprintRefusesAnother) {

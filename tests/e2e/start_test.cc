@@ -66,7 +66,7 @@ TEST(Start, TheAnnouncedAddressesServe) {
 TEST(Start, ADefaultDaemonHasRoomForMoreNamespaces) {
   auto daemon = DaemonProcess::Start();
   ASSERT_TRUE(daemon.ok()) << daemon.status();
-  TestClient client((*daemon)->grpc_address());
+  TestClient client("unix:" + (*daemon)->socket_path());
   v1::CreateNamespaceRequest request;
   request.mutable_spec()->set_name("more");
   request.mutable_spec()->set_quota_bytes(uint64_t{16} << 20);

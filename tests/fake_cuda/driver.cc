@@ -216,6 +216,74 @@ Result MemSetAccess(DevicePointer pointer, size_t bytes, const AccessDescription
   });
 }
 
+Result MemRetainAllocationHandle(AllocationHandle* handle, void* address) {
+  return With([&](Process& process) {
+    return process.Retain(handle, reinterpret_cast<uintptr_t>(address));
+  });
+}
+// With f(process, range) for what is at `pointer`, in a context.
+template <class F>
+Result WithRange(DevicePointer pointer, F f) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    Process::Range range;
+    return process.FindRange(pointer, &range) ? f(process, range) : cuda::kInvalidValue;
+  });
+}
+Result MemGetAddressRange(DevicePointer* base, size_t* bytes, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process&, const Process::Range& range) {
+    *base = range.base;
+    *bytes = range.bytes;
+    return cuda::kSuccess;
+  });
+}
+Result PointerGetAttribute(void* value, int attribute, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process&, const Process::Range& range) {
+    int number = 0;
+    if (attribute == cuda::kPointerDeviceOrdinal) {
+      number = static_cast<int>(range.device);
+    } else if (attribute == cuda::kPointerIsLegacyIpcCapable) {
+      number = range.kind == Kind::kLegacy ? 1 : 0;
+    } else {
+      return cuda::kInvalidValue;
+    }
+    std::memcpy(value, &number, sizeof number);
+    return cuda::kSuccess;
+  });
+}
+Result IpcGetMemHandle(cuda::IpcHandle* handle, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process& process, const Process::Range&) {
+    return process.GetIpcHandle(handle, pointer);
+  });
+}
+Result IpcOpenMemHandle(DevicePointer* pointer, cuda::IpcHandle handle, unsigned flags) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    process.state().calls.ipc_opens.fetch_add(1);
+    if (flags != cuda::kIpcLazyEnablePeerAccess) return cuda::kInvalidValue;
+    return process.OpenIpcHandle(pointer, handle);
+  });
+}
+Result IpcCloseMemHandle(DevicePointer pointer) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    process.state().calls.ipc_closes.fetch_add(1);
+    return process.CloseIpcHandle(pointer);
+  });
+}
+
+// --- For tests, which look them up as the others are: the daemon and its clients allocate nothing
+// this way, and their users do.
+Result MemAlloc(DevicePointer* pointer, size_t bytes) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.Alloc(pointer, bytes, CurrentContexts().back());
+  });
+}
+Result MemFree(DevicePointer pointer) {
+  return With([&](Process& process) { return process.Free(pointer); });
+}
+
 Result DevicePrimaryCtxRetain(Context* context, Device device) {
   return WithDevice(device, [&](Process& process) {
     *context = ContextOf(static_cast<uint32_t>(device));
@@ -332,6 +400,12 @@ constexpr Api kApi = {
     .mem_map = MemMap,
     .mem_unmap = MemUnmap,
     .mem_set_access = MemSetAccess,
+    .mem_retain_allocation_handle = MemRetainAllocationHandle,
+    .mem_get_address_range = MemGetAddressRange,
+    .pointer_get_attribute = PointerGetAttribute,
+    .ipc_get_mem_handle = IpcGetMemHandle,
+    .ipc_open_mem_handle = IpcOpenMemHandle,
+    .ipc_close_mem_handle = IpcCloseMemHandle,
     .device_primary_ctx_retain = DevicePrimaryCtxRetain,
     .device_primary_ctx_release = DevicePrimaryCtxRelease,
     .ctx_push_current = CtxPushCurrent,
@@ -360,6 +434,11 @@ extern "C" __attribute__((visibility("default"))) Result cuGetProcAddress_v2(con
     }
     return *function == nullptr;
   });
+  const auto for_tests = [&](std::string_view name, const auto& entry) {
+    if (name == symbol && version >= 3020) std::memcpy(function, &entry, sizeof entry);
+  };
+  for_tests("cuMemAlloc", &MemAlloc);
+  for_tests("cuMemFree", &MemFree);
   if (found != nullptr) *found = *function == nullptr ? 1 : 0;
   return *function == nullptr ? cuda::kNotFound : cuda::kSuccess;
 }

@@ -85,40 +85,46 @@ TEST_F(LocalUpkeep, TouchesKeepWhatClientsUse) {
 }
 
 TEST_F(LocalUpkeep, APageOverItsBudgetIsRevoked) {
-  for (const char* key : {"a", "b", "c"}) ns_.MustPut(key, std::string(200 * 1024, 'x'));
-  Serve();  // the budget is 256 KiB, and 512 KiB end the session
+  for (const char* key : {"a", "b", "c", "d"}) ns_.MustPut(key, std::string(200 * 1024, 'x'));
+  Serve();  // the budget is 256 KiB, and 512 KiB beside the largest object end the session
   Worker worker = Open(), bystander = Open();
   worker.Get("a", clock_.NowMs(), 0, /*keep_pin=*/true);
   worker.Get("b", clock_.NowMs(), 1, /*keep_pin=*/true);
   worker.Get("c", clock_.NowMs(), 2, /*keep_pin=*/true);
+  worker.Get("d", clock_.NowMs(), 3, /*keep_pin=*/true);
   EXPECT_TRUE(worker.raw().AwaitClose().ok());
   EXPECT_TRUE(worker.raw().page().revoked());
   EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kRevoked) == 1; }));
   EXPECT_THAT(Log(), HasSubstr("its budget is 262144"));
   // The slots still name them, and count no more.
-  EXPECT_EQ(ns_->Flush(""), 3u);
+  EXPECT_EQ(ns_->Flush(""), 4u);
   ns_.MaintainAll();
   EXPECT_EQ(ns_->Stats().used_bytes, 0u);
   bystander.Ping();
 }
 
 TEST_F(LocalUpkeep, LeasesAndPinsCountTogether) {
-  for (const char* key : {"a", "b", "c"}) ns_.MustPut(key, std::string(200 * 1024, 'x'));
+  for (const char* key : {"a", "b", "c", "d"}) ns_.MustPut(key, std::string(200 * 1024, 'x'));
   Serve();
   Worker worker = Open();
   worker.Lookup({"a"});
   worker.Get("b", clock_.NowMs(), 0, /*keep_pin=*/true);
   worker.Get("c", clock_.NowMs(), 1, /*keep_pin=*/true);
+  worker.Get("d", clock_.NowMs(), 2, /*keep_pin=*/true);
   EXPECT_TRUE(worker.raw().AwaitClose().ok());
   ExpectEnds(EndReason::kRevoked);
   EXPECT_EQ(ns_->Stats().pins, 0u);
 }
 
+// A client that copies an object larger than its budget pins it beside the views that it holds
+// within its budget: it was thrown out for that, and its views showed other bytes.
 TEST_F(LocalUpkeep, ASingleObjectMayBeLargerThanTheBudget) {
-  ns_.MustPut("large", std::string(700 * 1024, 'x'));
+  ns_.MustPut("small", std::string(200 * 1024, 's'));
+  ns_.MustPut("large", std::string(600 * 1024, 'x'));
   Serve();
   Worker worker = Open();
-  worker.Get("large", clock_.NowMs(), 0, /*keep_pin=*/true);
+  worker.Get("small", clock_.NowMs(), 0, /*keep_pin=*/true);
+  worker.Get("large", clock_.NowMs(), 1, /*keep_pin=*/true);
   for (uint64_t n = 1; n <= 4; ++n) {
     shm::SessionPage page = worker.raw().page();
     page.lane(0).touched.store(n);

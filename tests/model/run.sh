@@ -3,7 +3,7 @@
 # check; exit status 0 only if the protocol holds in every state and each mutant goes wrong in the way
 # that it must. A search that did not come to its end has proved nothing, and fails.
 #
-#   tests/model/run.sh                          all checks: about 90 s of one core, 1.3 GiB
+#   tests/model/run.sh                          all checks, as many at a time as there are cores: about 90 s of one, 1.3 GiB each at most
 #   tests/model/run.sh --junit FILE             the same; writes the results as ctest would
 #   tests/model/run.sh --story MUTANT [MACHINE] tells how a mutant (or "none") goes wrong on TSO or WEAK
 set -euo pipefail
@@ -60,12 +60,18 @@ unreached() {
 
 # --- Checks ---
 
-checks=()   # their names
-outcomes=() # empty where all is well
-times=()
+checks=() # their names; check i is run in the folder i, and leaves its outcome there, empty if all is well
 
-# check NAME WANTED MACHINE [spin options...]
+# check NAME WANTED MACHINE [spin options...]: as soon as a core is free.
 check() {
+  local number=${#checks[@]}
+  checks+=("$1")
+  while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+  mkdir "$number"
+  (cd "$number" && run_check "$@") &
+}
+
+run_check() {
   local name=$1 wanted=$2 start=$SECONDS found states missing complaint=''
   shift 2
   found=$(search "$@") || found="does not build: $found"
@@ -77,9 +83,6 @@ check() {
     missing=$(unreached)
     [ -z "$missing" ] || complaint="holds, but these lines were never reached: ${missing//$'\n'/, }"
   fi
-  checks+=("$name")
-  outcomes+=("$complaint")
-  times+=($((SECONDS - start)))
   case $complaint,$wanted,$name in
     ,holds,mutant*) printf '%s: harmless (%s states)\n' "$name" "$states" ;;
     ,holds,*) printf '%s: holds (%s states, %d s)\n' "$name" "$states" $((SECONDS - start)) ;;
@@ -89,7 +92,12 @@ check() {
       tail -n 40 pan.log
       ;;
   esac
+  echo $((SECONDS - start)) >seconds
+  echo "$complaint" >outcome
 }
+
+# Nothing if the check came to its end and all was well.
+outcome_of() { cat "$1/outcome" 2>&1; }
 
 # mutant NAME WANTED_ON_TSO WANTED_ON_WEAK. One reader is enough to go wrong.
 mutant() {
@@ -98,8 +106,8 @@ mutant() {
 }
 
 run_checks() {
+  check 'pin_protocol WEAK' holds WEAK # first, since it takes longer than all others
   check 'pin_protocol TSO' holds TSO
-  check 'pin_protocol WEAK' holds WEAK
   check 'pin_protocol TSO, one reader, modulo 8' holds TSO -DALONE -DGENERATIONS=8
   check 'pin_protocol WEAK, one reader, modulo 8' holds WEAK -DALONE -DGENERATIONS=8
   mutant relaxed_slot_store 'wrong read' 'wrong read'
@@ -111,21 +119,22 @@ run_checks() {
   # Harmless on TSO, which does by itself what they leave out.
   mutant relaxed_publish holds 'wrong read'
   mutant acquire_recheck holds 'wrong read'
+  wait
 }
 
 # The attributes are those of ctest's files, which tests/run.sh reads.
 write_junit() {
   local i failures=0
-  for i in "${!checks[@]}"; do [ -z "${outcomes[i]}" ] || failures=$((failures + 1)); done
+  for i in "${!checks[@]}"; do [ -z "$(outcome_of "$i")" ] || failures=$((failures + 1)); done
   printf '<?xml version="1.0" encoding="UTF-8"?>\n'
   printf '<testsuite name="model" tests="%d" failures="%d" disabled="0" skipped="0" time="%d">\n' \
     "${#checks[@]}" "$failures" "$SECONDS"
   for i in "${!checks[@]}"; do
-    if [ -z "${outcomes[i]}" ]; then
-      printf '  <testcase name="%s" classname="model" time="%d" status="run"/>\n' "${checks[i]}" "${times[i]}"
+    if [ -z "$(outcome_of "$i")" ]; then
+      printf '  <testcase name="%s" classname="model" time="%d" status="run"/>\n' "${checks[i]}" "$(cat "$i/seconds")"
     else
       printf '  <testcase name="%s" classname="model" time="%d" status="fail"><failure message="see the log"/></testcase>\n' \
-        "${checks[i]}" "${times[i]}"
+        "${checks[i]}" "$(cat "$i/seconds" 2>/dev/null || echo 0)"
     fi
   done
   printf '</testsuite>\n'
@@ -175,4 +184,4 @@ if [ "${#told[@]}" -gt 0 ]; then
 fi
 run_checks
 [ -z "$junit" ] || write_junit >"$junit"
-for outcome in "${outcomes[@]}"; do [ -z "$outcome" ] || exit 1; done
+for i in "${!checks[@]}"; do [ -z "$(outcome_of "$i")" ] || exit 1; done

@@ -3,10 +3,12 @@
 INFERCACHE_BUILD_DIR is the build folder with bin/infercached, default build/dev of the repository.
 """
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +28,17 @@ def until(condition, what, limit_s=LIMIT_S):
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
         time.sleep(0.002)
     return result
+
+
+def use_engine(name):
+    """Whether an engine is installed. If not, what the adapter imports of it is taken from engines/."""
+    stand_ins = Path(__file__).parent / "engines"
+    found = importlib.util.find_spec(name)
+    if found is not None and not Path(found.origin).is_relative_to(stand_ins):
+        return True
+    if found is None:
+        sys.path.append(str(stand_ins))
+    return False
 
 
 class Daemon:
@@ -65,6 +78,12 @@ class Daemon:
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(LIMIT_S)
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:

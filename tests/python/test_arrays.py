@@ -1,5 +1,7 @@
 """Bit-exact round trips of every dtype that objects have."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,17 @@ def test_torch_tensors_are_the_daemons_memory(local):
     view = local.get("key")
     assert view.torch().data_ptr() == view._part(0, False)[0].address
     assert view.torch(copy=True).data_ptr() != view.torch().data_ptr()
+
+
+def test_nobody_writes_through_a_view(local):
+    # What torch takes for writable is not: an operation in place cannot change the object for others.
+    local.put("key", np.zeros(4096, dtype=np.uint8))
+    view = local.get("key")
+    assert view.zero_copy
+    with open("/dev/urandom", "rb", buffering=0) as random, pytest.raises(OSError) as failed:
+        random.readinto(view._part(0, True)[0])
+    assert failed.value.errno == errno.EFAULT
+    assert not view.numpy().any()
 
 
 def test_inputs_need_not_be_contiguous_or_of_this_byte_order(client):

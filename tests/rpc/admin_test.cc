@@ -79,6 +79,47 @@ TEST_F(AdminTest, SaysWhatRuns) {
   EXPECT_FALSE(info.draining());
 }
 
+TEST_F(AdminTest, TellsAndTakesWhoMayUseTheSameHostLane) {
+  Start();
+  v1::ListNamespacesResponse list;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::ListNamespaces, {}, &list).ok());
+  EXPECT_TRUE(list.namespaces(0).local_users().everyone());
+  EXPECT_TRUE(list.namespaces(0).local_writers().everyone());
+  EXPECT_TRUE(list.namespaces(0).tiers().empty());
+
+  v1::CreateNamespaceRequest request;
+  request.mutable_spec()->set_name("team");
+  request.mutable_spec()->set_quota_bytes(kMiB);
+  request.mutable_spec()->mutable_local_users()->add_users(7);
+  request.mutable_spec()->mutable_local_users()->add_groups(8);
+  request.mutable_spec()->mutable_local_writers()->add_users(9);
+  v1::CreateNamespaceResponse made;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::CreateNamespace, request, &made).ok());
+  const auto ns = *store->FindNamespace("team");
+  EXPECT_FALSE(ns->spec().local_users.everyone);
+  EXPECT_THAT(ns->spec().local_users.users, ::testing::ElementsAre(7u));
+  EXPECT_THAT(ns->spec().local_users.groups, ::testing::ElementsAre(8u));
+  EXPECT_THAT(ns->spec().local_writers.users, ::testing::ElementsAre(9u));
+  EXPECT_TRUE(ns->spec().writable_by_clients);
+  EXPECT_FALSE(made.spec().local_users().everyone());
+  EXPECT_THAT(made.spec().local_users().groups(), ::testing::ElementsAre(8u));
+}
+
+TEST_F(AdminTest, WithoutWritersUsersSendWhatTheyStore) {
+  Start();
+  v1::CreateNamespaceRequest request;
+  request.mutable_spec()->set_name("sealed");
+  request.mutable_spec()->set_quota_bytes(kMiB);
+  request.mutable_spec()->mutable_local_writers();
+  v1::CreateNamespaceResponse made;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::CreateNamespace, request, &made).ok());
+  const auto ns = *store->FindNamespace("sealed");
+  EXPECT_FALSE(ns->spec().writable_by_clients);
+  EXPECT_TRUE(ns->spec().local_writers.everyone) << "of those who are users";
+  EXPECT_TRUE(made.spec().has_local_writers());
+  EXPECT_FALSE(made.spec().local_writers().everyone());
+}
+
 TEST_F(AdminTest, CountsWhatHappened) {
   Start();
   Store("k", Pattern(100'000, 1));

@@ -40,9 +40,9 @@ bool IsClosed(const UniqueFd& socket) {
 class AdoptTest : public RpcTest {
  protected:
   // A client whose connection the server was given.
-  std::shared_ptr<grpc::Channel> HandOver() {
+  std::shared_ptr<grpc::Channel> HandOver(AdminRight right = AdminRight::kNone) {
     SocketPair pair = MakeSocketPair();
-    server->Adopt(std::move(pair.server));
+    server->Adopt(std::move(pair.server), right);
     return grpc::CreateInsecureChannelFromFd("handed over", pair.client.Release());
   }
 
@@ -72,6 +72,22 @@ TEST_F(AdoptTest, ServesWithoutAnAddressOfItsOwn) {
   v1::GetInfoResponse info;
   ASSERT_TRUE(admin->GetInfo(&context, {}, &info).ok());
   EXPECT_EQ(info.grpc_address(), "unix:/run/x.sock");
+}
+
+TEST_F(AdoptTest, APeerHasTheRightThatItWasHandedOverWith) {
+  options.loopback_admin = AdminRight::kNone;
+  Start();
+  const auto flush = [](const std::shared_ptr<grpc::Channel>& over) {
+    grpc::ClientContext context;
+    v1::FlushRequest request;
+    request.set_namespace_("default");
+    v1::FlushResponse response;
+    return v1::Admin::NewStub(over)->Flush(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(flush(HandOver(AdminRight::kAll)), StatusCode::OK);
+  EXPECT_EQ(flush(HandOver(AdminRight::kRead)), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(flush(HandOver()), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(flush(channel), StatusCode::UNAUTHENTICATED) << "over TCP";
 }
 
 TEST_F(AdoptTest, CountsAgainstTheLimitOfConnections) {

@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "common/unique_fd.h"
 #include "server/rpc/address.h"
@@ -63,6 +65,15 @@ class AuthTest : public RpcTest {
     return admin->GetInfo(&context, {}, &response);
   }
 
+  grpc::Status Flush(const std::string& authorization) {
+    grpc::ClientContext context;
+    if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+    v1::FlushRequest request;
+    request.set_namespace_("default");
+    v1::FlushResponse response;
+    return admin->Flush(&context, request, &response);
+  }
+
   void ExpectRefused(const grpc::Status& status, StatusCode code, const std::string& reason) {
     EXPECT_EQ(status.error_code(), code) << status.error_message();
     EXPECT_EQ(ReasonOf(status), reason) << status.error_message();
@@ -110,15 +121,43 @@ TEST_F(AuthTest, AnUnknownTokenIsRefusedEvenWhereNoneIsNeeded) {
   }
 }
 
-TEST_F(AuthTest, AdministrationTakesLoopbackOrAnAdminCredential) {
+TEST_F(AuthTest, AdministrationTakesAPermittedPeerOrAnAdminCredential) {
   Start();
   EXPECT_TRUE(GetInfo("").ok());
+  EXPECT_TRUE(Flush("").ok());
   EXPECT_TRUE(GetInfo("Bearer token-root").ok());
   ExpectRefused(GetInfo("Bearer token-a"), StatusCode::PERMISSION_DENIED, "NOT_ALLOWED");
 }
 
+TEST_F(AuthTest, ByDefaultLoopbackPeersMayAskAndChangeNothing) {
+  options.loopback_admin = RpcOptions().loopback_admin;
+  StartWithClosedNamespace();
+  EXPECT_TRUE(GetInfo("").ok());
+  grpc::ClientContext stats, list, create, remove, policy, level, drain;
+  v1::GetStatsResponse stats_response;
+  EXPECT_TRUE(admin->GetStats(&stats, {}, &stats_response).ok());
+  v1::ListNamespacesResponse list_response;
+  EXPECT_TRUE(admin->ListNamespaces(&list, {}, &list_response).ok());
+
+  const auto refused = [this](const grpc::Status& status) {
+    ExpectRefused(status, StatusCode::UNAUTHENTICATED, "CREDENTIAL_MISSING");
+  };
+  refused(Flush(""));
+  v1::CreateNamespaceResponse created;
+  refused(admin->CreateNamespace(&create, {}, &created));
+  v1::DeleteNamespaceResponse deleted;
+  refused(admin->DeleteNamespace(&remove, {}, &deleted));
+  v1::SetPolicyResponse set;
+  refused(admin->SetPolicy(&policy, {}, &set));
+  v1::SetLogLevelResponse level_response;
+  refused(admin->SetLogLevel(&level, {}, &level_response));
+  v1::DrainResponse drained;
+  refused(admin->Drain(&drain, {}, &drained));
+  EXPECT_TRUE(Flush("Bearer token-root").ok());
+}
+
 TEST_F(AuthTest, AdministrationFromLoopbackCanBeSwitchedOff) {
-  options.loopback_admin = false;
+  options.loopback_admin = AdminRight::kNone;
   Start();
   ExpectRefused(GetInfo(""), StatusCode::UNAUTHENTICATED, "CREDENTIAL_MISSING");
   EXPECT_TRUE(GetInfo("Bearer token-root").ok());
@@ -168,6 +207,48 @@ TEST_F(AuthTest, TwoConnectionsOfOneNameAreNotServed) {
   EXPECT_LE(recv(second.get(), &byte, 1, 0), 0) << "it was served";
   EXPECT_EQ(server->stats().connections, 1u);
   EXPECT_EQ(recv(first.get(), &byte, 1, 0), 1) << "the first one goes on: HTTP/2 settings";
+}
+
+TEST_F(AuthTest, NewCredentialsHoldForOpenConnectionsToo) {
+  StartWithClosedNamespace();
+  EXPECT_TRUE(Touch("closed", "Bearer token-a").ok());
+  ASSERT_TRUE(server->SetCredentials({WithToken("team a", "token-new", {"closed"})}).ok());
+  ExpectRefused(Touch("closed", "Bearer token-a"), StatusCode::UNAUTHENTICATED,
+                "CREDENTIAL_UNKNOWN");
+  EXPECT_TRUE(Touch("closed", "Bearer token-new").ok());
+  EXPECT_EQ(server->SetCredentials({WithToken("x", "")}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Touch("closed", "Bearer token-new").ok()) << "nothing has changed";
+}
+
+TEST_F(AuthTest, ARenewedCertificateIsUsedByNewConnections) {
+  const std::string directory = ::testing::TempDir();
+  const auto write = [&directory](const std::string& name, const char* pem) {
+    const std::string path = directory + "/" + name;
+    std::ofstream(path + ".new") << pem;
+    EXPECT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
+    return path;
+  };
+  options.tls = TlsConfig{.certificate_pem = kServerCertificate,
+                          .private_key_pem = kServerKey,
+                          .client_ca_pem = kTestCa,
+                          .certificate_file = write("auth_cert.pem", kServerCertificate),
+                          .private_key_file = write("auth_key.pem", kServerKey),
+                          .client_ca_file = write("auth_ca.pem", kTestCa),
+                          .reload_interval = absl::Seconds(1)};
+  StartWithClosedNamespace();
+  const auto served = [this] {
+    cache = v1::Cache::NewStub(ConnectTls(kWorkerCertificate, kWorkerKey));
+    return Touch("closed", "").ok();
+  };
+  EXPECT_TRUE(served());
+  // One that is for no host: nobody accepts it any more, which shows that it is used.
+  write("auth_key.pem", kWorkerKey);
+  write("auth_cert.pem", kWorkerCertificate);
+  EXPECT_TRUE(Eventually([&] { return !served(); }));
+  write("auth_key.pem", kServerKey);
+  write("auth_cert.pem", kServerCertificate);
+  EXPECT_TRUE(Eventually(served));
 }
 
 class StartTest : public AuthTest {
@@ -222,7 +303,7 @@ TEST_F(StartTest, RefusesCredentialsThatCannotWork) {
   const std::pair<std::vector<Credential>, const char*> cases[] = {
       {{WithToken("x", "")}, "\"x\""},
       {{WithToken("x", "t"), WithToken("y", "t")}, "\"y\""},
-      {{WithToken("x", "t"), WithToken("x", "u")}, "twice"},
+      {{WithToken("x", "t"), WithToken("x", "u")}, "same name"},
       {{WithToken("", "t")}, "no name"}};
   for (const auto& [credentials, what] : cases) {
     options.credentials = credentials;

@@ -41,7 +41,10 @@ class RpcTest : public ::testing::Test {
   store::NamespaceSpec default_namespace = OpenNamespace("default", 8 * kMiB);
   uint64_t capacity_bytes = 64 * kMiB;
 
-  RpcTest() { options.listen = {"127.0.0.1:0"}; }
+  RpcTest() {
+    options.listen = {"127.0.0.1:0"};
+    options.loopback_admin = AdminRight::kAll;
+  }
   ~RpcTest() override;
 
   // Starts server and stubs. Tests that need other options set them first.

@@ -11,6 +11,31 @@ namespace {
 
 class StreamTest : public RpcTest {
  protected:
+  // Stores a chain of six blocks, reads them one by one from the first on, and makes others go for
+  // room. Says which of the blocks are left, a bit each.
+  uint8_t LeftAfterStreams(bool counted) {
+    Start();
+    v1::PutRequest chain;
+    v1::MatchRequest match;
+    for (int i = 0; i < 6; ++i) {
+      *chain.add_items() = MakePut("block" + std::to_string(i), Pattern(kMiB, i)).items(0);
+      match.add_keys("block" + std::to_string(i));
+    }
+    EXPECT_TRUE(Put(chain).ok());
+    for (const std::string& key : match.keys()) {
+      v1::GetStreamRequest get;
+      get.set_key(key);
+      get.set_counted(counted);
+      std::string received;
+      EXPECT_TRUE(GetStream(get, &received).ok());
+      EXPECT_EQ(received.size(), kMiB);
+    }
+    for (int i = 0; i < 4; ++i) Store("other" + std::to_string(i), Pattern(kMiB, 100 + i));
+    v1::MatchResponse found;
+    grpc::ClientContext context;
+    EXPECT_TRUE(cache->Match(&context, match, &found).ok());
+    return static_cast<uint8_t>(found.present()[0]);
+  }
   void ExpectInvalid(const std::vector<v1::PutStreamRequest>& messages, const std::string& what) {
     const store::NamespaceStats before = DefaultNamespace()->Stats();
     const grpc::Status status = PutStream(messages);
@@ -69,6 +94,16 @@ TEST_F(StreamTest, ServesAnObjectAboveEveryBoundBesideOthers) {
   while (reader->Read(&message)) received += message.chunk();
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(received == value);
+}
+
+TEST_F(StreamTest, IsAUseOfItsOwn) {
+  EXPECT_EQ(LeftAfterStreams(/*counted=*/false) & 1, 0) << "the first was the first one used";
+}
+
+TEST_F(StreamTest, IsNoUseIfAnotherCallWasIt) {
+  const uint8_t left = LeftAfterStreams(/*counted=*/true);
+  EXPECT_GT(left, 0);
+  EXPECT_EQ(left & (left + 1), 0) << "a block stands behind a hole";
 }
 
 TEST_F(StreamTest, AMissIsNoError) {

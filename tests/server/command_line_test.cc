@@ -64,6 +64,19 @@ class Options : public testing::Test {
   std::vector<std::string> files_;
 };
 
+TEST_F(Options, LooksUpWhoMayAdministrateOverTheSocket) {
+  const auto ids = [this](const std::vector<std::string>& arguments) {
+    return Load(arguments)->config.auth_socket_admin_ids;
+  };
+  EXPECT_EQ(ids({}), (LocalPeers{.everyone = false, .users = {0}}));
+  EXPECT_EQ(ids({"--auth-socket-admins="}), (LocalPeers{.everyone = false}));
+  EXPECT_EQ(ids({"--auth-socket-admins", "root, 12,@34"}),
+            (LocalPeers{.everyone = false, .users = {0, 12}, .groups = {34}}));
+  EXPECT_THAT(ConfigError({"--auth-socket-admins", "root,"}), HasSubstr("auth.socket_admins"));
+  EXPECT_THAT(ConfigError({"--auth-socket-admins", "no such user"}),
+              HasSubstr("auth.socket_admins: there is no user"));
+}
+
 TEST_F(Options, FlagsWinOverEnvironmentOverFileOverDefaults) {
   const std::string file = File("c.yaml",
                                 "capacity: 3GiB\nlog: {level: debug, format: json}\n"

@@ -39,6 +39,23 @@ auto Complains(const std::string& key, const std::string& text) {
 
 TEST(CheckConfig, DefaultsMakeSense) { EXPECT_THAT(CheckConfig(Config()), IsEmpty()); }
 
+TEST(ConfigWarnings, TellWhereTheSocketOpensWhatACredentialCloses) {
+  EXPECT_THAT(ConfigWarnings(Config()), IsEmpty()) << "the built-in namespace is open to loopback";
+  Config config;
+  config.namespaces = {Namespace("kv")};
+  EXPECT_THAT(ConfigWarnings(config),
+              testing::ElementsAre(AllOf(HasSubstr("c.yaml:1: namespaces: \"kv\""),
+                                         HasSubstr("name its local_users"))));
+  config.namespaces[0].local_user_ids = {.everyone = false, .users = {1}};
+  EXPECT_THAT(ConfigWarnings(config), IsEmpty());
+  config.namespaces[0].local_user_ids = {};
+  config.namespaces[0].grpc = "open";
+  EXPECT_THAT(ConfigWarnings(config), IsEmpty()) << "nothing is closed";
+  config.namespaces[0].grpc = "credential";
+  config.socket = "";
+  EXPECT_THAT(ConfigWarnings(config), IsEmpty()) << "there is no such lane";
+}
+
 TEST(CheckConfig, QuotasFitIntoTheCapacity) {
   Config config;
   config.capacity_bytes = 3 << 20;

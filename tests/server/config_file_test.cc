@@ -54,7 +54,7 @@ TEST_F(ConfigFile, ReadsNamespacesAndCredentials) {
                    "    require: {model: llama, dtype: bf16}\n"
                    "  - {name: out, quota: 1MiB}\n"
                    "auth:\n"
-                   "  loopback_admin: false\n"
+                   "  loopback_admin: all\n"
                    "  credentials:\n"
                    "    - {name: w, token: 0123456789abcdef, namespaces: [kv, out]}\n")
                   .ok());
@@ -66,7 +66,7 @@ TEST_F(ConfigFile, ReadsNamespacesAndCredentials) {
               ElementsAre(Pair("model", "llama"), Pair("dtype", "bf16")));
   EXPECT_EQ(config_.namespaces[1].origin, "c.yaml:7");
   EXPECT_EQ(config_.namespaces[1].grpc, "credential") << "closed unless the file opens it";
-  EXPECT_FALSE(config_.auth_loopback_admin);
+  EXPECT_EQ(config_.auth_loopback_admin, "all");
   ASSERT_EQ(config_.credentials.size(), 1u);
   EXPECT_THAT(config_.credentials[0].namespaces, ElementsAre("kv", "out"));
   EXPECT_FALSE(config_.credentials[0].admin);

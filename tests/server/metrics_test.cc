@@ -161,11 +161,51 @@ TEST(Metrics, ShowWhatMissesAreDueToAndHowFarApartUsesAre) {
         "infercache_uses_total{namespace=\"kv\",result=\"evicted\"} 1\n",
         "infercache_uses_total{namespace=\"kv\",result=\"expired\"} 0\n",
         "infercache_uses_total{namespace=\"kv\",result=\"cold\"} 3\n",
+        "infercache_class_uses_total{namespace=\"kv\",class=\"0\",result=\"hit\"} 1\n",
+        "infercache_class_uses_total{namespace=\"kv\",class=\"0\",result=\"stored\"} 4\n",
         "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"hit\"} 2\n",
         "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"1\"} 0\n",
         "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"4\"} 1\n",
         "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"evicted\"} 6\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("class=\"1\"")));
+  metrics.SetStore(nullptr);
+}
+
+// What an operator computes the hit ratio at twice the capacity of. Requests for three objects take
+// turns where there is room for two: whatever is not there was there with room for four.
+TEST(Metrics, ShowWhatTwiceTheCapacityWouldHitWithEveryPolicy) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  for (const char* policy : {"auto", "lru", "fifo", "lfu", "s3fifo", "arc"}) {
+    store::NamespaceSpec spec;
+    spec.name = policy;
+    spec.quota_bytes = kMiB / 2;
+    spec.max_objects = 2;
+    spec.policy = policy;
+    const auto ns = store.CreateNamespace(spec);
+    ASSERT_TRUE(ns.ok()) << ns.status();
+    int hits = 0;
+    for (const int rounds : {1, 3, 6}) {
+      while (static_cast<int>((*ns)->Stats().stored) + hits < 3 * rounds) {
+        for (const char* key : {"a", "b", "c"}) {
+          clock.AdvanceMs(1'000);
+          if ((*ns)->Lookup({key, {}}).has_value()) {
+            ++hits;
+          } else {
+            Put(**ns, key, 1);
+          }
+        }
+      }
+      const std::string text = metrics.Text();
+      const std::string uses = Cat("infercache_uses_total{namespace=\"", policy, "\",result=\"");
+      EXPECT_THAT(text, HasSubstr(Cat(uses, "hit\"} ", hits, "\n")));
+      EXPECT_THAT(text, HasSubstr(Cat(uses, "evicted\"} ", 3 * rounds - 3 - hits, "\n")));
+      EXPECT_THAT(text, HasSubstr(Cat(uses, "cold\"} 3\n")));
+    }
   }
   metrics.SetStore(nullptr);
 }

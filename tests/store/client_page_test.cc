@@ -182,6 +182,7 @@ TEST_F(ClientPages, PinsAreWeighed) {
   Namespace::PinUse use = ns_->PinsOf(*client_->daemons_page());
   EXPECT_EQ(use.pins, 2u);
   EXPECT_EQ(use.bytes, 3072u);
+  EXPECT_EQ(use.largest_bytes, 2048u);
   EXPECT_EQ(ns_->Stats().client_pins, 2u);
   // A word that names no record is a slot in use, and weighs nothing.
   client_->page().slot(9).store(~uint64_t{0});

@@ -32,6 +32,16 @@ TEST(GhostTable, ForgetsInOrder) {
   EXPECT_EQ(ghosts.size(), 96u);
 }
 
+TEST(GhostTable, TwoOfOneHashAreTwo) {
+  GhostTable ghosts;
+  ghosts.Add(7, {.used_ms = 1});
+  ghosts.Add(7, {.used_ms = 2});
+  EXPECT_EQ(ghosts.TakeOldest().used_ms, 1u);
+  EXPECT_TRUE(ghosts.Take(7).has_value());
+  EXPECT_FALSE(ghosts.Take(7).has_value());
+  EXPECT_EQ(ghosts.size(), 0u);
+}
+
 TEST(GhostTable, AgreesWithAModel) {
   GhostTable ghosts;
   std::map<uint64_t, uint32_t> model;  // hash to when it was added
@@ -41,6 +51,7 @@ TEST(GhostTable, AgreesWithAModel) {
     x = x * 6364136223846793005u + 1442695040888963407u;
     const uint64_t hash = (x >> 33) % 5000;  // bad hashes, all in a row
     if ((x >> 20) % 3 != 0) {
+      ghosts.Take(hash);
       ghosts.Add(hash, {.used_ms = i});
       std::erase(order, hash);
       order.push_back(hash);

@@ -212,6 +212,31 @@ TEST_F(Parts, LargestTableWithTheLongestKeyRoundTrips) {
   ExpectInvalid("other", total + 999, {.parts = parts}, {"16384"});
 }
 
+// A writer of tiny objects with the longest keys and part tables made the daemon's memory grow by
+// half of its namespace's quota and more.
+TEST(Metadata, LongKeysAndTablesTakeAQuarterOfTheQuotaAtMost) {
+  const MonotonicClock clock;
+  Store store({.background = false}, clock);
+  constexpr uint64_t kQuota = 64 * kMiB;
+  const auto ns =
+      store.CreateNamespace({.name = "n", .quota_bytes = kQuota, .max_objects = 1'000'000});
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  // Parts of alternating sizes cannot be told as a run: the table is as long as it may be.
+  std::vector<PartSpec> parts;
+  for (int i = 0; i < 3000; ++i) parts.push_back({.shape = {}, .size_bytes = uint64_t(i % 2)});
+  const uint64_t empty = (*ns)->Stats().metadata_bytes;
+  std::vector<std::string> keys;
+  std::vector<decltype((*ns)->Reserve({}))> reserved;
+  do {
+    keys.push_back(std::string(1000, 'k') + std::to_string(keys.size()));
+    reserved.push_back((*ns)->Reserve(
+        {.id = {keys.back(), Fingerprint().hash()}, .size_bytes = 1500, .parts = parts}));
+  } while (reserved.back().ok() && reserved.size() < 20'000);
+  EXPECT_EQ(reserved.back().status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(reserved.size(), 1000u);
+  EXPECT_LE((*ns)->Stats().metadata_bytes - empty, kQuota / 4 + kMiB);
+}
+
 TEST_F(Parts, MetadataOfErasedObjectsComesBack) {
   std::vector<PartSpec> parts;
   for (size_t i = 0; i < 1000; ++i) parts.push_back({DataType::kBytes, {}, 1 + i % 2});

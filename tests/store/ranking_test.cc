@@ -223,6 +223,26 @@ TEST_F(RankingTest, LocalRequestsGoInTurn) {
   EXPECT_THAT(OrderOfEviction(4), ElementsAre(1, 0, 3, 2));
 }
 
+// Of what goes on behind one block, that which ended its request goes first: the other may go on.
+TEST_F(RankingTest, TheEndOfALocalRequestIsKnown) {
+  Open(3, "auto");
+  for (int i = 0; i < 2; ++i) ns_.MustPut(KeyOf(i), "v");
+  clock_.AdvanceMs(1'000);
+  {
+    ShmClient client(ns_.shared());
+    uint64_t position = 0;
+    for (const int block : {1, 0}) {
+      ASSERT_EQ(client.Find(KeyOf(block), clock_.NowMs()).outcome, shm::FindOutcome::kPinned);
+      const uint64_t pin = client.page().slot(0).load();
+      client.Unpin();
+      client.page().touch(0, position++).store(shm::MakeTouch(pin, /*end_of_request=*/block == 0));
+    }
+    client.page().lane(0).touched.store(position);
+  }
+  Put(2, {}, /*parent=*/0);
+  EXPECT_THAT(OrderOfEviction(3), ElementsAre(1, 2, 0));
+}
+
 TEST_F(RankingTest, AnUnknownPolicyChangesNothing) {
   Open(4, "arc");
   EXPECT_EQ(ns_->policy(), "arc");

@@ -81,7 +81,10 @@ nb::object ToBytes(const View& view) {
 }
 
 nb::object Array(nb::handle self, const char* function, nb::handle part, nb::handle copy) {
-  return nb::module_::import_("infercache._arrays").attr(function)(self, part, copy);
+  // An import statement's work takes longer than all else here.
+  nb::object module = nb::steal(PyImport_GetModule(nb::str("infercache._arrays").ptr()));
+  if (!module.is_valid()) module = nb::module_::import_("infercache._arrays");
+  return module.attr(function)(self, part, copy);
 }
 
 // A view of a private copy: of what was computed and could not be stored.
@@ -225,8 +228,8 @@ no such part.)")
           nb::sig("def torch(self, part: int = 0, *, copy: bool = False) -> _Tensor"),
           R"(One part as a CPU tensor of the shape and dtype that was put.
 
-Without copy a tensor over the view's own bytes. torch has no read-only tensors: never write to it
-in place; use copy=True for a private one. ImportError: torch is not installed. TypeError: this torch
+Without copy a tensor over the view's own bytes. torch has no read-only tensors: writing to it in
+place ends the process with SIGSEGV; use copy=True for a private one. ImportError: torch is not installed. TypeError: this torch
 lacks the dtype. IndexError: no such part.)")
       .def("tobytes", &ToBytes, nb::sig("def tobytes(self) -> bytes"),
            "All parts back to back, copied.")

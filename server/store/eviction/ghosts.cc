@@ -1,5 +1,7 @@
 #include "server/store/eviction/ghosts.h"
 
+#include <utility>
+
 namespace infercache::store {
 namespace {
 
@@ -13,25 +15,32 @@ uint16_t Low(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 48); }
 
 }  // namespace
 
-uint32_t* GhostTable::FindLink(uint64_t mixed) {
-  uint32_t* link = &chains_[ChainOf(High(mixed))];
-  while (*link != kNone &&
-         (entries_[*link].hash_high != High(mixed) || entries_[*link].hash_low != Low(mixed))) {
-    link = &entries_[*link].next;
+uint32_t GhostTable::Find(uint64_t mixed) const {
+  uint32_t number = chains_[ChainOf(High(mixed))];
+  while (number != kNone &&
+         (entries_[number].hash_high != High(mixed) || entries_[number].hash_low != Low(mixed))) {
+    number = entries_[number].next;
   }
-  return link;
+  return number;
 }
 
-uint32_t* GhostTable::LinkTo(uint32_t entry) {
-  uint32_t* link = &chains_[ChainOf(entries_[entry].hash_high)];
-  while (*link != entry) link = &entries_[*link].next;
-  return link;
-}
-
-Ghost GhostTable::Forget(uint32_t* link) {
-  const uint32_t number = *link;
+void GhostTable::Chain(uint32_t number) {
   Entry& entry = entries_[number];
-  *link = entry.next;
+  uint32_t& first = chains_[ChainOf(entry.hash_high)];
+  entry.next = first;
+  entry.previous = kNone;
+  if (first != kNone) entries_[first].previous = number;
+  first = number;
+}
+
+void GhostTable::Unchain(const Entry& entry) {
+  LinkTo(entry) = entry.next;
+  if (entry.next != kNone) entries_[entry.next].previous = entry.previous;
+}
+
+Ghost GhostTable::Forget(uint32_t number) {
+  Entry& entry = entries_[number];
+  Unchain(entry);
   (entry.newer != kNone ? entries_[entry.newer].older : newest_) = entry.older;
   (entry.older != kNone ? entries_[entry.older].newer : oldest_) = entry.newer;
   const Ghost ghost = entry.ghost;
@@ -45,7 +54,6 @@ Ghost GhostTable::Forget(uint32_t* link) {
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
   const uint64_t mixed = Mix(hash);
   if (size_ == kMost) TakeOldest();
-  Take(hash);
   if (size_ == chains_.size()) Grow();
   uint32_t number = free_;
   if (number != kNone) {
@@ -54,13 +62,9 @@ void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
     number = static_cast<uint32_t>(entries_.size());
     entries_.PushBack({});
   }
-  uint32_t& chain = chains_[ChainOf(High(mixed))];
-  entries_[number] = {.hash_high = High(mixed),
-                      .hash_low = Low(mixed),
-                      .ghost = ghost,
-                      .next = chain,
-                      .older = newest_};
-  chain = number;
+  entries_[number] = {
+      .hash_high = High(mixed), .hash_low = Low(mixed), .ghost = ghost, .older = newest_};
+  Chain(number);
   (newest_ != kNone ? entries_[newest_].newer : oldest_) = number;
   newest_ = number;
   ++size_;
@@ -68,12 +72,17 @@ void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
 
 std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   if (size_ == 0) return std::nullopt;
-  uint32_t* const link = FindLink(Mix(hash));
-  if (*link == kNone) return std::nullopt;
-  return Forget(link);
+  const uint32_t number = Find(Mix(hash));
+  if (number == kNone) return std::nullopt;
+  return Forget(number);
 }
 
-Ghost GhostTable::TakeOldest() { return Forget(LinkTo(oldest_)); }
+Ghost GhostTable::TakeOldest() {
+  const Ghost ghost = Forget(oldest_);
+  // The next one, whose link may be anywhere.
+  if (oldest_ != kNone) __builtin_prefetch(&LinkTo(entries_[oldest_]), /*rw=*/1);
+  return ghost;
+}
 
 // One chain more, which takes its share from the one that had its hashes until now.
 void GhostTable::Grow() {
@@ -81,19 +90,11 @@ void GhostTable::Grow() {
   chains_.PushBack(kNone);
   if (made == 2 * half_) half_ = made;
   if (made == 0) return;
-  uint32_t* link = &chains_[made - half_];
-  uint32_t* moved = &chains_[made];
-  while (*link != kNone) {
-    const uint32_t number = *link;
-    Entry& entry = entries_[number];
-    if (ChainOf(entry.hash_high) != made) {
-      link = &entry.next;
-      continue;
-    }
-    *link = entry.next;
-    entry.next = kNone;
-    *moved = number;
-    moved = &entry.next;
+  uint32_t number = std::exchange(chains_[made - half_], kNone);
+  while (number != kNone) {
+    const uint32_t next = entries_[number].next;
+    Chain(number);  // some into the chain in which they were
+    number = next;
   }
 }
 

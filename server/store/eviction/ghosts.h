@@ -1,7 +1,7 @@
 // Objects that are gone, remembered by their hashes for a while: the newest so many.
 //
 // Entries in a list in the order in which they went, and a hash table of chains that leads to them:
-// about 32 bytes each. Both grow by pieces that never move, and the table by one chain at a time
+// 36 bytes each. Both grow by pieces that never move, and the table by one chain at a time
 // (linear hashing), so that no call costs more than a short walk, however many there are. An object
 // is known by 48 bits of its hash: a wrong guess in a million lookups costs no more than a wrong
 // guess.
@@ -27,11 +27,12 @@ struct Ghost {
 
 class GhostTable {
  public:
-  // Whatever the policy asks for: 130 MB.
+  // Whatever the policy asks for: 150 MB.
   static constexpr size_t kMost = size_t{1} << 22;
 
   size_t size() const { return size_; }
-  // The newest now; another one of this hash is forgotten, and the oldest if there are kMost.
+  // The newest now; the oldest is forgotten if there are kMost. Whoever stores an object takes its
+  // ghost, so there is none of this hash; if there is one, Take finds either.
   void Add(uint64_t hash, const Ghost& ghost);
   // Forgets and returns the ghost of this hash.
   std::optional<Ghost> Take(uint64_t hash);
@@ -81,7 +82,8 @@ class GhostTable {
     uint32_t hash_high = 0;
     uint16_t hash_low = 0;
     Ghost ghost;
-    uint32_t next = kNone;  // of its chain, or of the free ones
+    uint32_t next = kNone;      // of its chain, or of the free ones
+    uint32_t previous = kNone;  // of its chain; kNone = it is the first
     uint32_t newer = kNone, older = kNone;
   };
 
@@ -90,11 +92,17 @@ class GhostTable {
     const size_t wide = hash_high & (2 * half_ - 1);
     return wide < chains_.size() ? wide : wide - half_;
   }
-  // The link, of a chain or of an entry in it, that leads to the entry of this hash; or the chain's
-  // end. REQUIRES: there are chains.
-  uint32_t* FindLink(uint64_t mixed);
-  uint32_t* LinkTo(uint32_t entry);
-  Ghost Forget(uint32_t* link);
+  // The entry of this hash, or kNone. REQUIRES: there are chains.
+  uint32_t Find(uint64_t mixed) const;
+  // The link that leads to an entry of a chain.
+  uint32_t& LinkTo(const Entry& entry) {
+    return entry.previous == kNone ? chains_[ChainOf(entry.hash_high)]
+                                   : entries_[entry.previous].next;
+  }
+  // Makes it the first one of its chain.
+  void Chain(uint32_t number);
+  void Unchain(const Entry& entry);
+  Ghost Forget(uint32_t number);
   void Grow();
 
   Pieces<Entry> entries_;

@@ -24,6 +24,10 @@ _CODES = {name: code for code, name in enumerate(_NAMES)}
 _LIBRARY_NAMES = {"float8_e4m3": "float8_e4m3fn"}
 _BEYOND_NUMPY = ("bfloat16", "float8_e4m3", "float8_e5m2")
 _NUMPY_DTYPES = {name: np.dtype(name) for name in _NAMES[1:] if name not in _BEYOND_NUMPY}
+# What torch makes of numpy's arrays in every release, in half the time of torch.frombuffer.
+_NUMPY_AND_TORCH = {
+    name: dtype for name, dtype in _NUMPY_DTYPES.items() if name not in ("uint16", "uint32", "uint64")
+}
 _CODE_OF_NUMPY_NAME = {_LIBRARY_NAMES.get(name, name): code for name, code in _CODES.items()}
 del _CODE_OF_NUMPY_NAME["bytes"]
 _code_of_torch_dtype: dict[Any, int] = {}
@@ -68,6 +72,10 @@ def view_to_torch(view: View, part: int, copy: bool) -> torch.Tensor:
     import torch
 
     exporter, name, shape = view._part(part, True)
+    common = _NUMPY_AND_TORCH.get(name)
+    if common is not None and 0 not in shape and not exporter.address % common.itemsize:
+        tensor = torch.from_numpy(np.ndarray(shape, common, exporter))
+        return tensor.clone() if copy else tensor
     dtype = _torch_dtypes.get(name)
     if dtype is None:
         dtype = _torch_dtype(name)

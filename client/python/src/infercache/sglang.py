@@ -1,0 +1,195 @@
+"""infercached as the storage below SGLang's HiCache, by its dynamic backend:
+
+python -m sglang.launch_server --model-path MODEL --enable-hierarchical-cache
+    --hicache-mem-layout page_first --hicache-storage-backend dynamic
+    --hicache-storage-backend-extra-config '{"backend_name": "infercache", "interface_v1": 1,
+        "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
+        "fingerprint": {"revision": "..."}}'
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
+
+from ._arrays import describe
+from ._client import Client, Info, Put, info_of
+from ._core import View
+from ._errors import DaemonError
+
+_DELETED_AT_A_TIME = 1024
+# How the ranks of an engine divide a page, as fields of HiCacheStorageConfig; releases lack some of them.
+_SHARDS = ("pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "dcp_rank", "dcp_size", "logical_page_size")
+_HEAD_SHARDS = ("tp_rank", "tp_size", "tp_lcm_size", "should_split_heads")
+
+
+class InfercacheStorage(HiCacheStorage):
+    """Pages of HiCache's host pool as objects, shared by all engines of the same model.
+
+    A page is one object, of as many parts as the pool's layout cuts it into. With "interface_v1": 1 in the
+    configuration pages are copied between the pool and infercached directly, without it through a buffer
+    of SGLang's; each finds only what was stored in its own way. Whatever is wrong with the daemon is a
+    miss, or a page not stored. For the KV pool alone: models with further pools (Mamba, sliding windows)
+    are refused by SGLang, since the v2 interface is not there.
+
+    Options in the extra configuration: `endpoint`, `namespace`, `fingerprint`, `deadline` (seconds),
+    `token`, `ttl` (seconds). SGLang names a model by its path: put its revision into `fingerprint`.
+    """
+
+    def __init__(self, storage_config: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+        self._config = storage_config
+        self._options: dict[str, Any] = dict(storage_config.extra_config or {})
+        self._ttl: float | None = self._options.get("ttl")
+        info_of("kv", 0.0, 0, self._ttl, None)  # raises for a ttl that can never work
+        self._client: Client | None = None
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """Connects: what a page looks like, and so its fingerprint, is the pool's to say."""
+        super().register_mem_pool_host(mem_pool_host)
+        self.close()
+        self._client = Client(
+            self._options.get("endpoint"),
+            namespace=self._options.get("namespace", "default"),
+            deadline=self._options.get("deadline", 5.0),
+            token=self._options.get("token"),
+            fingerprint=page_fingerprint(self._config, mem_pool_host)
+            | dict(self._options.get("fingerprint") or {}),
+        )
+
+    # --- Presence ---
+
+    def exists(self, key: str) -> bool:
+        return self._client is not None and self._client.exists(key)
+
+    def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
+        """How many of the first keys are all present."""
+        return 0 if self._client is None else self._client.match(keys)
+
+    # --- Between the pool and infercached ---
+
+    def batch_get_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        pages = self._pages(len(keys), host_indices)
+        views = [] if self._client is None else self._client.get_many(keys)
+        loaded = [view is not None and _fill(page, view) for page, view in zip(pages, views, strict=False)]
+        return loaded + [False] * (len(keys) - len(loaded))
+
+    def batch_set_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        if self._client is None:
+            return [False] * len(keys)
+        infos = self._infos(keys, extra_info)
+        puts = [
+            (key, [(piece, 0, ()) for piece in page], info, False)
+            for key, page, info in zip(keys, self._pages(len(keys), host_indices), infos, strict=True)
+        ]
+        return [outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None)]
+
+    def _pages(self, count: int, host_indices: Any) -> list[list[np.ndarray[Any, Any]]]:
+        """The pieces of the pool's memory that each page consists of."""
+        pointers, sizes = self.mem_pool_host.get_page_buffer_meta(host_indices)
+        pieces = [_memory(pointer, size) for pointer, size in zip(pointers, sizes, strict=True)]
+        each = len(pieces) // max(1, count)
+        return [pieces[i * each : (i + 1) * each] for i in range(count)]
+
+    def _infos(self, keys: Sequence[str], extra_info: Any) -> list[Info]:
+        """With the page before each as its parent, as far as SGLang says which that is."""
+        before = getattr(extra_info, "prefix_keys", None) or [None]
+        return [info_of("kv", 0.0, 0, self._ttl, parent) for parent in [before[-1], *keys[:-1]]]
+
+    # --- Through tensors ---
+
+    def get(self, key: str, target_location: Any = None, target_sizes: Any = None) -> Any:
+        return self.batch_get([key], None if target_location is None else [target_location])[0]
+
+    def batch_get(
+        self, keys: Sequence[str], target_locations: Any = None, target_sizes: Any = None
+    ) -> list[Any]:
+        """The page of each key, in its target if there is one; None for a miss."""
+        if self._client is None:
+            return [None] * len(keys)
+        targets = [None] * len(keys) if target_locations is None else target_locations
+        views = self._client.get_many(keys)
+        return [_tensor(view, target) for view, target in zip(views, targets, strict=True)]
+
+    def set(self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None) -> bool:
+        return self.batch_set([key], [value])
+
+    def batch_set(
+        self, keys: Sequence[str], values: Any = None, target_locations: Any = None, target_sizes: Any = None
+    ) -> bool:
+        if self._client is None or values is None:
+            return False
+        puts = [Put(key, value, "kv", ttl=self._ttl) for key, value in zip(keys, values, strict=True)]
+        return all(self._client.put_many(puts))
+
+    # --- The rest ---
+
+    def clear(self) -> bool:
+        """Deletes the pages of this model and layout; False if the daemon does not answer."""
+        if self._client is None:
+            return False
+        try:
+            keys = list(self._client.keys())
+        except DaemonError:
+            return False
+        for i in range(0, len(keys), _DELETED_AT_A_TIME):
+            self._client.delete_many(keys[i : i + _DELETED_AT_A_TIME])
+        return True
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+def page_fingerprint(config: Any, pool: Any) -> dict[str, str]:
+    """What the bytes of a page depend on beside its tokens. Ranks that hold the same bytes (all of an MLA
+    model's, replicas of data parallelism) have it in common."""
+    fields = _SHARDS if config.is_mla_model else _SHARDS + _HEAD_SHARDS
+    shard = {name: getattr(config, name) for name in fields if getattr(config, name, None) is not None}
+    pages = {name: getattr(pool, name, None) for name in ("layout", "page_size", "dtype")}
+    return {
+        "engine": "sglang",
+        "model": str(config.model_name),
+        "shard": " ".join(f"{name}={value}" for name, value in sorted(shard.items())),
+        "pages": " ".join(f"{name}={value}" for name, value in pages.items()) + f" {type(pool).__name__}",
+    }
+
+
+@functools.cache
+def _array_type(size: int) -> Any:
+    # ctypes keeps every array type that it ever made.
+    return ctypes.c_ubyte * size
+
+
+def _memory(pointer: int, size: int) -> np.ndarray[Any, Any]:
+    return np.frombuffer(_array_type(size).from_address(pointer), np.uint8)
+
+
+def _fill(page: list[np.ndarray[Any, Any]], view: View) -> bool:
+    """Copies an object's parts to a page's pieces; False if it is not such a page."""
+    with view:
+        if [part.nbytes for part in view.parts] != [len(piece) for piece in page]:
+            return False
+        stored = np.frombuffer(view, np.uint8)
+        for piece in page:
+            np.copyto(piece, stored[: len(piece)])
+            stored = stored[len(piece) :]
+    return True
+
+
+def _tensor(view: View | None, target: Any) -> Any:
+    if view is None:
+        return None
+    with view:
+        if target is None:
+            return view.torch(copy=True)
+        _, code, shape = describe(target)[0]
+        page = view.torch()
+        if describe(page)[0][1:] != (code, shape):
+            return None
+        return target.copy_(page)

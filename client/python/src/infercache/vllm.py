@@ -1,0 +1,167 @@
+"""infercached as a secondary tier of vLLM's tiering offload:
+
+vllm serve MODEL --kv-transfer-config '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both",
+    "kv_connector_extra_config": {"spec_name": "TieringOffloadingSpec", "cpu_bytes_to_use": 8589934592,
+        "secondary_tiers": [{"type": "InfercacheTier", "module_path": "infercache.vllm",
+                             "fingerprint": {"revision": "..."}}]}}'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, ClassVar
+
+import vllm
+from vllm.v1.kv_offload.base import Locality, LookupResult, Medium, RequestOffloadingContext
+from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
+
+from ._client import Client, info_of
+from ._errors import DaemonError
+from ._jobs import Jobs
+
+# A lookup is a read of shared memory. What that does not settle is asked of the daemon, in the scheduler:
+# a miss costs less than waiting for it.
+_LOOKUP_SECONDS = 0.001
+
+
+class InfercacheTier(SecondaryTierManager):
+    """Chunks of vLLM's CPU tier as objects, shared by all engines of the host that serve the same model.
+
+    Lookups are reads of shared memory, in the scheduler; a few threads copy between infercached and the
+    CPU tier. Whatever is wrong with the daemon, lookups miss, stores fail, and a chunk that could not be
+    loaded is computed. vLLM names a model by its path and does not tell a tier of weights that are
+    updated in place: put what else there is to say (the revision) into `fingerprint`.
+
+    Options in the tier's configuration: `endpoint` (of the same-host lane, "unix:PATH"), `namespace`,
+    `fingerprint`, `deadline` (seconds), `threads`, `ttl` (seconds). ValueError: an endpoint over gRPC, whose
+    lookups would keep the scheduler waiting.
+    """
+
+    medium: ClassVar[Medium | None] = Medium.CPU
+
+    def __init__(
+        self,
+        offloading_spec: Any,
+        primary_kv_view: memoryview,
+        tier_type: str,
+        *,
+        endpoint: str | None = None,
+        namespace: str = "default",
+        fingerprint: Mapping[str, str] | None = None,
+        deadline: float = 5.0,
+        threads: int = 2,
+        ttl: float | None = None,
+        locality: str = "LOCAL",
+        **engine: Any,
+    ) -> None:
+        super().__init__(offloading_spec, primary_kv_view, tier_type, **engine)
+        self.locality = Locality(locality)
+        assert primary_kv_view.strides is not None
+        self._row_bytes = primary_kv_view.strides[0]
+        self._rows = primary_kv_view.cast("B")  # a view of two dimensions cannot be sliced
+        self._info = info_of("kv", 0.0, 0, ttl, None)
+        self._client = Client(
+            endpoint, namespace=namespace, deadline=deadline,
+            fingerprint=model_fingerprint(offloading_spec, self._row_bytes) | dict(fingerprint or {}),
+        )  # fmt: skip
+        if self._client.lane != "local":
+            self._client.close()
+            raise ValueError(f"{endpoint}: the tier needs a daemon of this host, at unix:PATH")
+        with contextlib.suppress(DaemonError):  # it may come later
+            self._client.ping()  # else the first lookups would find no session yet
+        self._jobs: Jobs[JobResult | None] = Jobs(threads, failed=lambda error: None)
+        # Keys of a request whose load failed, so that it computes them instead of trying again.
+        self._failed: dict[str, set[bytes]] = {}
+        self._loads: dict[int, tuple[str, list[bytes]]] = {}
+
+    def lookup(self, key: bytes, req_context: Any) -> LookupResult:
+        if key in self._failed.get(req_context.req_id, ()):
+            return LookupResult.MISS
+        found = self._client.exists(bytes(key), deadline=_LOOKUP_SECONDS)
+        return LookupResult.HIT if found else LookupResult.MISS
+
+    def submit_store(self, job_metadata: Any) -> None:
+        job, keys, rows = self._described(job_metadata)
+        self._jobs.submit(job, lambda: self._store(job, keys, rows))
+
+    def submit_load(self, job_metadata: Any) -> None:
+        job, keys, rows = self._described(job_metadata)
+        self._loads[job] = (job_metadata.req_context.req_id, keys)
+        self._jobs.submit(job, lambda: self._load(job, keys, rows))
+
+    def get_finished_jobs(self) -> Iterable[JobResult]:
+        finished = []
+        for job, outcome in self._jobs.drain():
+            result = outcome or JobResult(job_id=job, success=False)
+            finished.append(result)
+            request, keys = self._loads.pop(job, ("", []))
+            if keys and not result.success:
+                self._failed.setdefault(request, set()).update(set(keys) - set(result.successful_keys or ()))
+        return finished
+
+    def touch(self, keys: Collection[bytes], req_context: Any) -> None:
+        self._client.touch_many([bytes(key) for key in keys], deadline=_LOOKUP_SECONDS)
+
+    def on_new_request(self, req_context: Any) -> RequestOffloadingContext:
+        return RequestOffloadingContext()
+
+    def on_request_finished(self, req_context: Any) -> None:
+        self._failed.pop(req_context.req_id, None)
+
+    def drain_jobs(self) -> None:
+        self._jobs.wait()
+
+    def shutdown(self) -> None:
+        self._jobs.close()
+        self._client.close()
+        self._rows.release()
+
+    # --- In the threads ---
+
+    def _described(self, job: Any) -> tuple[int, list[bytes], list[memoryview]]:
+        size = self._row_bytes
+        rows = [self._rows[int(chunk) * size : (int(chunk) + 1) * size] for chunk in job.chunk_ids]
+        return job.job_id, [bytes(key) for key in job.keys], rows
+
+    def _store(self, job: int, keys: list[bytes], rows: list[memoryview]) -> JobResult:
+        start = time.perf_counter()
+        puts = [(key, [(row, 0, ())], self._info, False) for key, row in zip(keys, rows, strict=True)]
+        outcomes = self._client._put_many(puts, None)
+        stored = all(outcome != "refused" for outcome, _, _ in outcomes)
+        return JobResult(job_id=job, success=stored, transfer_time=time.perf_counter() - start)
+
+    def _load(self, job: int, keys: list[bytes], rows: list[memoryview]) -> JobResult:
+        start = time.perf_counter()
+        sizes = self._client.get_into_many(keys, rows)
+        loaded = [key for key, size in zip(keys, sizes, strict=True) if size == self._row_bytes]
+        return JobResult(
+            job_id=job, success=len(loaded) == len(keys), successful_keys=loaded,
+            transfer_time=time.perf_counter() - start,
+        )  # fmt: skip
+
+
+def model_fingerprint(offloading_spec: Any, row_bytes: int) -> dict[str, str]:
+    """What the bytes of a chunk depend on beside its tokens, as far as vLLM tells a tier. All of it: an
+    engine of another layout, or another release, must not find them."""
+    config = offloading_spec.config
+    parallel = config.parallel
+    layout = {
+        "row_bytes": row_bytes,
+        "tokens_per_hash": config.cache.tokens_per_hash,
+        "blocks_per_chunk": config.cache.blocks_per_chunk,
+        "parallel": [parallel.tp_size, parallel.pp_size, parallel.pcp_size, parallel.dcp_size],
+        "groups": [[group.tokens_per_block, list(group.layer_names)] for group in config.groups],
+        "kv_cache_layout": config.kv_cache_layout,
+        "canonical_layout": config.canonical_layout,
+        "replicated_layout": config.replicated_layout,
+    }
+    return {
+        "engine": f"vllm-{vllm.__version__}",
+        "model": config.model.name,
+        "dtype": config.model.dtype,
+        "layout": hashlib.blake2b(json.dumps(layout).encode(), digest_size=16).hexdigest(),
+    }

@@ -1,0 +1,169 @@
+"""infercache.sglang: HiCache's storage, called as its controller calls it.
+
+Against SGLang's own base class and factory where SGLang is installed, else against the names in engines/.
+"""
+
+import numpy as np
+import pytest
+
+from conftest import until, use_engine
+
+REAL = use_engine("sglang")
+
+from sglang.srt.mem_cache.hicache_storage import (  # noqa: E402
+    HiCacheStorage,
+    HiCacheStorageConfig,
+    HiCacheStorageExtraInfo,
+)
+
+from infercache.sglang import InfercacheStorage  # noqa: E402
+
+PAGE, LAYERS, WIDTH, PAGES = 4, 3, 32, 8
+
+
+class Pool:
+    """A host pool, as far as a storage looks at it: keys and values of float32, in one of two layouts."""
+
+    page_size = PAGE
+    dtype = "torch.float32"
+
+    def __init__(self, layout="page_first"):
+        self.layout = layout
+        tokens = PAGES * PAGE
+        shape = (2, tokens, LAYERS, WIDTH) if layout == "page_first" else (2, LAYERS, tokens, WIDTH)
+        self.buffer = np.zeros(shape, np.float32)
+
+    def page(self, number):
+        tokens = slice(number * PAGE, (number + 1) * PAGE)
+        return self.buffer[:, tokens] if self.layout == "page_first" else self.buffer[:, :, tokens]
+
+    def get_page_buffer_meta(self, indices):
+        pieces = []
+        for first in indices[::PAGE]:
+            page = self.page(int(first) // PAGE)
+            if self.layout == "page_first":
+                pieces += [page[0], page[1]]
+            else:
+                pieces += [page[which, layer] for layer in range(LAYERS) for which in (0, 1)]
+        return [piece.ctypes.data for piece in pieces], [piece.nbytes for piece in pieces]
+
+
+def indices(*pages):
+    return np.concatenate([np.arange(page * PAGE, (page + 1) * PAGE) for page in pages])
+
+
+@pytest.fixture
+def storage(daemon, request):
+    made = []
+
+    def make(pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, **fields):
+        defaults = {
+            "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
+            "is_mla_model": False, "enable_storage_metrics": False, "is_page_first_layout": True,
+            "model_name": "meta-llama/Llama-3-8B",
+        }  # fmt: skip
+        extra = {
+            "backend_name": "infercache", "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
+            "interface_v1": 1, "endpoint": endpoint, "fingerprint": {"test": test}, "deadline": deadline,
+        }  # fmt: skip
+        config = HiCacheStorageConfig(**(defaults | fields), extra_config=extra)
+        if REAL:
+            from sglang.srt.mem_cache.storage import StorageBackendFactory
+
+            backend = StorageBackendFactory.create_backend("dynamic", config, None)
+        else:
+            backend = InfercacheStorage(config, {})
+        assert isinstance(backend, HiCacheStorage)
+        made.append(backend)
+        assert not backend.exists("before there is a pool")
+        backend.register_mem_pool_host(pool or Pool())
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.mark.parametrize("layout", ["page_first", "layer_first"])
+@pytest.mark.parametrize("lane", ["local", "remote"])
+def test_pages_are_copied_between_pools(storage, daemon, layout, lane):
+    endpoint = daemon.endpoint if lane == "local" else daemon.grpc
+    one, two = Pool(layout), Pool(layout)
+    one.buffer[...] = np.random.default_rng(1).random(one.buffer.shape)
+    writer, reader = storage(one, endpoint), storage(two, endpoint)
+    keys = [f"{i:064x}" for i in range(4)]
+    assert writer.batch_exists(keys) == 0
+    assert writer.batch_set_v1(keys[:3], indices(5, 1, 2)) == [True] * 3
+    assert reader.batch_exists(keys) == 3 and reader.exists(keys[2]) and not reader.exists(keys[3])
+    assert reader.batch_get_v1(keys, indices(0, 1, 2, 3)) == [True, True, True, False]
+    for page, source in [(0, 5), (1, 1), (2, 2)]:
+        assert (two.page(page) == one.page(source)).all()
+    assert not two.page(3).any()
+    assert writer.batch_set_v1(keys[:1], indices(7)) == [True], "a page that is there stays"
+    assert reader.batch_get_v1(keys[:1], indices(7)) == [True] and (two.page(7) == one.page(5)).all()
+
+
+def test_a_page_names_the_one_before_it(storage):
+    backend = storage()
+    keys = [f"{i:064x}" for i in range(4)]
+    parents = [info[-1] for info in backend._infos(keys[2:], HiCacheStorageExtraInfo(prefix_keys=keys[:2]))]
+    assert parents == [keys[1], keys[2]]
+    assert [info[-1] for info in backend._infos(keys[:2], None)] == [None, keys[0]]
+
+
+def test_tensors_are_kept_with_dtype_and_shape(storage):
+    torch = pytest.importorskip("torch")
+    backend = storage()
+    pages = [torch.arange(100, dtype=torch.bfloat16) + i for i in range(2)]
+    assert backend.batch_set(["a", "b"], pages) and backend.set("c", pages[0].view(10, 10).t())
+    targets = [torch.zeros(100, dtype=torch.bfloat16) for _ in range(3)]
+    got = backend.batch_get(["a", "b", "gone"], targets)
+    assert got[0] is targets[0] and torch.equal(got[0], pages[0]) and torch.equal(got[1], pages[1])
+    assert got[2] is None and not targets[2].any()
+    assert backend.get("a", torch.zeros(100)) is None, "another dtype"
+    assert torch.equal(backend.get("c"), pages[0].view(10, 10).t())
+    assert backend.get("gone") is None
+
+
+def test_ranks_share_what_is_the_same(storage):
+    keys, pages = ["key"], indices(0)
+    assert storage(tp_rank=0, tp_size=2).batch_set_v1(keys, pages) == [True]
+    others = [
+        storage(tp_rank=1, tp_size=2), storage(tp_size=1), storage(tp_size=2, pp_rank=1, pp_size=2),
+        storage(tp_size=2, model_name="other"), storage(Pool("layer_first"), tp_size=2),
+        storage(tp_size=2, is_mla_model=True), storage(tp_size=2, test="another revision"),
+    ]  # fmt: skip
+    assert [other.batch_exists(keys) for other in others] == [0] * len(others)
+    assert storage(tp_rank=0, tp_size=2).batch_exists(keys) == 1
+    storage(tp_rank=0, tp_size=2, is_mla_model=True).batch_set_v1(keys, pages)
+    assert storage(tp_rank=1, tp_size=2, is_mla_model=True).batch_exists(keys) == 1
+
+
+def test_clear_deletes_the_pages_of_this_model_alone(storage):
+    one, other = storage(), storage(model_name="other")
+    for backend in (one, other):
+        backend.batch_set_v1(["a", "b"], indices(0, 1))
+    assert one.clear()
+    assert (one.batch_exists(["a"]), other.batch_exists(["a"])) == (0, 1)
+
+
+def test_every_failure_of_the_daemon_is_a_miss(own_daemon, storage):
+    pool = Pool()
+    pool.page(0)[...] = 7
+    backend = storage(pool, own_daemon.endpoint, deadline=1)
+    assert backend.batch_set_v1(["a"], indices(0)) == [True]
+    own_daemon.kill()
+    until(lambda: not backend.exists("a"), "misses")
+    assert backend.batch_get_v1(["a", "b"], indices(1, 2)) == [False, False]
+    assert backend.batch_set_v1(["b"], indices(0)) == [False]
+    assert backend.batch_exists(["a"]) == 0 and backend.batch_get(["a"]) == [None] and not backend.clear()
+    own_daemon.start()
+    until(lambda: backend.batch_set_v1(["a"], indices(0)) == [True], "the next daemon is found")
+    assert backend.batch_get_v1(["a"], indices(1)) == [True] and (pool.page(1) == 7).all()
+
+
+def test_an_object_that_is_no_such_page_is_a_miss(storage):
+    pool = Pool()
+    backend = storage(pool)
+    backend._client.put("a", bytes(pool.page(0).nbytes))
+    assert backend.batch_get_v1(["a"], indices(0)) == [False]

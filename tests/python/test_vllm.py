@@ -1,0 +1,242 @@
+"""infercache.vllm: a secondary tier, driven as vLLM's tiering manager drives it.
+
+Against vLLM's own base classes, and inside its own manager, where vLLM is installed; else against the
+names in engines/."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import until, use_engine
+
+REAL = use_engine("vllm")
+
+from vllm.v1.kv_offload.base import LookupResult, ReqContext, RequestOffloadingContext  # noqa: E402
+from vllm.v1.kv_offload.tiering.base import SecondaryTierManager, TransferJob  # noqa: E402
+
+from infercache.vllm import InfercacheTier, model_fingerprint  # noqa: E402
+
+ROW = 4096
+CHUNKS = 64
+
+
+def spec_of(**changes):
+    """An OffloadingSpec, as far as a tier looks at it."""
+    fields = {
+        "model": SimpleNamespace(name="meta-llama/Llama-3-8B", dtype="bfloat16"),
+        "cache": SimpleNamespace(tokens_per_hash=16, blocks_per_chunk=1),
+        "parallel": SimpleNamespace(tp_size=1, pp_size=1, pcp_size=1, dcp_size=1),
+        "groups": (SimpleNamespace(tokens_per_block=16, layer_names=("model.layers.0.self_attn",)),),
+        "kv_cache_layout": "NHD",
+        "canonical_layout": False,
+        "replicated_layout": False,
+    }
+    return SimpleNamespace(config=SimpleNamespace(**fields | changes))
+
+
+def key_of(number):
+    return number.to_bytes(32, "big") + bytes(4)
+
+
+class Engine:
+    """One engine: its CPU tier, and our tier below it."""
+
+    def __init__(self, endpoint, test, spec=None, **options):
+        self.memory = np.zeros((CHUNKS, ROW), np.int8)
+        options = {"endpoint": endpoint, "fingerprint": {"test": test}} | options
+        self.tier = InfercacheTier(spec or spec_of(), memoryview(self.memory), "InfercacheTier", **options)
+        self.request = ReqContext(req_id="request-1")
+        self.jobs = 0
+
+    def job(self, keys, chunks, load):
+        self.jobs += 1
+        return TransferJob(
+            job_id=self.jobs, keys=tuple(keys), chunk_ids=np.array(chunks, np.int32), is_promotion=load,
+            req_context=self.request,
+        )  # fmt: skip
+
+    def finished(self, count=1):
+        results = []
+        until(lambda: results.extend(self.tier.get_finished_jobs()) or len(results) >= count, "finished jobs")
+        return results
+
+    def store(self, keys, chunks):
+        self.tier.submit_store(self.job(keys, chunks, load=False))
+        return self.finished()[0]
+
+    def load(self, keys, chunks):
+        self.tier.submit_load(self.job(keys, chunks, load=True))
+        return self.finished()[0]
+
+    def lookup(self, key):
+        return self.tier.lookup(key, self.request)
+
+
+@pytest.fixture
+def engine(daemon, request):
+    engines = []
+
+    def make(endpoint=daemon.endpoint, **options):
+        engines.append(Engine(endpoint, request.node.nodeid, **options))
+        return engines[-1]
+
+    yield make
+    for made in engines:
+        made.tier.shutdown()
+
+
+def test_another_engine_loads_what_one_stored(engine):
+    one, two = engine(), engine()
+    assert isinstance(one.tier, SecondaryTierManager)
+    assert isinstance(one.tier.on_new_request(one.request), RequestOffloadingContext)
+    one.memory[3], one.memory[7] = 33, 77
+    keys = [key_of(1), key_of(2)]
+    assert one.lookup(keys[0]) is LookupResult.MISS
+    assert one.store(keys, [3, 7]).success
+    assert [two.lookup(key) for key in [*keys, key_of(3)]] == [
+        LookupResult.HIT,
+        LookupResult.HIT,
+        LookupResult.MISS,
+    ]
+    assert two.load(keys, [60, 0]).success
+    assert (two.memory[60] == 33).all() and (two.memory[0] == 77).all() and not two.memory[1:60].any()
+    assert one.store(keys, [0, 1]).success, "chunks that are there already"
+    one.tier.touch(keys, one.request)
+
+
+def test_a_failed_load_is_a_miss_for_its_request(engine):
+    one = engine()
+    one.memory[1] = 1
+    one.store([key_of(1), key_of(2)], [1, 1])
+    one.tier._client.delete(key_of(2))
+    result = one.load([key_of(1), key_of(2)], [5, 6])
+    assert not result.success and list(result.successful_keys) == [key_of(1)]
+    assert (one.memory[5] == 1).all()
+    one.store([key_of(2)], [1])  # it comes back, but this request has decided to compute it
+    assert [one.lookup(key_of(1)), one.lookup(key_of(2))] == [LookupResult.HIT, LookupResult.MISS]
+    assert one.tier.lookup(key_of(2), ReqContext(req_id="request-2")) is LookupResult.HIT
+    one.tier.on_request_finished(one.request)
+    assert one.lookup(key_of(2)) is LookupResult.HIT
+
+
+def test_an_engine_of_another_model_or_layout_finds_nothing(engine):
+    one = engine()
+    one.store([key_of(1)], [0])
+    others = [
+        {"spec": spec_of(model=SimpleNamespace(name="other", dtype="bfloat16"))},
+        {"spec": spec_of(model=SimpleNamespace(name="meta-llama/Llama-3-8B", dtype="float16"))},
+        {"spec": spec_of(parallel=SimpleNamespace(tp_size=2, pp_size=1, pcp_size=1, dcp_size=1))},
+        {"spec": spec_of(kv_cache_layout="HND")},
+        {"spec": spec_of(cache=SimpleNamespace(tokens_per_hash=16, blocks_per_chunk=2))},
+        {"fingerprint": {"test": "another revision"}},
+    ]
+    assert [engine(**other).lookup(key_of(1)) for other in others] == [LookupResult.MISS] * len(others)
+    assert engine().lookup(key_of(1)) is LookupResult.HIT
+    assert model_fingerprint(spec_of(), ROW) != model_fingerprint(spec_of(), 2 * ROW)
+
+
+def test_submits_do_not_wait_and_drain_does(engine):
+    one = engine()
+    blocked = one.tier._jobs
+    keys = [key_of(i) for i in range(CHUNKS)]
+    for i in range(0, CHUNKS, 4):
+        one.tier.submit_store(one.job(keys[i : i + 4], range(i, i + 4), load=False))
+    one.tier.drain_jobs()
+    assert blocked._running == 0
+    results = list(one.tier.get_finished_jobs())
+    assert sorted(r.job_id for r in results) == list(range(1, CHUNKS // 4 + 1))
+    assert all(r.success for r in results)
+
+
+def test_the_daemon_may_die(own_daemon, engine):
+    one = engine(own_daemon.endpoint, deadline=1)
+    one.memory[0] = 9
+    assert one.store([key_of(1)], [0]).success
+    own_daemon.kill()
+    until(lambda: one.lookup(key_of(1)) is LookupResult.MISS, "lookups miss")
+    assert not one.store([key_of(2)], [0]).success
+    assert not one.load([key_of(1)], [1]).success and not one.memory[1].any()
+    one.tier.on_request_finished(one.request)
+    own_daemon.start()
+    until(lambda: one.store([key_of(1)], [0]).success, "the next daemon takes stores")
+    assert one.lookup(key_of(1)) is LookupResult.HIT
+    assert one.load([key_of(1)], [1]).success and (one.memory[1] == 9).all()
+
+
+def test_a_hanging_daemon_does_not_hold_up_the_scheduler(own_daemon, engine):
+    one = engine(own_daemon.endpoint)
+    one.store([key_of(1)], [0])
+    own_daemon.pause()
+    try:
+        start = time.monotonic()
+        for number in range(100):
+            one.lookup(key_of(number))
+        one.tier.submit_store(one.job([key_of(9)], [0], load=False))
+        assert time.monotonic() - start < 1, "a deadline of a store is 5 s"
+    finally:
+        own_daemon.resume()
+    assert one.finished()[0].success
+
+
+def test_a_daemon_of_another_host_is_refused(daemon, engine):
+    with pytest.raises(ValueError, match="of this host"):
+        engine(daemon.grpc)
+
+
+@pytest.mark.skipif(not REAL, reason="vLLM is not installed")
+def test_inside_vllms_own_manager(daemon, request):
+    """Its factory makes the tier, its tiering manager stores a chunk in one engine and promotes it in
+    another. Only the copies between GPU and CPU tier are missing."""
+    from vllm.v1.kv_offload.base import ScheduleEndContext
+    from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
+    from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
+    from vllm.v1.kv_offload.tiering.manager import CPUPrimaryTierOffloadingManager, TieringOffloadingManager
+
+    def engine(name):
+        region = SharedOffloadRegion(
+            engine_id=f"infercache-test-{name}-{time.time_ns()}", num_chunks=8, rank=None, kv_bytes_per_chunk=ROW,
+            cpu_page_size=ROW,
+        )  # fmt: skip
+        primary = CPUPrimaryTierOffloadingManager(8, region)
+        tier = SecondaryTierFactory.create_secondary_tier(
+            {
+                "type": "InfercacheTier", "module_path": "infercache.vllm", "endpoint": daemon.endpoint,
+                "fingerprint": {"test": request.node.nodeid},
+            },
+            primary.get_kv_memoryview(), spec_of(),
+        )  # fmt: skip
+        return TieringOffloadingManager(primary, [tier]), primary
+
+    def step(manager):
+        manager.on_schedule_end(ScheduleEndContext(new_req_ids=(), preempted_req_ids=()))
+
+    def rows(primary):
+        return np.frombuffer(primary.get_kv_memoryview().cast("B"), np.uint8).reshape(8, ROW)
+
+    keys = [key_of(1), key_of(2)]
+    one, one_primary = engine("one")
+    context = ReqContext(req_id="request-1")
+    one.on_new_request(context)
+    prepared = one.prepare_store(keys, context)
+    for chunk, value in zip(prepared.store_spec.block_ids, (11, 22), strict=True):
+        rows(one_primary)[chunk] = value  # what the GPU worker copies
+    one.complete_store(keys, context)
+    until(lambda: step(one) or not one.has_pending_work(), "the cascade to our tier")
+    one.on_request_finished(context)
+
+    two, two_primary = engine("two")
+    context = ReqContext(req_id="request-2")
+    two.on_new_request(context)
+    assert two.lookup(keys[0], context) is LookupResult.HIT_PENDING
+    assert two.lookup(keys[1], context) is LookupResult.HIT_PENDING
+    assert two.lookup(key_of(3), context) is LookupResult.MISS
+    until(lambda: step(two) or two.lookup(keys[0], context) is LookupResult.HIT, "the promotion")
+    assert two.lookup(keys[1], context) is LookupResult.HIT
+    loaded = two.prepare_load(keys, context)
+    assert [set(rows(two_primary)[chunk]) for chunk in loaded.block_ids] == [{11}, {22}]
+    two.complete_load(keys, context)
+    two.on_request_finished(context)
+    for manager in (one, two):
+        manager.shutdown()
