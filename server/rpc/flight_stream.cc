@@ -24,6 +24,7 @@ constexpr int kBackPressureEvents = 16'384;
 static_assert(kBackPressureEvents + kMaxItemsPerFrame < 65'536);
 
 constexpr char kInvalidFlight[] = "INVALID_FLIGHT";
+constexpr char kFlightsLimit[] = "FLIGHTS_LIMIT";
 
 absl::Status InvalidFlight(const std::string& message) {
   return WithReason(absl::InvalidArgumentError(message), kInvalidFlight);
@@ -44,7 +45,6 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
 
   void Begin() {
     self_ = shared_from_this();
-    environment_.flights.Add(self_);
     if (const absl::Status status = Admit(); !status.ok()) return End(status);
     StartRead(&incoming_);
   }
@@ -115,6 +115,8 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   absl::Status Admit() {
     RETURN_IF_ERROR(scope_->admission());
     ASSIGN_OR_RETURN(peer_, Identify(environment_, *context_));
+    // Before the flag is looked at: a drain sets it, and then ends all that are there.
+    RETURN_IF_ERROR(environment_.flights.Add(self_, *peer_->connection));
     return CheckAcceptsPuts(environment_);
   }
 
@@ -260,21 +262,41 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   FlightWaits waits_ ABSL_GUARDED_BY(mu_);
 };
 
-void FlightStreams::Add(std::shared_ptr<FlightStream> stream) {
+absl::Status FlightStreams::Add(std::shared_ptr<FlightStream> stream,
+                                const Connection& connection) {
   absl::MutexLock lock(&mu_);
-  streams_.insert(std::move(stream));
+  size_t& theirs = per_connection_[&connection];
+  if (theirs >= kMaxPerConnection) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                          "the connection has ", kMaxPerConnection, " Flight streams already")),
+                      kFlightsLimit);
+  }
+  if (streams_.size() >= most_) {
+    if (theirs == 0) per_connection_.erase(&connection);
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat("there are ", most_, " Flight streams already")),
+        kFlightsLimit);
+  }
+  ++theirs;
+  FlightStream* const key = stream.get();
+  streams_.emplace(key, Entry{std::move(stream), &connection});
+  return absl::OkStatus();
 }
 
 void FlightStreams::Remove(FlightStream* stream) {
   absl::MutexLock lock(&mu_);
-  streams_.erase(stream);
+  const auto it = streams_.find(stream);
+  if (it == streams_.end()) return;
+  const auto theirs = per_connection_.find(it->second.connection);
+  if (--theirs->second == 0) per_connection_.erase(theirs);
+  streams_.erase(it);
 }
 
 void FlightStreams::EndAll(const absl::Status& why) {
   std::vector<std::shared_ptr<FlightStream>> all;
   {
     absl::MutexLock lock(&mu_);
-    all.assign(streams_.begin(), streams_.end());
+    for (const auto& [stream, entry] : streams_) all.push_back(entry.stream);
   }
   for (const auto& stream : all) stream->End(why);
 }
