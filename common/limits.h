@@ -26,6 +26,9 @@ inline constexpr size_t kMaxNamespaces = 256;
 inline constexpr uint64_t kMaxObjectsPerNamespace = uint64_t{1} << 30;
 
 inline constexpr size_t kMaxKeysPerCall = 65'536;
+inline constexpr size_t kMaxPartsPerCall = 262'144;  // of all its objects together
+inline constexpr size_t kMaxOtherFields =
+    262'144;  // repeated without a limit of their own, or unknown
 inline constexpr size_t kMaxListPageSize = 10'000;
 
 // Single flight: claims and waits together. A namespace's take some 200 bytes each.
@@ -37,9 +40,13 @@ inline constexpr uint64_t kDefaultClaimMs = 60'000;
 
 inline constexpr uint32_t kDefaultPinSlots = 1'024;
 inline constexpr uint32_t kMaxPinSlots = 65'536;
+// What the sessions of one user have beyond those that they began with: the daemon reads them all,
+// ten times a second and whenever it frees memory that readers may hold.
+inline constexpr uint64_t kMaxGrownPinSlotsPerUser = uint64_t{64} * kMaxPinSlots;
 
 // The same-host lane (local.proto).
 inline constexpr uint32_t kMaxFrameBytes = 1 << 20;     // of a frame's body
+inline constexpr uint32_t kMaxHelloBytes = 128 << 10;   // of a body before there is a session
 inline constexpr int kMaxFrameDescriptors = 8;          // beside one frame
 inline constexpr size_t kMaxItemsPerFrame = 4'096;      // keys, reservations, puts
 inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels in a PutInline

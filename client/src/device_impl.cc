@@ -276,7 +276,10 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
   if (room) {
     // The stream is not done, or dead: nobody gets the room before it is.
     std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
-    (void)thread_->KeepUntilDone(stream, &kept);
+    if (!thread_->KeepUntilDone(stream, &kept).ok()) {
+      // Nobody will say when it is done. What is leaked here the daemon takes back with the process.
+      (void)kept.release();
+    }
   }
   return result;
 }

@@ -67,6 +67,13 @@ void Connection::Close(EndReason reason) {
   asio::post(context_, [self = shared_from_this(), reason] { self->End(reason, ""); });
 }
 
+void Connection::CloseUnlessOpen() {
+  asio::post(context_, [self = shared_from_this()] {
+    if (self->state_ == State::kOpen) return;
+    self->End(EndReason::kSlow, "there are too many that have not opened a session");
+  });
+}
+
 // --- The socket ---
 
 void Connection::AwaitReadable() {
@@ -153,6 +160,7 @@ void Connection::HandOver() {
     host_.Log(LocalOptions::Severity::kDebug,
               "a connection speaks HTTP/2, which is not served here");
   }
+  host_.openings.Remove(id_);
   host_.forget(id_);
 }
 
@@ -309,6 +317,8 @@ absl::Status Connection::HandleHello(const Request& request) {
     return absl::OkStatus();
   }
   state_ = State::kOpen;
+  host_.openings.Remove(id_);
+  reader_.set_max_body_bytes(kMaxFrameBytes);
   client_ = request.hello().client();
   Count(host_.counters.sessions_opened);
   WatchProcess();

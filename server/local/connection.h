@@ -50,6 +50,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Tells the client, if it has a session, that it gets no more work done.
   void SayGoodbye(std::string reason);
   void Close(EndReason reason);
+  // Because there are too many that have no session.
+  void CloseUnlessOpen();
 
  private:
   enum class State : uint8_t { kPeeking, kHello, kOpen, kRefused, kEnded };
@@ -121,7 +123,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool flush_at_tick_ = false;  // the socket has room, but descriptors cannot be sent now
   bool descriptors_unsent_ = false;
   bool said_goodbye_ = false;
-  FrameReader reader_{kMaxRequestDescriptors};
+  FrameReader reader_{kMaxRequestDescriptors, kMaxHelloBytes};  // until there is a session
   FrameWriter writer_;
   // Requests that wait until answers have been read, or for the next turn.
   struct Waiting {

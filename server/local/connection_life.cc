@@ -96,6 +96,7 @@ void Connection::End(EndReason reason, std::string_view detail) {
   drain_timer_.cancel();
   socket_.close(ignored);
   process_.close(ignored);
+  host_.openings.Remove(id_);
   host_.forget(id_);
 }
 

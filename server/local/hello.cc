@@ -115,7 +115,7 @@ absl::StatusOr<std::unique_ptr<Session>> OpenSession(Host& host, const v1::Hello
   descriptors->push_back(std::move(index_fd));
   descriptors->push_back(std::move(page_fd));
   FillWelcome(host, *ns, *page, welcome);
-  auto session = std::make_unique<Session>(host, std::move(ns), std::move(fingerprint),
+  auto session = std::make_unique<Session>(host, peer.user, std::move(ns), std::move(fingerprint),
                                            std::move(page), access);
   welcome->set_session(id);
   welcome->set_put_access(access);

@@ -17,6 +17,7 @@
 #include "common/unique_fd.h"
 #include "server/local/lending.h"
 #include "server/local/local_server.h"
+#include "server/local/openings.h"
 #include "server/local/peer.h"
 #include "server/local/quarantine.h"
 #include "server/local/users.h"
@@ -71,6 +72,7 @@ struct Host {
   Counters counters;
   Outstanding reservations;  // of open sessions, quarantined ones apart
   Users users;
+  Openings openings;
   QuarantineBooks books;
   Lending lending;
   Quarantine quarantine;

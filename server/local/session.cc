@@ -13,9 +13,10 @@ constexpr std::chrono::milliseconds kBetweenDrains{10};
 
 }  // namespace
 
-Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
-                 std::shared_ptr<store::ClientPage> page, PutAccess access)
+Session::Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns,
+                 Fingerprint fingerprint, std::shared_ptr<store::ClientPage> page, PutAccess access)
     : host_(host),
+      user_(user),
       namespace_(std::move(ns)),
       fingerprint_(std::move(fingerprint)),
       page_(std::move(page)),
@@ -26,7 +27,10 @@ Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint f
   namespace_->AttachPage(page_);
 }
 
-Session::~Session() { namespace_->DetachPage(page_); }
+Session::~Session() {
+  namespace_->DetachPage(page_);
+  host_.users.RemoveSlots(user_, grown_slots_);
+}
 
 void Session::ExpireReservations(std::chrono::steady_clock::time_point now) {
   Count(host_.counters.reservations_expired, puts_.Expire(now));

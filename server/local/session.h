@@ -30,7 +30,7 @@ namespace infercache::local {
 class Session {
  public:
   // Attaches `page` to `ns`.
-  Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
+  Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
           std::shared_ptr<store::ClientPage> page, PutAccess access);
   ~Session();
   Session(const Session&) = delete;
@@ -84,6 +84,7 @@ class Session {
   store::ObjectId Id(std::string_view key) const { return {key, fingerprint_.hash()}; }
 
   Host& host_;
+  const uint32_t user_;
   const std::shared_ptr<store::Namespace> namespace_;
   const Fingerprint fingerprint_;
   const std::shared_ptr<store::ClientPage> page_;
@@ -95,6 +96,7 @@ class Session {
   uint64_t next_lease_ = 1;
   uint64_t leased_bytes_ = 0;
   uint64_t chunks_sent_ = 0;
+  uint64_t grown_slots_ = 0;
   bool was_over_budget_ = false;
   std::chrono::steady_clock::time_point last_drain_;
 };

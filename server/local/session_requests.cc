@@ -214,7 +214,12 @@ absl::Status Session::GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* 
     return absl::InvalidArgumentError(
         absl::StrCat("slots: ", request.slots(), "; the limit is ", page_->slot_capacity()));
   }
-  page_->RaiseSlotLimit(std::max(request.slots(), page_->slot_limit()));
+  if (request.slots() > page_->slot_limit()) {
+    const uint64_t more = request.slots() - page_->slot_limit();
+    RETURN_IF_ERROR(host_.users.AddSlots(user_, more));
+    grown_slots_ += more;
+    page_->RaiseSlotLimit(request.slots());
+  }
   response->set_slot_limit(page_->slot_limit());
   return absl::OkStatus();
 }
