@@ -36,7 +36,8 @@ std::string PeersText(const v1::LocalPeers& peers) {
 std::string TiersText(const v1::NamespaceSpec& spec) {
   if (spec.tiers().empty()) return "-";
   return absl::StrJoin(spec.tiers(), " ", [](std::string* out, const v1::TierSpec& tier) {
-    absl::StrAppend(out, tier.device(), "=", FormatSize(static_cast<double>(tier.quota_bytes())));
+    const std::string size = FormatSize(static_cast<double>(tier.quota_bytes()));
+    absl::StrAppend(out, tier.device(), "=", tier.why_off().empty() ? size : "off");
   });
 }
 

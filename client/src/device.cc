@@ -120,6 +120,9 @@ std::vector<absl::Status> Device::TakeBack(std::span<const std::string_view> key
 KeysResult Device::Exists(std::span<const std::string_view> keys, const CallOptions& call) {
   return impl_->Keys(KeysVerb::kExists, keys, call);
 }
+KeysResult Device::Touch(std::span<const std::string_view> keys, const CallOptions& call) {
+  return impl_->Keys(KeysVerb::kTouch, keys, call);
+}
 KeysResult Device::Delete(std::span<const std::string_view> keys, const CallOptions& call) {
   return impl_->Keys(KeysVerb::kDelete, keys, call);
 }

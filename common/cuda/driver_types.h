@@ -24,6 +24,8 @@ inline constexpr Result kInvalidHandle = 400;
 inline constexpr Result kNotFound = 500;
 inline constexpr Result kNotReady = 600;
 inline constexpr Result kIllegalAddress = 700;
+inline constexpr Result kHostMemoryAlreadyRegistered = 712;
+inline constexpr Result kHostMemoryNotRegistered = 713;
 inline constexpr Result kNotPermitted = 800;
 inline constexpr Result kNotSupported = 801;
 inline constexpr Result kSystemDriverMismatch = 803;
@@ -34,6 +36,7 @@ using AllocationHandle = unsigned long long;
 using Context = struct ContextOfDriver*;
 using Stream = struct StreamOfDriver*;  // null = the default one
 using HostFunction = void (*)(void* user_data);
+using Event = struct EventOfDriver*;
 
 struct Uuid {
   char bytes[16];
@@ -130,6 +133,16 @@ struct Api {
   Result (*stream_synchronize)(Stream stream);
   Result (*stream_query)(Stream stream);
   Result (*launch_host_func)(Stream stream, HostFunction function, void* user_data);
+
+  Result (*event_create)(Event* event, unsigned flags);
+  Result (*event_destroy)(Event event);
+  Result (*event_record)(Event event, Stream stream);
+  Result (*event_synchronize)(Event event);
+  Result (*event_elapsed_time)(float* milliseconds, Event start, Event end);
+
+  Result (*mem_get_info)(size_t* free_bytes, size_t* total_bytes);
+  Result (*mem_host_register)(void* memory, size_t bytes, unsigned flags);
+  Result (*mem_host_unregister)(void* memory);
 };
 
 // Calls f(symbol, version, member) for each, where `member` is the place in an Api and `version`
@@ -169,7 +182,15 @@ bool ForEachEntryPoint(F f) {
          f("cuStreamDestroy", 4000, &Api::stream_destroy) &&
          f("cuStreamSynchronize", 2000, &Api::stream_synchronize) &&
          f("cuStreamQuery", 2000, &Api::stream_query) &&
-         f("cuLaunchHostFunc", 10000, &Api::launch_host_func);
+         f("cuLaunchHostFunc", 10000, &Api::launch_host_func) &&
+         f("cuEventCreate", 2000, &Api::event_create) &&
+         f("cuEventDestroy", 4000, &Api::event_destroy) &&
+         f("cuEventRecord", 2000, &Api::event_record) &&
+         f("cuEventSynchronize", 2000, &Api::event_synchronize) &&
+         f("cuEventElapsedTime", 2000, &Api::event_elapsed_time) &&
+         f("cuMemGetInfo", 3020, &Api::mem_get_info) &&
+         f("cuMemHostRegister", 6050, &Api::mem_host_register) &&
+         f("cuMemHostUnregister", 4000, &Api::mem_host_unregister);
 }
 
 }  // namespace infercache::cuda

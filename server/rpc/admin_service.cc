@@ -43,6 +43,9 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
+  if (!message.tiers().empty()) {
+    return absl::InvalidArgumentError("spec.tiers: tiers come from the daemon's configuration");
+  }
   if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
   if (message.has_local_writers()) {
     spec.writable_by_clients = !IsNobody(message.local_writers());
@@ -70,6 +73,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
+void SetTier(const store::DeviceTier& tier, v1::TierSpec* out) {
+  out->set_device(tier.device);
+  out->set_quota_bytes(tier.bytes);
+  if (tier.objects == nullptr) out->set_why_off(std::string(tier.why_off.message()));
+}
+
 void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   const store::NamespaceSpec& spec = ns.spec();
   out->set_name(spec.name);
@@ -82,12 +91,7 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   SetPeers(spec.local_users, out->mutable_local_users());
   out->mutable_local_writers();  // nobody
   if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
-  for (const store::DeviceTier& tier : ns.device_tiers()) {
-    if (tier.objects == nullptr) continue;  // it is off
-    auto* shown = out->add_tiers();
-    shown->set_device(tier.device);
-    shown->set_quota_bytes(tier.objects->spec().quota_bytes);
-  }
+  for (const store::DeviceTier& tier : ns.device_tiers()) SetTier(tier, out->add_tiers());
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -159,7 +163,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   SetUseStats(stats.uses, out->mutable_uses());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
-  out->set_page_kind(PageKindName(ns.page_kind()));
+  if (ns.spec().device.empty()) out->set_page_kind(PageKindName(ns.page_kind()));
   out->set_name(ns.spec().name);
   out->set_policy(ns.policy());
   out->set_quota_bytes(stats.quota_bytes);
@@ -181,12 +185,21 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   out->set_evicted(stats.evicted);
   out->set_evicted_neighbours(stats.evicted_neighbours);
   out->set_evicted_bytes(stats.evicted_bytes);
+  out->set_demoted(stats.demoted);
+  out->set_demoted_bytes(stats.demoted_bytes);
+  out->set_demotions_refused(stats.demotions_refused);
+  out->set_demoting_ms(stats.demoting_ms);
   out->set_integrity_failures(stats.integrity_failures);
   out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
   out->set_saved_compute_seconds(
       static_cast<double>(stats.saved_compute_us + stats.client.saved_compute_us) / 1e6);
   out->set_largest_free_bytes(stats.largest_free_bytes);
   out->set_metadata_bytes(stats.metadata_bytes);
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    v1::DeviceTierStats* const shown = out->add_device_tiers();
+    SetTier(tier, shown->mutable_tier());
+    if (tier.objects != nullptr) SetStats(*tier.objects, local, shown->mutable_objects());
+  }
 }
 
 }  // namespace

@@ -100,6 +100,18 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuStreamQuery_v2000>(&compared, "cuStreamQuery", 2000, &Api::stream_query);
   Compare<PFN_cuLaunchHostFunc_v10000>(&compared, "cuLaunchHostFunc", 10000,
                                        &Api::launch_host_func);
+  Compare<PFN_cuEventCreate_v2000>(&compared, "cuEventCreate", 2000, &Api::event_create);
+  Compare<PFN_cuEventDestroy_v4000>(&compared, "cuEventDestroy", 4000, &Api::event_destroy);
+  Compare<PFN_cuEventRecord_v2000>(&compared, "cuEventRecord", 2000, &Api::event_record);
+  Compare<PFN_cuEventSynchronize_v2000>(&compared, "cuEventSynchronize", 2000,
+                                        &Api::event_synchronize);
+  Compare<PFN_cuEventElapsedTime_v2000>(&compared, "cuEventElapsedTime", 2000,
+                                        &Api::event_elapsed_time);
+  Compare<PFN_cuMemGetInfo_v3020>(&compared, "cuMemGetInfo", 3020, &Api::mem_get_info);
+  Compare<PFN_cuMemHostRegister_v6050>(&compared, "cuMemHostRegister", 6050,
+                                       &Api::mem_host_register);
+  Compare<PFN_cuMemHostUnregister_v4000>(&compared, "cuMemHostUnregister", 4000,
+                                         &Api::mem_host_unregister);
 
   // Nobody adds one to the table and forgets it here.
   std::set<std::string> used;
@@ -150,6 +162,8 @@ TEST(Header, NumbersMeanTheSame) {
     {kNotFound, CUDA_ERROR_NOT_FOUND},
     {kNotReady, CUDA_ERROR_NOT_READY},
     {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
+    {kHostMemoryAlreadyRegistered, CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED},
+    {kHostMemoryNotRegistered, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED},
     {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
     {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
     {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},

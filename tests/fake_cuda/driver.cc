@@ -6,7 +6,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "tests/fake_cuda/process.h"
+#include "tests/fake_cuda/calls.h"
+#include "tests/fake_cuda/events.h"
 
 namespace infercache::fake_cuda {
 namespace {
@@ -23,27 +24,6 @@ using cuda::Uuid;
 // A context is a pointer that nobody follows: its device's number and one.
 Context ContextOf(uint32_t device) {
   return reinterpret_cast<Context>(static_cast<uintptr_t>(device) + 1);
-}
-
-// Calls f(process) in an initialized process.
-template <class F>
-Result With(F f) {
-  Process* const process = Process::Get();
-  return process == nullptr ? cuda::kNotInitialized : f(*process);
-}
-template <class F>
-Result WithDevice(Device device, F f) {
-  return With([&](Process& process) {
-    return process.has_device(device) ? f(process) : cuda::kInvalidDevice;
-  });
-}
-template <class F>
-Result WithStream(Stream stream, F f) {
-  return With([&](Process& process) {
-    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
-    FakeStream* const found = process.FindStream(stream);
-    return found == nullptr ? cuda::kInvalidHandle : f(process, *found);
-  });
 }
 
 Result Init(unsigned flags) { return flags == 0 ? Process::Init() : cuda::kInvalidValue; }
@@ -181,6 +161,28 @@ Result MemImportFromShareableHandle(AllocationHandle* handle, void* shareable, i
     if (process.state().faults.refuse_imports.load() != 0) return cuda::kNotPermitted;
     if (type != cuda::kHandlePosixFd) return cuda::kInvalidValue;
     return process.Import(handle, static_cast<int>(reinterpret_cast<uintptr_t>(shareable)));
+  });
+}
+Result MemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    *total_bytes = process.state().device_bytes;
+    *free_bytes = *total_bytes - process.file().UseOf(CurrentContexts().back()).bytes;
+    return cuda::kSuccess;
+  });
+}
+// Copies are as fast without it.
+Result MemHostRegister(void* memory, size_t bytes, unsigned flags) {
+  if (memory == nullptr || bytes == 0 || flags != 0) return cuda::kInvalidValue;
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.RegisterHost(memory);
+  });
+}
+Result MemHostUnregister(void* memory) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.UnregisterHost(memory);
   });
 }
 Result MemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer wanted,
@@ -418,6 +420,14 @@ constexpr Api kApi = {
     .stream_synchronize = StreamSynchronize,
     .stream_query = StreamQuery,
     .launch_host_func = LaunchHostFunc,
+    .event_create = EventCreate,
+    .event_destroy = EventDestroy,
+    .event_record = EventRecord,
+    .event_synchronize = EventSynchronize,
+    .event_elapsed_time = EventElapsedTime,
+    .mem_get_info = MemGetInfo,
+    .mem_host_register = MemHostRegister,
+    .mem_host_unregister = MemHostUnregister,
 };
 
 }  // namespace

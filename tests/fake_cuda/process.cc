@@ -201,6 +201,20 @@ Result Process::SetAccess(DevicePointer address, size_t bytes, uint32_t device, 
   return cuda::kSuccess;
 }
 
+Result Process::RegisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  if (!registered_.insert(memory).second) return cuda::kHostMemoryAlreadyRegistered;
+  state().calls.registers.fetch_add(1);
+  return cuda::kSuccess;
+}
+
+Result Process::UnregisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  if (registered_.erase(memory) == 0) return cuda::kHostMemoryNotRegistered;
+  state().calls.unregisters.fetch_add(1);
+  return cuda::kSuccess;
+}
+
 std::optional<Piece> Process::PieceAt(DevicePointer address, size_t bytes) {
   const std::lock_guard lock(mu_);
   auto it = mapped_.upper_bound(address);

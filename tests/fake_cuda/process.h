@@ -122,6 +122,10 @@ class Process {
   Result OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& handle);
   Result CloseIpcHandle(DevicePointer address);
 
+  // Twice is an error, and so is what was not registered.
+  Result RegisterHost(void* memory);
+  Result UnregisterHost(void* memory);
+
   Result RetainContext(uint32_t device);
   Result ReleaseContext(uint32_t device);
   // Nothing needs a context that is dead, or none: what a call that needs one answers.
@@ -153,6 +157,7 @@ class Process {
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
   std::map<DevicePointer, size_t> reserved_;
   std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
+  std::set<void*> registered_;
   std::map<DevicePointer, Kind> placed_;                      // those of mapped_ that Place made
   std::map<uint64_t, std::pair<DevicePointer, int>> opened_;  // by allocation: where, how often
   std::map<uint32_t, int> contexts_;

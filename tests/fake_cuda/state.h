@@ -49,6 +49,7 @@ struct Faults {
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
+  std::atomic<uint64_t> registers, unregisters;  // of host memory
   std::atomic<uint64_t> ipc_exports, ipc_opens, ipc_closes;
   // What CUDA calls undefined: cuMemFree of what another process has open.
   std::atomic<uint64_t> freed_while_open;

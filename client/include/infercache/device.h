@@ -261,6 +261,7 @@ class Device {
                                      const CallOptions& call = {});
 
   KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Touch(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
 
