@@ -277,7 +277,8 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
     // The stream is not done, or dead: nobody gets the room before it is.
     std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
     if (!thread_->KeepUntilDone(stream, &kept).ok()) {
-      // Nobody will say when it is done. What is leaked here the daemon takes back with the process.
+      // Nobody will say when it is done. What is leaked here the daemon takes back with the
+      // process.
       (void)kept.release();
     }
   }
