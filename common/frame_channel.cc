@@ -32,12 +32,12 @@ bool ShouldTryAgain(int error) {
   return error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS || error == ENOMEM;
 }
 
-absl::Status CheckHeader(const char* header, int max_descriptors) {
+absl::Status CheckHeader(const char* header, int max_descriptors, uint32_t max_body_bytes) {
   const uint32_t size = BodyBytes(header);
   const int fds = static_cast<unsigned char>(header[4]);
-  if (size > kMaxFrameBytes) {
+  if (size > max_body_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("frame of ", size, " bytes; the limit is ", kMaxFrameBytes));
+        absl::StrCat("frame of ", size, " bytes; the limit is ", max_body_bytes));
   }
   if (fds > max_descriptors) {
     return absl::InvalidArgumentError(
@@ -94,7 +94,7 @@ absl::Status FrameReader::Deliver(OnFrame on_frame) {
   size_t start = 0;
   while (filled_ - start >= kFrameHeaderBytes) {
     const char* header = buffer_.data() + start;
-    RETURN_IF_ERROR(CheckHeader(header, max_descriptors_));
+    RETURN_IF_ERROR(CheckHeader(header, max_descriptors_, max_body_bytes_));
     const size_t body_bytes = BodyBytes(header);
     if (filled_ - start < kFrameHeaderBytes + body_bytes) break;
     const size_t fd_count = static_cast<unsigned char>(header[4]);
@@ -120,8 +120,9 @@ absl::StatusOr<bool> FrameReader::Read(int socket, size_t budget, OnFrame on_fra
   for (size_t total = 0; total < budget;) {
     size_t room = kFirstBufferBytes;
     if (filled_ >= kFrameHeaderBytes) {
-      // CheckHeader has bounded it.
-      room = std::max(room, kFrameHeaderBytes + BodyBytes(buffer_.data()) - filled_);
+      // CheckHeader has bounded it. No more at once than has come: a header alone claims nothing.
+      const size_t rest = kFrameHeaderBytes + BodyBytes(buffer_.data()) - filled_;
+      room = std::max(room, std::min(rest, filled_));
     }
     ASSIGN_OR_RETURN(const size_t received, Receive(socket, room));
     if (received == 0) return true;

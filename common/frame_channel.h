@@ -34,9 +34,13 @@ class FrameReader {
   // `body` is valid during the call. An error ends Read and is its result.
   using OnFrame = absl::FunctionRef<absl::Status(std::string_view body, std::vector<UniqueFd> fds)>;
 
-  // A peer that sends more than `max_descriptors` beside a frame breaks the protocol; whatever it
-  // sends is closed.
-  explicit FrameReader(int max_descriptors) : max_descriptors_(max_descriptors) {}
+  // A peer that sends more than `max_descriptors` beside a frame, or a larger body, breaks the
+  // protocol; whatever it sends is closed.
+  explicit FrameReader(int max_descriptors, uint32_t max_body_bytes = kMaxFrameBytes)
+      : max_descriptors_(max_descriptors), max_body_bytes_(max_body_bytes) {}
+
+  // From the next frame on; may be called while one is handed out.
+  void set_max_body_bytes(uint32_t bytes) { max_body_bytes_ = bytes; }
 
   // Reads what the socket has, but not much more than `budget` bytes, and hands out whole frames.
   // True: it read all there was. False: there may be more. UNAVAILABLE: the peer has closed,
@@ -44,7 +48,8 @@ class FrameReader {
   // protocol, and the message says how. After an error the reader is of no use any more.
   absl::StatusOr<bool> Read(int socket, size_t budget, OnFrame on_frame);
 
-  // What it keeps between two calls: at most 256 KiB, unless the beginning of a frame is there.
+  // What it keeps between two calls: at most 256 KiB, unless the beginning of a frame is there, and
+  // then no more than a few times what has come of it.
   size_t buffer_bytes() const { return buffer_.capacity(); }
 
  private:
@@ -52,6 +57,7 @@ class FrameReader {
   absl::Status Deliver(OnFrame on_frame);
 
   const int max_descriptors_;
+  uint32_t max_body_bytes_;
   std::string buffer_;        // from the first byte of a frame on
   size_t filled_ = 0;         // bytes of buffer_ that were received
   std::deque<UniqueFd> fds_;  // received, not yet claimed by a frame

@@ -26,6 +26,9 @@ inline constexpr size_t kMaxNamespaces = 256;
 inline constexpr uint64_t kMaxObjectsPerNamespace = uint64_t{1} << 30;
 
 inline constexpr size_t kMaxKeysPerCall = 65'536;
+inline constexpr size_t kMaxPartsPerCall = 262'144;  // of all its objects together
+inline constexpr size_t kMaxOtherFields =
+    262'144;  // repeated without a limit of their own, or unknown
 inline constexpr size_t kMaxListPageSize = 10'000;
 
 // Single flight: claims and waits together. A namespace's take some 200 bytes each.
@@ -37,9 +40,13 @@ inline constexpr uint64_t kDefaultClaimMs = 60'000;
 
 inline constexpr uint32_t kDefaultPinSlots = 1'024;
 inline constexpr uint32_t kMaxPinSlots = 65'536;
+// What the sessions of one user have beyond those that they began with: the daemon reads them all,
+// ten times a second and whenever it frees memory that readers may hold.
+inline constexpr uint64_t kMaxGrownPinSlotsPerUser = uint64_t{64} * kMaxPinSlots;
 
 // The same-host lane (local.proto).
 inline constexpr uint32_t kMaxFrameBytes = 1 << 20;     // of a frame's body
+inline constexpr uint32_t kMaxHelloBytes = 128 << 10;   // of a body before there is a session
 inline constexpr int kMaxFrameDescriptors = 8;          // beside one frame
 inline constexpr size_t kMaxItemsPerFrame = 4'096;      // keys, reservations, puts
 inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels in a PutInline
@@ -57,6 +64,22 @@ inline constexpr size_t kMaxQuarantinedSessionsPerUser = 256;
 inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
 inline constexpr size_t kMaxLocalThreads = 64;
+
+// Tensors that clients lend each other. What they are known by (keys, parts) counts with
+// kLoanOverheadBytes each. The daemon keeps a descriptor for each allocation that has one.
+inline constexpr size_t kMaxLoansPerSession = 65'536;
+inline constexpr size_t kMaxLentAllocationsPerSession = 256;
+inline constexpr size_t kMaxLentAllocations = 1'024;
+inline constexpr size_t kMaxLoanTableBytesPerSession = size_t{16} << 20;
+inline constexpr size_t kMaxLoanTableBytes = size_t{64} << 20;
+inline constexpr size_t kLoanOverheadBytes = 512;
+inline constexpr size_t kMaxBorrowedPerSession = 65'536;
+inline constexpr uint32_t kMaxMapsPerAllocation = 16;  // of one session
+inline constexpr size_t kMaxDeviceNameBytes = 64;
+inline constexpr size_t kLegacyHandleBytes = 64;
+inline constexpr int kMaxRequestDescriptors = 1;  // beside a Lend
+inline constexpr size_t kMaxWaitingDescriptors =
+    16;  // beside requests of one session not handled yet
 
 // What a client of the same-host lane lets pile up for a daemon that does not read, and what it
 // takes from one that it does not know.

@@ -51,6 +51,7 @@ struct Config {
   uint64_t capacity_bytes = uint64_t{2} << 30;
   uint64_t default_quota_bytes = 0;  // 0 = half of the capacity
   std::string default_devices;       // of the built-in namespace: "DEVICE=SIZE,..."
+  bool device_demote = false;
   uint64_t chunk_bytes = uint64_t{1} << 30;
   uint64_t shards = 64;
   std::string arena_pages = "auto";

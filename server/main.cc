@@ -165,7 +165,15 @@ class Daemon {
     options.wait = [this](absl::Duration moment) {
       return !lifecycle_.WaitForStop(absl::ToChronoMilliseconds(moment));
     };
-    gpu::DeviceTiers tiers(std::move(options));
+    options.demote = config_.device_demote;
+    options.demotion.switched_off = [](const absl::Status& why) {
+      Log(spdlog::level::warn, "demotion is off", {{"reason", Cat(why.message())}});
+    };
+    options.demotion.slow = [](const absl::Status& why) {
+      Log(spdlog::level::warn, "demotion is slow: host memory is not registered",
+          {{"reason", Cat(why.message())}});
+    };
+    device_tiers_ = std::make_unique<gpu::DeviceTiers>(std::move(options));
     for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
       const auto devices = ParseDevices(ns.devices);
       if (!devices.ok()) return Fail(kExitConfig, devices.status());
@@ -174,8 +182,8 @@ class Daemon {
       if (!made.ok()) return Fail(kExitRuntime, made.status());
       for (const DeviceConfig& device : *devices) {
         if (lifecycle_.stopping()) return kExitOk;
-        const gpu::TierResult tier =
-            tiers.Add(*store_, {.ns = *made, .device = device.device, .bytes = device.bytes});
+        const gpu::TierResult tier = device_tiers_->Add(
+            *store_, {.ns = *made, .device = device.device, .bytes = device.bytes});
         if (tier.status.ok()) {
           Log(spdlog::level::info, "device tier created",
               {{"namespace", ns.name},
@@ -334,6 +342,7 @@ class Daemon {
   rpc::RpcOptions rpc_options_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<store::Store> store_;
+  std::unique_ptr<gpu::DeviceTiers> device_tiers_;
   LocalView local_view_;
   std::unique_ptr<rpc::RpcServer> rpc_;
   std::unique_ptr<local::LocalServer> local_;

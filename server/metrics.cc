@@ -104,80 +104,136 @@ class Families {
   std::array<MetricFamily, static_cast<size_t>(MetricId::kCount)> families_;
 };
 
-void AddAge(MetricId id, std::string_view ns, const store::AgedBytes& bytes, Families& out) {
-  out.Add(id, {ns, "below_1s"}, bytes.below_1s);
-  out.Add(id, {ns, "below_10s"}, bytes.below_10s);
-  out.Add(id, {ns, "below_60s"}, bytes.below_60s);
-  out.Add(id, {ns, "older"}, bytes.older);
+// What is said of one namespace, in host memory or in a GPU's.
+class TierFamilies {
+ public:
+  TierFamilies(std::string_view name, std::string_view tier, Families& families)
+      : name_(name), tier_(tier), families_(families) {}
+
+  template <class Value>
+  void Add(MetricId id, const Value& value) {
+    families_.Add(id, {name_, tier_}, value);
+  }
+  template <class Value>
+  void Add(MetricId id, std::string_view label, const Value& value) {
+    families_.Add(id, {name_, tier_, label}, value);
+  }
+  template <class Value>
+  void Add(MetricId id, std::string_view label, std::string_view more, const Value& value) {
+    families_.Add(id, {name_, tier_, label, more}, value);
+  }
+
+ private:
+  const std::string_view name_, tier_;
+  Families& families_;
+};
+
+void AddAge(MetricId id, const store::AgedBytes& bytes, TierFamilies& out) {
+  out.Add(id, "below_1s", bytes.below_1s);
+  out.Add(id, "below_10s", bytes.below_10s);
+  out.Add(id, "below_60s", bytes.below_60s);
+  out.Add(id, "older", bytes.older);
 }
 
 // What happens in both lanes: clients of the same-host lane count for themselves.
-void AddLanes(std::string_view name, const store::NamespaceStats& s, Families& out) {
+void AddLanes(const store::NamespaceStats& s, TierFamilies& out) {
   using Id = MetricId;
-  out.Add(Id::kPins, {name, "daemon"}, s.pins);
-  out.Add(Id::kPins, {name, "local"}, s.client_pins);
-  out.Add(Id::kLookupHits, {name, "daemon"}, s.hits);
-  out.Add(Id::kLookupHits, {name, "local"}, s.client.hits);
-  out.Add(Id::kLookupMisses, {name, "daemon"}, s.misses);
-  out.Add(Id::kLookupMisses, {name, "local"}, s.client.misses);
-  out.Add(Id::kHitBytes, {name, "daemon"}, s.hit_bytes);
-  out.Add(Id::kHitBytes, {name, "local"}, s.client.hit_bytes);
-  out.Add(Id::kSavedCompute, {name},
+  out.Add(Id::kPins, "daemon", s.pins);
+  out.Add(Id::kPins, "local", s.client_pins);
+  out.Add(Id::kLookupHits, "daemon", s.hits);
+  out.Add(Id::kLookupHits, "local", s.client.hits);
+  out.Add(Id::kLookupMisses, "daemon", s.misses);
+  out.Add(Id::kLookupMisses, "local", s.client.misses);
+  out.Add(Id::kHitBytes, "daemon", s.hit_bytes);
+  out.Add(Id::kHitBytes, "local", s.client.hit_bytes);
+  out.Add(Id::kSavedCompute,
           static_cast<double>(s.saved_compute_us + s.client.saved_compute_us) / 1e6);
 }
 
-void AddClaims(std::string_view name, const store::ClaimStats& s, Families& out) {
+void AddClaims(const store::ClaimStats& s, TierFamilies& out) {
   using Id = MetricId;
-  out.Add(Id::kClaims, {name}, s.claims);
-  out.Add(Id::kClaimWaiters, {name}, s.waiters);
-  out.Add(Id::kClaimsGranted, {name}, s.granted);
-  out.Add(Id::kClaimWaits, {name, "hit"}, s.waits_hit);
-  out.Add(Id::kClaimWaits, {name, "win"}, s.waits_won);
-  out.Add(Id::kClaimWaits, {name, "miss"}, s.waits_missed);
-  out.Add(Id::kCoalescedComputes, {name}, s.waits_hit);
+  out.Add(Id::kClaims, s.claims);
+  out.Add(Id::kClaimWaiters, s.waiters);
+  out.Add(Id::kClaimsGranted, s.granted);
+  out.Add(Id::kClaimWaits, "hit", s.waits_hit);
+  out.Add(Id::kClaimWaits, "win", s.waits_won);
+  out.Add(Id::kClaimWaits, "miss", s.waits_missed);
+  out.Add(Id::kCoalescedComputes, s.waits_hit);
 }
 
-void AddUses(std::string_view name, const store::UseStats& s, Families& out) {
+void AddUses(const store::UseStats& s, TierFamilies& out) {
   using Id = MetricId;
-  out.Add(Id::kUses, {name, "hit"}, s.hits);
-  out.Add(Id::kUses, {name, "evicted"}, s.misses_evicted);
-  out.Add(Id::kUses, {name, "expired"}, s.misses_expired);
-  out.Add(Id::kUses, {name, "cold"}, s.misses_cold);
+  out.Add(Id::kUses, "hit", s.hits);
+  out.Add(Id::kUses, "evicted", s.misses_evicted);
+  out.Add(Id::kUses, "expired", s.misses_expired);
+  out.Add(Id::kUses, "cold", s.misses_cold);
   for (size_t i = 0; i < s.classes.size(); ++i) {
     if (s.classes[i].stored == 0) continue;
     const std::string class_id = std::to_string(i);
-    out.Add(Id::kClassUses, {name, class_id, "hit"}, s.classes[i].hits);
-    out.Add(Id::kClassUses, {name, class_id, "stored"}, s.classes[i].stored);
+    out.Add(Id::kClassUses, class_id, "hit", s.classes[i].hits);
+    out.Add(Id::kClassUses, class_id, "stored", s.classes[i].stored);
   }
-  out.Add(Id::kReuseGap, {name, "hit"}, s.hit_gap);
-  out.Add(Id::kReuseGap, {name, "evicted"}, s.miss_gap);
-  out.Add(Id::kAgeAtEvict, {name}, s.age_at_eviction);
+  out.Add(Id::kReuseGap, "hit", s.hit_gap);
+  out.Add(Id::kReuseGap, "evicted", s.miss_gap);
+  out.Add(Id::kAgeAtEvict, s.age_at_eviction);
 }
 
-void AddNamespace(std::string_view name, const store::NamespaceStats& s, Families& out) {
+void AddStats(const store::NamespaceStats& s, TierFamilies& out) {
   using Id = MetricId;
-  AddLanes(name, s, out);
-  AddClaims(name, s.claims, out);
-  AddUses(name, s.uses, out);
-  AddAge(Id::kLimboBytes, name, s.limbo_age, out);
-  out.Add(Id::kQuotaBytes, {name}, s.quota_bytes);
-  out.Add(Id::kUsedBytes, {name, "reserved"}, s.reserved_bytes);
-  out.Add(Id::kUsedBytes, {name, "visible"}, s.visible_bytes);
-  out.Add(Id::kUsedBytes, {name, "limbo"}, s.limbo_bytes);
-  out.Add(Id::kObjects, {name}, s.objects);
-  out.Add(Id::kMaxObjects, {name}, s.max_objects);
-  out.Add(Id::kReservations, {name}, s.reservations);
-  out.Add(Id::kLargestFreeBytes, {name}, s.largest_free_bytes);
-  out.Add(Id::kMetadataBytes, {name}, s.metadata_bytes);
-  out.Add(Id::kStoreRequests, {name, "stored"}, s.stored);
-  out.Add(Id::kStoreRequests, {name, "exists"}, s.exists);
-  out.Add(Id::kStoreRequests, {name, "refused"}, s.refused);
-  out.Add(Id::kEvictions, {name, "capacity"}, s.evicted - s.evicted_neighbours);
-  out.Add(Id::kEvictions, {name, "neighbour"}, s.evicted_neighbours);
-  out.Add(Id::kEvictions, {name, "expired"}, s.expired);
-  out.Add(Id::kEvictions, {name, "erased"}, s.erased);
-  out.Add(Id::kEvictedBytes, {name}, s.evicted_bytes);
-  out.Add(Id::kIntegrityFailures, {name}, s.integrity_failures);
+  AddLanes(s, out);
+  AddClaims(s.claims, out);
+  AddUses(s.uses, out);
+  AddAge(Id::kLimboBytes, s.limbo_age, out);
+  out.Add(Id::kQuotaBytes, s.quota_bytes);
+  out.Add(Id::kUsedBytes, "reserved", s.reserved_bytes);
+  out.Add(Id::kUsedBytes, "visible", s.visible_bytes);
+  out.Add(Id::kUsedBytes, "limbo", s.limbo_bytes);
+  out.Add(Id::kObjects, s.objects);
+  out.Add(Id::kMaxObjects, s.max_objects);
+  out.Add(Id::kReservations, s.reservations);
+  out.Add(Id::kLargestFreeBytes, s.largest_free_bytes);
+  out.Add(Id::kMetadataBytes, s.metadata_bytes);
+  out.Add(Id::kStoreRequests, "stored", s.stored);
+  out.Add(Id::kStoreRequests, "exists", s.exists);
+  out.Add(Id::kStoreRequests, "refused", s.refused);
+  out.Add(Id::kEvictions, "capacity", s.evicted - s.evicted_neighbours - s.demoted);
+  out.Add(Id::kEvictions, "neighbour", s.evicted_neighbours);
+  out.Add(Id::kEvictions, "expired", s.expired);
+  out.Add(Id::kEvictions, "erased", s.erased);
+  out.Add(Id::kEvictedBytes, s.evicted_bytes);
+  out.Add(Id::kIntegrityFailures, s.integrity_failures);
+}
+
+// Of a tier in a GPU.
+void AddDemotion(const store::NamespaceStats& s, TierFamilies& out) {
+  using Id = MetricId;
+  out.Add(Id::kEvictions, "demoted", s.demoted);
+  out.Add(Id::kDemoted, s.demoted);
+  out.Add(Id::kDemotedBytes, s.demoted_bytes);
+  out.Add(Id::kDemotionsRefused, s.demotions_refused);
+  out.Add(Id::kDemoting, static_cast<double>(s.demoting_ms) / 1e3);
+}
+
+void AddObjects(const store::Namespace& objects, const rpc::LocalLane& local, TierFamilies& out) {
+  const store::NamespaceStats stats = objects.Stats();
+  AddStats(stats, out);
+  if (!objects.spec().device.empty()) AddDemotion(stats, out);
+  AddAge(MetricId::kQuarantinedBytes,
+         local.quarantined_in ? local.quarantined_in(objects.spec().name) : store::AgedBytes(),
+         out);
+}
+
+void AddNamespace(const store::Namespace& ns, const rpc::LocalLane& local, Families& out) {
+  const std::string& name = ns.spec().name;
+  TierFamilies host(name, "host", out);
+  AddObjects(ns, local, host);
+  host.Add(MetricId::kArenaPages, PageKindName(ns.page_kind()), uint64_t{1});
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    TierFamilies device(name, tier.device, out);
+    const bool ready = tier.objects != nullptr;
+    device.Add(MetricId::kDeviceTierReady, uint64_t{ready});
+    if (ready) AddObjects(*tier.objects, local, device);
+  }
 }
 
 void AddLocal(const rpc::LocalLaneStats& s, Families& out) {
@@ -278,13 +334,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   if (store_ != nullptr) {
     out.Add(MetricId::kCapacityBytes, {}, store_->options().capacity_bytes);
     out.Add(MetricId::kCommittedBytes, {}, store_->committed_bytes());
-    for (const auto& ns : store_->Namespaces()) {
-      const std::string& name = ns->spec().name;
-      AddNamespace(name, ns->Stats(), out);
-      out.Add(MetricId::kArenaPages, {name, PageKindName(ns->page_kind())}, uint64_t{1});
-      AddAge(MetricId::kQuarantinedBytes, name,
-             local_.quarantined_in ? local_.quarantined_in(name) : store::AgedBytes(), out);
-    }
+    for (const auto& ns : store_->Namespaces()) AddNamespace(*ns, local_, out);
   }
   if (local_.stats) AddLocal(local_.stats(), out);
   if (rpc_stats_) AddRpc(rpc_stats_(), out);

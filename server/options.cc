@@ -36,6 +36,10 @@ constexpr std::array kConfigFields = {
              "Tiers of the built-in namespace in the memory of GPUs: DEVICE=SIZE, with a comma "
              "between two. DEVICE is a GPU's UUID, or auto for the only one there is. Empty: none.",
              kMemory},
+    Field<C>{"device.demote", K::kBool, &C::device_demote,
+             "Objects that are worth least move from a tier in a GPU down to the namespace's host "
+             "memory, instead of being evicted. Costs a CUDA context for each GPU.",
+             kMemory},
     Field<C>{"store.chunk_bytes", K::kSize, &C::chunk_bytes,
              "Largest arena chunk, and so the largest object; in a GPU's memory at most 1GiB.",
              kMemory, kMiB, kTiB},

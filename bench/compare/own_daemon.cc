@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "bench/compare/die.h"
@@ -64,16 +63,30 @@ pid_t Spawn(const std::vector<std::string>& words) {
 
 }  // namespace
 
-OwnDaemon::OwnDaemon(const std::string& binary, const std::string& page_kind, uint64_t arena_bytes)
+OwnDaemon::OwnDaemon(const std::string& binary, const std::string& page_kind, uint64_t arena_bytes,
+                     const std::vector<std::string>& more)
     : directory_(MakeDirectory()) {
   const std::string notify_path = (directory_ / "notify").string();
   const UniqueFd notifications = ListenForNotifications(notify_path);
   setenv("NOTIFY_SOCKET", notify_path.c_str(), 1);
   const auto start = std::chrono::steady_clock::now();
-  pid_ =
-      Spawn({binary, "--capacity", absl::StrCat(arena_bytes), "--default-quota",
-             absl::StrCat(arena_bytes), "--arena-pages", page_kind, "--grpc-listen", "127.0.0.1:0",
-             "--http-listen", "127.0.0.1:0", "--socket", socket_path(), "--log-level", "error"});
+  std::vector<std::string> words = {binary,
+                                    "--capacity",
+                                    absl::StrCat(arena_bytes),
+                                    "--default-quota",
+                                    absl::StrCat(arena_bytes),
+                                    "--arena-pages",
+                                    page_kind,
+                                    "--grpc-listen",
+                                    "127.0.0.1:0",
+                                    "--http-listen",
+                                    "127.0.0.1:0",
+                                    "--socket",
+                                    socket_path(),
+                                    "--log-level",
+                                    "error"};
+  words.insert(words.end(), more.begin(), more.end());
+  pid_ = Spawn(words);
   AwaitReady(notifications);
   start_took_ = std::chrono::steady_clock::now() - start;
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace infercache::bench {
 
@@ -15,7 +16,9 @@ namespace infercache::bench {
 // `arena_bytes`; the destructor stops it.
 class OwnDaemon {
  public:
-  OwnDaemon(const std::string& binary, const std::string& page_kind, uint64_t arena_bytes);
+  // `more` are arguments besides.
+  OwnDaemon(const std::string& binary, const std::string& page_kind, uint64_t arena_bytes,
+            const std::vector<std::string>& more = {});
   ~OwnDaemon();
   OwnDaemon(const OwnDaemon&) = delete;
   OwnDaemon& operator=(const OwnDaemon&) = delete;

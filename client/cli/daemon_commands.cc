@@ -54,6 +54,18 @@ double Share(uint64_t part, uint64_t rest) {
   return part + rest == 0 ? 0 : static_cast<double>(part) / static_cast<double>(part + rest);
 }
 
+// A row for each namespace, and one for each tier in a GPU, as NAMESPACE@GPU.
+std::vector<v1::NamespaceStats> StatRows(const v1::GetStatsResponse& stats) {
+  std::vector<v1::NamespaceStats> rows;
+  for (const auto& ns : stats.namespaces()) {
+    rows.push_back(ns);
+    for (const auto& tier : ns.device_tiers()) {
+      if (tier.has_objects()) rows.push_back(tier.objects());
+    }
+  }
+  return rows;
+}
+
 std::string StatTable(const v1::GetStatsResponse& stats) {
   Table table({{"NAMESPACE", Table::Align::kLeft},
                {"USED"},
@@ -71,7 +83,7 @@ std::string StatTable(const v1::GetStatsResponse& stats) {
                {"PINS"},
                {"SESSIONS"},
                {"QUARANTINED"}});
-  for (const auto& ns : stats.namespaces()) {
+  for (const auto& ns : StatRows(stats)) {
     table.AddRow({ns.name(), FormatSize(ns.used_bytes()), FormatSize(ns.quota_bytes()),
                   absl::StrCat(ns.objects()), absl::StrCat(ns.hits()),
                   absl::StrCat(ns.local_hits()), absl::StrCat(ns.misses()),
@@ -84,9 +96,33 @@ std::string StatTable(const v1::GetStatsResponse& stats) {
   return table.Text();
 }
 
-// What is not about one namespace.
+Fields TiersThatAreOff(const v1::NamespaceStats& ns) {
+  Fields fields;
+  for (const auto& tier : ns.device_tiers()) {
+    if (tier.has_objects()) continue;
+    fields.emplace_back(absl::StrCat(ns.name(), "@", tier.tier().device()),
+                        absl::StrCat("off: ", tier.tier().why_off()));
+  }
+  return fields;
+}
+
+// All there is about one namespace, and then about each of its tiers.
+std::string StatFields(const v1::NamespaceStats& ns) {
+  std::string text = FieldsText(MessageFields(ns));
+  for (const auto& tier : ns.device_tiers()) {
+    if (tier.has_objects()) absl::StrAppend(&text, "\n", FieldsText(MessageFields(tier.objects())));
+  }
+  const Fields off = TiersThatAreOff(ns);
+  if (!off.empty()) absl::StrAppend(&text, "\n", FieldsText(off));
+  return text;
+}
+
+// What is not about the objects of one namespace.
 std::string StatTotals(const v1::GetStatsResponse& stats) {
   Fields fields = MessageFields(stats);
+  for (const auto& ns : stats.namespaces()) {
+    for (auto& off : TiersThatAreOff(ns)) fields.push_back(std::move(off));
+  }
   if (stats.has_local()) {
     fields.emplace_back("local.sessions_ended",
                         absl::StrJoin(stats.local().sessions_ended(), ", ",
@@ -114,7 +150,7 @@ std::string RateTable(const v1::GetStatsResponse& stats, const StatsByName& befo
                {"STORED/S", Table::Align::kRight, 8},
                {"EVICTED/S", Table::Align::kRight, 9},
                {"REFUSED/S", Table::Align::kRight, 9}});
-  for (const auto& ns : stats.namespaces()) {
+  for (const auto& ns : StatRows(stats)) {
     const auto found = before.find(ns.name());
     const v1::NamespaceStats none;
     const v1::NamespaceStats& then = found == before.end() ? none : found->second;
@@ -152,7 +188,7 @@ absl::StatusOr<ExitCode> StatRepeatedly(const Context& context, AdminClient& adm
     }
     if (!FlushOutput()) return absl::DataLossError("standard output could not be written");
     before.clear();
-    for (const auto& ns : stats.namespaces()) before[ns.name()] = ns;
+    for (const auto& ns : StatRows(stats)) before[ns.name()] = ns;
     before_ns = now_ns;
     if (options.count == 0 || report < options.count) absl::SleepFor(options.interval);
   }
@@ -166,7 +202,7 @@ absl::StatusOr<ExitCode> Stat(const Context& context, const StatOptions& options
   if (context.json()) {
     Print(JsonLine(StatJson(stats)));
   } else if (!context.given_namespace().empty() && stats.namespaces_size() == 1) {
-    Print(FieldsText(MessageFields(stats.namespaces(0))));
+    Print(StatFields(stats.namespaces(0)));
   } else {
     Print(absl::StrCat(StatTable(stats), "\n", StatTotals(stats)));
   }

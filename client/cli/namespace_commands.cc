@@ -36,14 +36,15 @@ std::string PeersText(const v1::LocalPeers& peers) {
 std::string TiersText(const v1::NamespaceSpec& spec) {
   if (spec.tiers().empty()) return "-";
   return absl::StrJoin(spec.tiers(), " ", [](std::string* out, const v1::TierSpec& tier) {
-    absl::StrAppend(out, tier.device(), "=", FormatSize(static_cast<double>(tier.quota_bytes())));
+    const std::string size = FormatSize(static_cast<double>(tier.quota_bytes()));
+    absl::StrAppend(out, tier.device(), "=", tier.why_off().empty() ? size : "off");
   });
 }
 
-// "*", numbers of users and "@" with numbers of groups, with commas between; nobody if empty.
+// "*", numbers of users and "@" with numbers of groups, with commas between; "-" is nobody.
 absl::StatusOr<v1::LocalPeers> ParsePeers(std::string_view option, const std::string& list) {
   v1::LocalPeers peers;
-  if (list.empty()) return peers;
+  if (list == "-") return peers;
   for (const std::string& text : std::vector<std::string>(absl::StrSplit(list, ','))) {
     const bool group = text.starts_with('@');
     uint32_t id = 0;
@@ -172,12 +173,12 @@ void AddCreate(CLI::App& parent, CommandLine& line) {
   create->add_flag("--open", arguments->open, "Loopback clients need no credential over gRPC");
   create
       ->add_option("--local-users", arguments->local_users,
-                   "Who may use it over the same-host lane: uids, @gids, * for everyone, '' for "
+                   "Who may use it over the same-host lane: uids, @gids, * for everyone, - for "
                    "nobody; with commas between them [*]")
       ->type_name("IDS");
   create
       ->add_option("--local-writers", arguments->local_writers,
-                   "Who of them may store; '' lets all send what the daemon then copies [*]")
+                   "Who of them may store; - lets all send what the daemon then copies [*]")
       ->type_name("IDS");
   create->add_flag("--checksums", arguments->checksums, "Check a CRC32C at every hit");
   create->callback([&line, arguments] {

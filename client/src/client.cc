@@ -127,6 +127,7 @@ absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu)
   ASSIGN_OR_RETURN(auto impl,
                    Device::Impl::Open(
                        {.lane = impl_->lane_options,
+                        .host = impl_->local(),
                         .deadline = impl_->deadline(),
                         .view_in_host = [this](std::string_view key,
                                                const CallOptions& call) { return Get(key, call); }},

@@ -96,8 +96,32 @@ std::vector<PutResult> Device::Commit(std::span<DeviceReservation> reservations,
                                       DeviceStream stream, const CallOptions& call) {
   return impl_->Commit(reservations, ToCuda(stream), call);
 }
+LendResult Device::Lend(const LendItem& item, DeviceStream stream, const CallOptions& call) {
+  return std::move(impl_->Lend({&item, 1}, ToCuda(stream), call)[0]);
+}
+std::vector<LendResult> Device::Lend(std::span<const LendItem> items, DeviceStream stream,
+                                     const CallOptions& call) {
+  return impl_->Lend(items, ToCuda(stream), call);
+}
+DeviceGetResult Device::Borrow(std::string_view key, const CallOptions& call) {
+  return std::move(impl_->Borrow({&key, 1}, call)[0]);
+}
+std::vector<DeviceGetResult> Device::Borrow(std::span<const std::string_view> keys,
+                                            const CallOptions& call) {
+  return impl_->Borrow(keys, call);
+}
+absl::Status Device::TakeBack(std::string_view key, const CallOptions& call) {
+  return impl_->TakeBack({&key, 1}, call)[0];
+}
+std::vector<absl::Status> Device::TakeBack(std::span<const std::string_view> keys,
+                                           const CallOptions& call) {
+  return impl_->TakeBack(keys, call);
+}
 KeysResult Device::Exists(std::span<const std::string_view> keys, const CallOptions& call) {
   return impl_->Keys(KeysVerb::kExists, keys, call);
+}
+KeysResult Device::Touch(std::span<const std::string_view> keys, const CallOptions& call) {
+  return impl_->Keys(KeysVerb::kTouch, keys, call);
 }
 KeysResult Device::Delete(std::span<const std::string_view> keys, const CallOptions& call) {
   return impl_->Keys(KeysVerb::kDelete, keys, call);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
 #include "common/status_macros.h"
@@ -29,11 +30,6 @@ absl::Status TooLarge(uint64_t size_bytes, uint64_t room) {
       absl::StrCat("object of ", size_bytes, " bytes, destination of ", room));
 }
 
-DeviceThread::Clock::time_point ToSteady(absl::Time deadline) {
-  return DeviceThread::Clock::now() +
-         absl::ToChronoNanoseconds(std::max(deadline - absl::Now(), absl::ZeroDuration()));
-}
-
 template <typename Result>
 std::vector<Result> AllFail(const absl::Status& status, size_t count) {
   std::vector<Result> results(count);
@@ -51,20 +47,33 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
                    cuda::PrimaryContext::Retain(driver, device.ordinal));
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
-  LocalTransport::Options lane = impl->options_.lane;
-  lane.device = impl->device_.uuid;
-  ASSIGN_OR_RETURN(impl->transport_, LocalTransport::Connect(std::move(lane)));
+  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->thread_, impl->options_.host);
   return impl;
 }
 
+absl::StatusOr<LocalTransport*> Device::Impl::Tier() {
+  if (LocalTransport* const known = tier_.load(std::memory_order_acquire)) [[likely]]
+    return known;
+  MutexLock lock(&connect_mu_);
+  if (transport_ == nullptr) {
+    LocalTransport::Options lane = options_.lane;
+    lane.device = device_.uuid;
+    ASSIGN_OR_RETURN(transport_, LocalTransport::Connect(std::move(lane)));
+    tier_.store(transport_.get(), std::memory_order_release);
+  }
+  return transport_.get();
+}
+
 DeviceStats Device::Impl::stats() const {
-  return {.chunks_mapped = chunks_mapped_.load(),
-          .mapping_failures = mapping_failures_.load(),
-          .host_to_device_copies = host_to_device_copies_.load(),
-          .host_to_device_bytes = host_to_device_bytes_.load(),
-          .device_to_host_copies = device_to_host_copies_.load(),
-          .device_to_host_bytes = device_to_host_bytes_.load(),
-          .held_for_streams = thread_->waiting()};
+  DeviceStats stats = {.chunks_mapped = chunks_mapped_.load(),
+                       .mapping_failures = mapping_failures_.load(),
+                       .host_to_device_copies = host_to_device_copies_.load(),
+                       .host_to_device_bytes = host_to_device_bytes_.load(),
+                       .device_to_host_copies = device_to_host_copies_.load(),
+                       .device_to_host_bytes = device_to_host_bytes_.load(),
+                       .held_for_streams = thread_->waiting()};
+  loans_->AddTo(&stats);
+  return stats;
 }
 
 absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) const {
@@ -117,10 +126,12 @@ std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view>
   if (keys.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<DeviceGetResult>(tier.status(), keys.size());
   std::vector<GetResult> got;
-  if (!transport_->TryGet(keys, Copies::kRefused, &got)) {
+  if (!(*tier)->TryGet(keys, Copies::kRefused, &got)) {
     Reached reached = Reached::kNotAsked;
-    got = transport_->GetNow(keys, Copies::kRefused, *deadline, &reached);
+    got = (*tier)->GetNow(keys, Copies::kRefused, *deadline, &reached);
   }
   std::vector<DeviceGetResult> results;
   results.reserve(got.size());
@@ -194,16 +205,7 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
     result.status = TooLarge(size, destination.size());
     return result;
   }
-  // Waited for whatever the deadline: the caller's memory must not be written later.
-  result.status = Copy(size, "cuMemcpyDtoHAsync", [&](const cuda::Api& api) {
-    cuda::Stream stream = nullptr;
-    cuda::Result done = api.stream_create(&stream, cuda::kStreamNonBlocking);
-    if (done != cuda::kSuccess) return done;
-    done = api.memcpy_dtoh_async(destination.data(), object.address(), size, stream);
-    if (done == cuda::kSuccess) done = api.stream_synchronize(stream);
-    (void)api.stream_destroy(stream);
-    return done;
-  });
+  result.status = CopyToHost(thread_->context(), object.address(), destination.first(size));
   if (!result.status.ok()) return result;
   device_to_host_copies_.fetch_add(1);
   device_to_host_bytes_.fetch_add(size);
@@ -230,9 +232,11 @@ std::vector<DeviceReserveResult> Device::Impl::Reserve(std::span<const ReserveIt
   if (items.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<DeviceReserveResult>(deadline.status(), items.size());
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<DeviceReserveResult>(tier.status(), items.size());
   Reached reached = Reached::kNotAsked;
   std::vector<DeviceReserveResult> results;
-  for (ReserveResult& one : transport_->ReserveNow(items, *deadline, &reached)) {
+  for (ReserveResult& one : (*tier)->ReserveNow(items, *deadline, &reached)) {
     results.push_back(OnDevice(std::move(one)));
   }
   return results;
@@ -243,12 +247,14 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return AllFail<PutResult>(deadline.status(), reservations.size());
-  const absl::Status written = thread_->AwaitStream(stream, ToSteady(*deadline));
+  const auto tier = Tier();
+  if (!tier.ok()) return AllFail<PutResult>(tier.status(), reservations.size());
+  const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
   if (!written.ok()) return AllFail<PutResult>(written, reservations.size());
   std::vector<Reservation> rooms;
   for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
   Reached reached = Reached::kNotAsked;
-  return transport_->CommitNow(rooms, *deadline, &reached);
+  return (*tier)->CommitNow(rooms, *deadline, &reached);
 }
 
 PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
@@ -270,9 +276,39 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
   if (room) {
     // The stream is not done, or dead: nobody gets the room before it is.
     std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
-    (void)thread_->KeepUntilDone(stream, &kept);
+    if (!thread_->KeepUntilDone(stream, &kept).ok()) {
+      // Nobody will say when it is done. What is leaked here the daemon takes back with the
+      // process.
+      (void)kept.release();
+    }
   }
   return result;
+}
+
+std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,
+                                           const CallOptions& call) {
+  if (items.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<LendResult>(deadline.status(), items.size());
+  const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
+  if (!written.ok()) return AllFail<LendResult>(written, items.size());
+  return loans_->Lend(items, *deadline);
+}
+
+std::vector<DeviceGetResult> Device::Impl::Borrow(std::span<const std::string_view> keys,
+                                                  const CallOptions& call) {
+  if (keys.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  return loans_->Borrow(keys, *deadline);
+}
+
+std::vector<absl::Status> Device::Impl::TakeBack(std::span<const std::string_view> keys,
+                                                 const CallOptions& call) {
+  if (keys.empty()) return {};
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return std::vector<absl::Status>(keys.size(), deadline.status());
+  return loans_->TakeBack(keys, *deadline);
 }
 
 KeysResult Device::Impl::Keys(KeysVerb verb, std::span<const std::string_view> keys,
@@ -281,9 +317,11 @@ KeysResult Device::Impl::Keys(KeysVerb verb, std::span<const std::string_view> k
   if (keys.empty()) return result;
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  if (transport_->TryKeys(verb, keys, &result)) return result;
+  const auto tier = Tier();
+  if (!tier.ok()) return {.status = tier.status()};
+  if ((*tier)->TryKeys(verb, keys, &result)) return result;
   Reached reached = Reached::kNotAsked;
-  return transport_->KeysNow(verb, keys, *deadline, &reached);
+  return (*tier)->KeysNow(verb, keys, *deadline, &reached);
 }
 
 MatchResult Device::Impl::Match(std::span<const std::string_view> keys, const CallOptions& call) {
@@ -291,9 +329,11 @@ MatchResult Device::Impl::Match(std::span<const std::string_view> keys, const Ca
   if (keys.empty()) return result;
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  if (transport_->TryMatch(keys, &result)) return result;
+  const auto tier = Tier();
+  if (!tier.ok()) return {.status = tier.status()};
+  if ((*tier)->TryMatch(keys, &result)) return result;
   Reached reached = Reached::kNotAsked;
-  return transport_->MatchNow(keys, *deadline, &reached);
+  return (*tier)->MatchNow(keys, *deadline, &reached);
 }
 
 }  // namespace infercache

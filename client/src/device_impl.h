@@ -9,12 +9,15 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/src/device_loans.h"
 #include "client/src/device_memory.h"
 #include "client/src/device_thread.h"
 #include "client/src/local_transport.h"
 #include "common/cuda/driver.h"
+#include "common/mutex.h"
 #include "infercache/device.h"
 
 namespace infercache {
@@ -23,6 +26,7 @@ class Device::Impl {
  public:
   struct Options {
     LocalTransport::Options lane;  // but for the device
+    LocalTransport* host;          // the same in host memory; outlives the device
     absl::Duration deadline;       // of calls that bring none
     // A view of the object in host memory, for GetInto.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
@@ -45,6 +49,12 @@ class Device::Impl {
                                            const CallOptions& call);
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, cuda::Stream stream,
                                 const CallOptions& call);
+  std::vector<LendResult> Lend(std::span<const LendItem> items, cuda::Stream stream,
+                               const CallOptions& call);
+  std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,
+                                      const CallOptions& call);
+  std::vector<absl::Status> TakeBack(std::span<const std::string_view> keys,
+                                     const CallOptions& call);
   KeysResult Keys(KeysVerb verb, std::span<const std::string_view> keys, const CallOptions& call);
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call);
 
@@ -54,6 +64,9 @@ class Device::Impl {
 
   // UNAVAILABLE in a forked child; else when the call is to be over.
   absl::StatusOr<absl::Time> DeadlineOf(const CallOptions& call) const;
+  // The lane to the tier, which connects when it is first asked for: whoever only lends and borrows
+  // needs no tier.
+  absl::StatusOr<LocalTransport*> Tier() ABSL_LOCKS_EXCLUDED(connect_mu_);
   // The session's memory, mapped when it is first asked for.
   absl::StatusOr<DevicePointer> AddressOf(LocalSession& session, const LocalPlace& place);
   DeviceGetResult OnDevice(GetResult got);
@@ -74,8 +87,11 @@ class Device::Impl {
   std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
   std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
+  std::unique_ptr<DeviceLoans> loans_;
+  Mutex connect_mu_;
+  std::atomic<LocalTransport*> tier_{nullptr};  // once it is made
   // Goes first: nothing is under way then.
-  std::unique_ptr<LocalTransport> transport_;
+  std::unique_ptr<LocalTransport> transport_ ABSL_GUARDED_BY(connect_mu_);
 };
 
 }  // namespace infercache

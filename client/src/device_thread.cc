@@ -1,9 +1,11 @@
 #include "client/src/device_thread.h"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace infercache {
 namespace {
@@ -39,6 +41,12 @@ class Awaited final : public DeviceThread::Kept {
 };
 
 }  // namespace
+
+std::chrono::steady_clock::time_point SteadyDeadline(absl::Time deadline) {
+  const absl::Duration left =
+      std::clamp(deadline - absl::Now(), absl::ZeroDuration(), absl::Hours(24));
+  return std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(left);
+}
 
 // What a stream's callback is given: it comes once, or, if its context is dead, never.
 struct DeviceThread::Note {

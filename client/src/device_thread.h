@@ -16,11 +16,15 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "client/src/fork_guard.h"
 #include "common/cuda/context.h"
 #include "common/mutex.h"
 
 namespace infercache {
+
+// At most a day from now.
+std::chrono::steady_clock::time_point SteadyDeadline(absl::Time deadline);
 
 class DeviceThread {
  public:
@@ -47,6 +51,7 @@ class DeviceThread {
   void Destroy(std::unique_ptr<Kept> kept);
 
   const cuda::PrimaryContext& context() const { return *context_; }
+  const std::shared_ptr<const cuda::PrimaryContext>& shared_context() const { return context_; }
   uint64_t waiting() const;
   bool inherited() const { return guard_.inherited(); }
 

@@ -42,6 +42,14 @@ v1::LocalResponse::BodyCase ExpectedBody(const v1::LocalRequest& request) {
       return v1::LocalResponse::kSlotsGranted;
     case v1::LocalRequest::kGetOrReserve:
       return v1::LocalResponse::kClaimAnswers;
+    case v1::LocalRequest::kLend:
+      return v1::LocalResponse::kLent;
+    case v1::LocalRequest::kTakeBack:
+      return v1::LocalResponse::kTakenBack;
+    case v1::LocalRequest::kBorrow:
+      return v1::LocalResponse::kBorrowed;
+    case v1::LocalRequest::kMapLent:
+      return v1::LocalResponse::kLentMemory;
     default:
       return v1::LocalResponse::kEmpty;
   }
@@ -74,7 +82,8 @@ LocalConnection::~LocalConnection() {
   if (!guard_.inherited()) shutdown(socket_.get(), SHUT_RDWR);
 }
 
-absl::Status LocalConnection::Send(v1::LocalRequest& request, Pending& pending) {
+absl::Status LocalConnection::Send(v1::LocalRequest& request, Pending& pending,
+                                   UniqueFd descriptor) {
   if (!over_.ok()) return Unshared(over_);
   if (writer_.unsent_bytes() > kMaxUnsentRequestBytes || pending_.size() >= kMaxPendingRequests) {
     return absl::ResourceExhaustedError(absl::StrCat(name_, " takes no more: ", pending_.size(),
@@ -89,7 +98,9 @@ absl::Status LocalConnection::Send(v1::LocalRequest& request, Pending& pending) 
   }
   pending_.emplace_hint(pending_.end(), next_id_, std::move(pending));
   ++next_id_;
-  writer_.Add(encoded_);
+  std::vector<UniqueFd> descriptors;
+  if (descriptor.valid()) descriptors.push_back(std::move(descriptor));
+  writer_.Add(encoded_, std::move(descriptors));
   Flush();
   return absl::OkStatus();
 }
@@ -109,12 +120,13 @@ void LocalConnection::SetWatch(bool readable, bool writable) {
                                       (writable ? uint32_t{EPOLLOUT} : 0));
 }
 
-LocalAnswer LocalConnection::Call(v1::LocalRequest& request, LocalDeadline deadline) {
+LocalAnswer LocalConnection::Call(v1::LocalRequest& request, LocalDeadline deadline,
+                                  UniqueFd descriptor) {
   Waiter waiter;
   MutexLock lock(&mu_);
   const uint64_t id = next_id_;
   Pending pending = {.expected = ExpectedBody(request), .deadline = deadline, .waiter = &waiter};
-  const absl::Status sent = Send(request, pending);
+  const absl::Status sent = Send(request, pending, std::move(descriptor));
   if (!sent.ok()) return {.status = sent, .reached = Reached::kNo, .sent = false};
   Await(id, waiter, deadline);
   return std::move(waiter.answer);
@@ -177,10 +189,11 @@ bool LocalConnection::Tell(v1::LocalRequest& request) {
 
 bool LocalConnection::TellLocked(v1::LocalRequest& request) {
   // What gives back is bounded by what there is to give back.
-  const bool gives_back = request.has_abort() || request.has_release() || request.has_give_up();
+  const bool gives_back = request.has_abort() || request.has_release() || request.has_give_up() ||
+                          request.has_return_lent() || request.has_take_back();
   if (broken() || (!gives_back && writer_.unsent_bytes() > kMaxUnsentRequestBytes)) return false;
   const v1::LocalResponse::BodyCase expected = ExpectedBody(request);
-  const bool answered = request.has_abort();
+  const bool answered = request.has_abort() || request.has_take_back();
   request.set_id(answered ? next_id_ : 0);
   encoded_.clear();
   if (!request.AppendToString(&encoded_) || encoded_.size() > kMaxFrameBytes) return false;
@@ -223,6 +236,10 @@ absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueF
       retired_.store(true, std::memory_order_relaxed);
       if (io_ != nullptr) io_->WakeBy(LocalDeadline::min());
     }
+    if (response.has_lent_events()) {
+      OnLentEvents(std::move(*response.mutable_lent_events()), ready);
+      return absl::OkStatus();
+    }
     return OnClaimEvents(std::move(*response.mutable_claim_events()), ready);
   }
   const auto it = pending_.find(response.id());
@@ -261,6 +278,7 @@ void LocalConnection::FailAll(const absl::Status& status, Reached reached, Ready
   }
   deadlines_.clear();
   FailFlights(status, reached, ready);
+  EndLending(status, ready);
   if (waiters_ > 0) changed_.SignalAll();
 }
 
@@ -282,6 +300,7 @@ void LocalConnection::Detach(const absl::Status& status) {
     }
     deadlines_.clear();
     FailFlights(status, Reached::kNo, &ready);
+    EndLending(status, &ready);
     io = std::move(io_);
     io_ = nullptr;
   }

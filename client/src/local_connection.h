@@ -55,6 +55,16 @@ class FlightListener {
   virtual void OnNews(LocalAnswer answer) = 0;
 };
 
+// Hears what becomes of what a session lends and has borrowed. Called without locks, on any thread,
+// several at once and in any order.
+class LendingListener {
+ public:
+  virtual ~LendingListener() = default;
+  virtual void OnLentEvents(const v1::LentEvents& events) = 0;
+  // Nothing more is heard. May come more than once.
+  virtual void OnSessionOver(const absl::Status& why) = 0;
+};
+
 class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
  public:
   using OnAnswer = absl::AnyInvocable<void(LocalAnswer answer)>;
@@ -67,14 +77,18 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   LocalConnection(const LocalConnection&) = delete;
   LocalConnection& operator=(const LocalConnection&) = delete;
 
-  // Sends, and waits for the answer. Sets the request's id.
-  LocalAnswer Call(v1::LocalRequest& request, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Sends, with a descriptor beside it if there is one, and waits for the answer. Sets the
+  // request's id.
+  LocalAnswer Call(v1::LocalRequest& request, LocalDeadline deadline, UniqueFd descriptor = {})
+      ABSL_LOCKS_EXCLUDED(mu_);
   // Sends. `on_answer` is called exactly once, without locks, on any thread, possibly at once.
   void Submit(v1::LocalRequest& request, LocalDeadline deadline, OnAnswer on_answer)
       ABSL_LOCKS_EXCLUDED(mu_);
   // Sends a GetOrReserve. By the deadline the listener has heard of every key, or a status.
   void SubmitFlight(v1::LocalRequest& request, LocalDeadline deadline,
                     std::shared_ptr<FlightListener> listener) ABSL_LOCKS_EXCLUDED(mu_);
+  // From here on, as long as it lives. Called at most once.
+  void ListenToLending(std::weak_ptr<LendingListener> listener) ABSL_LOCKS_EXCLUDED(mu_);
   // Sends what needs no answer, or one that nobody wants. Works until the connection breaks. False:
   // it is not sent, because the connection is broken or, unless it gives something back, because
   // too much waits to be sent.
@@ -122,7 +136,8 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   };
 
   // Takes `pending` if it is OK.
-  absl::Status Send(v1::LocalRequest& request, Pending& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Send(v1::LocalRequest& request, Pending& pending, UniqueFd descriptor = {})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool TellLocked(v1::LocalRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Await(uint64_t id, Waiter& waiter, LocalDeadline deadline)
@@ -151,8 +166,14 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   void EndOverdueFlights(LocalDeadline now, Ready* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether something is to be read that no thread waits for here.
   bool ReadsUnasked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    return !deadlines_.empty() || !flights_.empty();
+    return !deadlines_.empty() || !flights_.empty() || listens_to_lending_;
   }
+  // --- local_connection_lending.cc ---
+  void OnLentEvents(v1::LentEvents events, Ready* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndLending(const absl::Status& status, Ready* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What an answer brings for which nobody waits any more. False: it is not about lending.
+  bool ReturnLent(const v1::LocalResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   void FailAll(const absl::Status& status, Reached reached, Ready* ready)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Expects(v1::LocalResponse::BodyCase body) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -181,6 +202,8 @@ class LocalConnection : public std::enable_shared_from_this<LocalConnection> {
   std::set<std::pair<LocalDeadline, uint64_t>> deadlines_ ABSL_GUARDED_BY(mu_);
   std::map<uint64_t, Flight> flights_ ABSL_GUARDED_BY(mu_);  // by request
   std::set<std::pair<LocalDeadline, uint64_t>> flight_deadlines_ ABSL_GUARDED_BY(mu_);
+  std::weak_ptr<LendingListener> lending_ ABSL_GUARDED_BY(mu_);
+  bool listens_to_lending_ ABSL_GUARDED_BY(mu_) = false;
   FrameWriter writer_ ABSL_GUARDED_BY(mu_);
   std::string encoded_ ABSL_GUARDED_BY(mu_);  // keeps its memory
   int waiters_ ABSL_GUARDED_BY(mu_) = 0;      // threads on changed_

@@ -132,6 +132,7 @@ void LocalConnection::TellNobodyWaits(const std::vector<uint64_t>& requests) {
 
 // What an answer brings for which nobody waits any more.
 void LocalConnection::GiveBack(const v1::LocalResponse& response) {
+  if (ReturnLent(response)) return;
   v1::LocalRequest request;
   if (response.has_reserved()) {
     for (const v1::ReservedItem& item : response.reserved().items()) {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
+#include "client/src/loan_book.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 
@@ -97,6 +98,7 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
       checksums_(welcome.checksums()),
       single_flight_(welcome.single_flight()),
       on_device_(!welcome.device().empty()),
+      loans_(welcome.lending() ? LoanBook::Make(connection_) : nullptr),
       pin_budget_bytes_(welcome.pin_budget_bytes()),
       chunk_count_(welcome.chunk_count()),
       chunk_bytes_(welcome.chunk_bytes()),

@@ -40,6 +40,8 @@ class DeviceMemory {
   virtual ~DeviceMemory() = default;
 };
 
+class LoanBook;
+
 // Where an object lies.
 struct LocalPlace {
   uint32_t chunk = 0;
@@ -93,6 +95,8 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   v1::Welcome::PutAccess put_access() const { return put_access_; }
   bool checksums() const { return checksums_; }
   bool single_flight() const { return single_flight_; }
+  // What it lends and has borrowed; null: the daemon takes no part in that.
+  const std::shared_ptr<LoanBook>& loans() const { return loans_; }
   // With the memory of a GPU: there is nothing here that the CPU could read or write.
   bool on_device() const { return on_device_; }
   // What make(descriptors, bytes of each) made of the chunks, which is kept as long as the session.
@@ -140,6 +144,7 @@ class LocalSession : public std::enable_shared_from_this<LocalSession> {
   const bool checksums_;
   const bool single_flight_;
   const bool on_device_;
+  const std::shared_ptr<LoanBook> loans_;
   const uint64_t pin_budget_bytes_;
   const uint32_t chunk_count_;
   const uint64_t chunk_bytes_;

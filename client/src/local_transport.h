@@ -94,6 +94,9 @@ class LocalTransport final : public Transport {
             absl::Time deadline, Done<ListResult> done) override;
   void Ping(bool wait_for_daemon, absl::Time deadline, Done<absl::Status> done) override;
 
+  // For what is asked of the daemon besides.
+  LocalLink& link() { return *link_; }
+
  private:
   explicit LocalTransport(std::function<absl::Time()> clock);
 

@@ -24,6 +24,8 @@ inline constexpr Result kInvalidHandle = 400;
 inline constexpr Result kNotFound = 500;
 inline constexpr Result kNotReady = 600;
 inline constexpr Result kIllegalAddress = 700;
+inline constexpr Result kHostMemoryAlreadyRegistered = 712;
+inline constexpr Result kHostMemoryNotRegistered = 713;
 inline constexpr Result kNotPermitted = 800;
 inline constexpr Result kNotSupported = 801;
 inline constexpr Result kSystemDriverMismatch = 803;
@@ -34,6 +36,7 @@ using AllocationHandle = unsigned long long;
 using Context = struct ContextOfDriver*;
 using Stream = struct StreamOfDriver*;  // null = the default one
 using HostFunction = void (*)(void* user_data);
+using Event = struct EventOfDriver*;
 
 struct Uuid {
   char bytes[16];
@@ -48,6 +51,14 @@ inline constexpr int kGranularityMinimum = 0;
 inline constexpr int kAttributeVirtualMemory = 102;
 inline constexpr int kAttributePosixFdHandles = 103;
 inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr int kPointerDeviceOrdinal = 9;
+inline constexpr int kPointerIsLegacyIpcCapable = 10;
+inline constexpr unsigned kIpcLazyEnablePeerAccess = 1;
+
+// Names an allocation to other processes: its base, whatever pointer into it was asked for.
+struct IpcHandle {
+  char bytes[64];
+};
 
 struct MemoryLocation {
   int type;
@@ -102,6 +113,13 @@ struct Api {
   Result (*mem_set_access)(DevicePointer pointer, size_t bytes,
                            const AccessDescription* descriptions, size_t count);
 
+  Result (*mem_retain_allocation_handle)(AllocationHandle* handle, void* address);
+  Result (*mem_get_address_range)(DevicePointer* base, size_t* bytes, DevicePointer pointer);
+  Result (*pointer_get_attribute)(void* value, int attribute, DevicePointer pointer);
+  Result (*ipc_get_mem_handle)(IpcHandle* handle, DevicePointer pointer);
+  Result (*ipc_open_mem_handle)(DevicePointer* pointer, IpcHandle handle, unsigned flags);
+  Result (*ipc_close_mem_handle)(DevicePointer pointer);
+
   Result (*device_primary_ctx_retain)(Context* context, Device device);
   Result (*device_primary_ctx_release)(Device device);
   Result (*ctx_push_current)(Context context);
@@ -115,6 +133,16 @@ struct Api {
   Result (*stream_synchronize)(Stream stream);
   Result (*stream_query)(Stream stream);
   Result (*launch_host_func)(Stream stream, HostFunction function, void* user_data);
+
+  Result (*event_create)(Event* event, unsigned flags);
+  Result (*event_destroy)(Event event);
+  Result (*event_record)(Event event, Stream stream);
+  Result (*event_synchronize)(Event event);
+  Result (*event_elapsed_time)(float* milliseconds, Event start, Event end);
+
+  Result (*mem_get_info)(size_t* free_bytes, size_t* total_bytes);
+  Result (*mem_host_register)(void* memory, size_t bytes, unsigned flags);
+  Result (*mem_host_unregister)(void* memory);
 };
 
 // Calls f(symbol, version, member) for each, where `member` is the place in an Api and `version`
@@ -137,6 +165,12 @@ bool ForEachEntryPoint(F f) {
          f("cuMemAddressFree", 10020, &Api::mem_address_free) &&
          f("cuMemMap", 10020, &Api::mem_map) && f("cuMemUnmap", 10020, &Api::mem_unmap) &&
          f("cuMemSetAccess", 10020, &Api::mem_set_access) &&
+         f("cuMemRetainAllocationHandle", 11000, &Api::mem_retain_allocation_handle) &&
+         f("cuMemGetAddressRange", 3020, &Api::mem_get_address_range) &&
+         f("cuPointerGetAttribute", 4000, &Api::pointer_get_attribute) &&
+         f("cuIpcGetMemHandle", 4010, &Api::ipc_get_mem_handle) &&
+         f("cuIpcOpenMemHandle", 11000, &Api::ipc_open_mem_handle) &&
+         f("cuIpcCloseMemHandle", 4010, &Api::ipc_close_mem_handle) &&
          f("cuDevicePrimaryCtxRetain", 7000, &Api::device_primary_ctx_retain) &&
          f("cuDevicePrimaryCtxRelease", 11000, &Api::device_primary_ctx_release) &&
          f("cuCtxPushCurrent", 4000, &Api::ctx_push_current) &&
@@ -148,7 +182,15 @@ bool ForEachEntryPoint(F f) {
          f("cuStreamDestroy", 4000, &Api::stream_destroy) &&
          f("cuStreamSynchronize", 2000, &Api::stream_synchronize) &&
          f("cuStreamQuery", 2000, &Api::stream_query) &&
-         f("cuLaunchHostFunc", 10000, &Api::launch_host_func);
+         f("cuLaunchHostFunc", 10000, &Api::launch_host_func) &&
+         f("cuEventCreate", 2000, &Api::event_create) &&
+         f("cuEventDestroy", 4000, &Api::event_destroy) &&
+         f("cuEventRecord", 2000, &Api::event_record) &&
+         f("cuEventSynchronize", 2000, &Api::event_synchronize) &&
+         f("cuEventElapsedTime", 2000, &Api::event_elapsed_time) &&
+         f("cuMemGetInfo", 3020, &Api::mem_get_info) &&
+         f("cuMemHostRegister", 6050, &Api::mem_host_register) &&
+         f("cuMemHostUnregister", 4000, &Api::mem_host_unregister);
 }
 
 }  // namespace infercache::cuda

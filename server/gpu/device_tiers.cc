@@ -1,5 +1,8 @@
 #include "server/gpu/device_tiers.h"
 
+#include <fcntl.h>
+
+#include <cerrno>
 #include <thread>
 #include <utility>
 
@@ -15,37 +18,69 @@ namespace {
 
 constexpr absl::Duration kMoment = absl::Milliseconds(100);
 
+// A chunk and its descriptor. Whoever has that can write: CUDA knows no other.
+struct Chunk {
+  cuda::Allocation memory;
+  UniqueFd descriptor;
+};
+
+// Asks the driver for nothing any more: who opens a session must not wait for a GPU that hangs.
 class DeviceChunks final : public store::Chunks {
  public:
-  explicit DeviceChunks(std::vector<cuda::Allocation> chunks) : chunks_(std::move(chunks)) {}
+  explicit DeviceChunks(std::vector<Chunk> chunks) : chunks_(std::move(chunks)) {}
 
   std::span<std::byte> bytes(uint32_t) const override { return {}; }
-  // Whoever has it can write: CUDA knows no other descriptor.
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool) const override {
-    return chunks_[chunk].Export();
+    UniqueFd fd(fcntl(chunks_[chunk].descriptor.get(), F_DUPFD_CLOEXEC, 0));
+    if (!fd.valid()) return absl::ErrnoToStatus(errno, "F_DUPFD_CLOEXEC of a GPU's chunk");
+    return fd;
   }
 
  private:
-  const std::vector<cuda::Allocation> chunks_;
+  const std::vector<Chunk> chunks_;
 };
 
-absl::StatusOr<std::unique_ptr<store::Chunks>> Allocate(
-    const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device,
-    const store::ArenaGeometry& arena) {
-  std::vector<cuda::Allocation> chunks;
+absl::StatusOr<std::vector<Chunk>> Allocate(const std::shared_ptr<const cuda::Driver>& driver,
+                                            cuda::Device device,
+                                            const store::ArenaGeometry& arena) {
+  std::vector<Chunk> chunks;
   for (uint64_t i = 0; i < arena.chunk_count; ++i) {
-    ASSIGN_OR_RETURN(cuda::Allocation chunk,
+    ASSIGN_OR_RETURN(cuda::Allocation memory,
                      cuda::Allocation::Create(driver, device, arena.chunk_bytes));
-    // What cannot be handed out is of no use; better to know now.
-    RETURN_IF_ERROR(chunk.Export().status());
-    chunks.push_back(std::move(chunk));
+    ASSIGN_OR_RETURN(UniqueFd descriptor, memory.Export());
+    chunks.push_back({std::move(memory), std::move(descriptor)});
   }
-  return std::make_unique<DeviceChunks>(std::move(chunks));
+  return chunks;
 }
 
 bool WaitAMoment(absl::Duration moment) {
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(moment));
   return true;
+}
+
+// Asks a GPU that is full again and again.
+absl::StatusOr<std::vector<Chunk>> AllocatePatiently(
+    const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device,
+    const store::ArenaGeometry& arena, const TierOptions& options) {
+  const absl::Time deadline = absl::Now() + options.patience;
+  while (true) {
+    auto chunks = Allocate(driver, device, arena);
+    if (chunks.ok() || !absl::IsResourceExhausted(chunks.status()) || absl::Now() >= deadline ||
+        !(options.wait ? options.wait(kMoment) : WaitAMoment(kMoment))) {
+      return chunks;
+    }
+  }
+}
+
+absl::StatusOr<std::vector<cuda::Mapping>> MapForReading(const std::vector<Chunk>& chunks,
+                                                         cuda::Device device) {
+  std::vector<cuda::Mapping> mapped;
+  for (const Chunk& chunk : chunks) {
+    ASSIGN_OR_RETURN(cuda::Mapping mapping,
+                     cuda::Mapping::Map(chunk.memory, device, cuda::Mapping::Access::kRead));
+    mapped.push_back(std::move(mapping));
+  }
+  return mapped;
 }
 
 }  // namespace
@@ -88,16 +123,30 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
   const store::ArenaGeometry arena =
       store::PlanDeviceArena(request.bytes, options_.chunk_bytes, granularity);
   result->bytes = arena.total_bytes();
-  const absl::Time deadline = absl::Now() + options_.patience;
-  while (true) {
-    auto chunks = Allocate(driver_, device.ordinal, arena);
-    if (chunks.ok())
-      return store.AddDeviceTier(*request.ns, device.uuid, arena, *std::move(chunks));
-    if (!absl::IsResourceExhausted(chunks.status()) || absl::Now() >= deadline) {
-      return chunks.status();
-    }
-    if (!(options_.wait ? options_.wait(kMoment) : WaitAMoment(kMoment))) return chunks.status();
+  ASSIGN_OR_RETURN(std::vector<Chunk> chunks,
+                   AllocatePatiently(driver_, device.ordinal, arena, options_));
+  ASSIGN_OR_RETURN(Demoter* const demoter, DemoterOf(device));
+  std::vector<cuda::Mapping> mapped;
+  if (demoter != nullptr) {
+    ASSIGN_OR_RETURN(mapped, MapForReading(chunks, device.ordinal));
   }
+  RETURN_IF_ERROR(store.AddDeviceTier(
+      *request.ns, device.uuid, arena, std::make_unique<DeviceChunks>(std::move(chunks)),
+      demoter != nullptr ? demoter->low_room() : std::function<void()>()));
+  if (demoter == nullptr) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::shared_ptr<store::Namespace> tier, request.ns->FindDeviceTier(device.uuid));
+  demoter->Add({.host = request.ns, .objects = std::move(tier), .chunks = std::move(mapped)});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Demoter*> DeviceTiers::DemoterOf(const cuda::DeviceInfo& device) {
+  if (!options_.demote) return nullptr;
+  std::unique_ptr<Demoter>& demoter = demoters_[device.uuid];
+  if (demoter == nullptr) {
+    Demoter::Options options = options_.demotion;
+    ASSIGN_OR_RETURN(demoter, Demoter::Start(driver_, device.ordinal, std::move(options)));
+  }
+  return demoter.get();
 }
 
 }  // namespace infercache::gpu

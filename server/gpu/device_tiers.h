@@ -1,10 +1,12 @@
-// Gives namespaces their tiers in the memory of GPUs when the daemon starts. No CUDA context is
-// made: the daemon only allocates and hands out.
+// Gives namespaces their tiers in the memory of GPUs when the daemon starts, and moves objects of
+// theirs down if it is to. Unless it does, no CUDA context is made: the daemon only allocates and
+// hands out.
 
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/cuda/driver.h"
+#include "server/gpu/demoter.h"
 #include "server/store/store.h"
 
 namespace infercache::gpu {
@@ -31,6 +34,9 @@ struct TierOptions {
   // Waits for a moment; false: no longer worth it. Null = a moment of 100 ms.
   std::function<bool(absl::Duration)> wait = nullptr;
   const char* library = cuda::Driver::kLibrary;
+  // Objects that are worth least move down to host memory. Costs a CUDA context for each GPU.
+  bool demote = false;
+  Demoter::Options demotion = {};
 };
 
 struct TierResult {
@@ -42,7 +48,8 @@ struct TierResult {
 
 // Makes one tier and says what came of it; a tier that cannot be had is off, and its namespace says
 // why: UNIMPLEMENTED (no driver, no such GPU, or it cannot export memory), RESOURCE_EXHAUSTED (too
-// little memory), ALREADY_EXISTS (a second one on one GPU). Not thread-safe.
+// little memory), ALREADY_EXISTS (a second one on one GPU). What it made stays when it goes, but
+// nothing moves down any more. Not thread-safe.
 class DeviceTiers {
  public:
   explicit DeviceTiers(TierOptions options) : options_(std::move(options)) {}
@@ -53,10 +60,13 @@ class DeviceTiers {
 
  private:
   absl::Status TryToAdd(store::Store& store, const TierRequest& request, TierResult* result);
+  // The GPU's, which is started if there is none. Null = nothing is to move down.
+  absl::StatusOr<Demoter*> DemoterOf(const cuda::DeviceInfo& device);
 
   const TierOptions options_;
   std::shared_ptr<const cuda::Driver> driver_;
   absl::Status driver_status_;
+  std::map<std::string, std::unique_ptr<Demoter>> demoters_;  // by the GPU's UUID
 };
 
 }  // namespace infercache::gpu

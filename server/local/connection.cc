@@ -13,6 +13,7 @@
 #include "common/status_macros.h"
 #include "server/answers/failure.h"
 #include "server/local/hello.h"
+#include "server/local/item_counts.h"
 
 namespace infercache::local {
 namespace {
@@ -26,38 +27,6 @@ constexpr size_t kReadBudget = 256 * 1024;
 constexpr std::chrono::milliseconds kTurn{1};
 // A client with more unread answers than this gets no further ones until it has read some.
 constexpr size_t kBackPressureBytes = 256 * 1024;
-
-absl::Status CheckItemCount(size_t count) {
-  if (count <= kMaxItemsPerFrame) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("a request of ", count, " items; the limit is ", kMaxItemsPerFrame));
-}
-
-absl::Status CheckItemCounts(const v1::LocalRequest& request) {
-  switch (request.body_case()) {
-    case v1::LocalRequest::kReserve:
-      return CheckItemCount(request.reserve().items_size());
-    case v1::LocalRequest::kCommit:
-      return CheckItemCount(request.commit().reservations_size());
-    case v1::LocalRequest::kAbort:
-      return CheckItemCount(request.abort().reservations_size());
-    case v1::LocalRequest::kPutInline:
-      return CheckItemCount(request.put_inline().items_size());
-    case v1::LocalRequest::kLookup:
-      return CheckItemCount(request.lookup().keys_size());
-    case v1::LocalRequest::kRelease:
-      return CheckItemCount(request.release().leases_size());
-    case v1::LocalRequest::kRemove:
-      return CheckItemCount(request.remove().keys_size());
-    case v1::LocalRequest::kGetOrReserve:
-      return CheckItemCount(request.get_or_reserve().keys_size());
-    case v1::LocalRequest::kGiveUp:
-      return CheckItemCount(size_t{0} + request.give_up().claims_size() +
-                            request.give_up().requests_size());
-    default:
-      return absl::OkStatus();
-  }
-}
 
 bool HasRoom(int socket) {
   pollfd item = {.fd = socket, .events = POLLOUT, .revents = 0};
@@ -96,6 +65,13 @@ void Connection::Tick() {
 
 void Connection::Close(EndReason reason) {
   asio::post(context_, [self = shared_from_this(), reason] { self->End(reason, ""); });
+}
+
+void Connection::CloseUnlessOpen() {
+  asio::post(context_, [self = shared_from_this()] {
+    if (self->state_ == State::kOpen) return;
+    self->End(EndReason::kSlow, "there are too many that have not opened a session");
+  });
 }
 
 // --- The socket ---
@@ -137,9 +113,10 @@ void Connection::OnReadable() {
   if (state_ == State::kPeeking) return Peek();
   if (state_ != State::kHello && state_ != State::kOpen) return;
   turn_end_.reset();
-  const auto read =
-      reader_.Read(socket_.native_handle(), kReadBudget,
-                   [this](std::string_view body, std::vector<UniqueFd>) { return OnFrame(body); });
+  const auto read = reader_.Read(socket_.native_handle(), kReadBudget,
+                                 [this](std::string_view body, std::vector<UniqueFd> descriptors) {
+                                   return OnFrame(body, std::move(descriptors));
+                                 });
   if (!read.ok()) {
     const absl::string_view message = read.status().message();
     return End(absl::IsUnavailable(read.status()) ? EndReason::kClosed : EndReason::kProtocol,
@@ -183,6 +160,7 @@ void Connection::HandOver() {
     host_.Log(LocalOptions::Severity::kDebug,
               "a connection speaks HTTP/2, which is not served here");
   }
+  host_.openings.Remove(id_);
   host_.forget(id_);
 }
 
@@ -228,24 +206,47 @@ void Connection::Continue() {
 
 // --- Frames ---
 
-absl::Status Connection::OnFrame(std::string_view body) {
+absl::Status Connection::OnFrame(std::string_view body, std::vector<UniqueFd> descriptors) {
   Count(host_.counters.requests);
   if (state_ == State::kRefused) return absl::OkStatus();
-  if (backlog_.empty() && !Congested() && !TurnIsOver()) return HandleFrame(body);
-  backlog_.emplace_back(body);
+  UniqueFd descriptor;
+  if (!descriptors.empty()) {
+    RETURN_IF_ERROR(CheckDescriptors(body, descriptors.size()));
+    descriptor = std::move(descriptors.front());
+  }
+  if (backlog_.empty() && !Congested() && !TurnIsOver()) {
+    return HandleFrame(body, std::move(descriptor));
+  }
+  if (descriptor.valid()) ++waiting_descriptors_;
+  backlog_.push_back({std::string(body), std::move(descriptor)});
+  return absl::OkStatus();
+}
+
+// Descriptors are dearer than bytes: what takes none keeps none waiting.
+absl::Status Connection::CheckDescriptors(std::string_view body, size_t count) const {
+  Request request;
+  if (state_ != State::kOpen || count != 1 ||
+      !request.ParseFromArray(body.data(), static_cast<int>(body.size())) || !request.has_lend()) {
+    return absl::InvalidArgumentError("descriptors beside a request that takes none");
+  }
+  if (waiting_descriptors_ >= kMaxWaitingDescriptors) {
+    return absl::InvalidArgumentError(absl::StrCat("more than ", kMaxWaitingDescriptors,
+                                                   " descriptors before they are answered"));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Connection::HandleBacklog() {
   while (!backlog_.empty() && !Congested() && !TurnIsOver()) {
-    const std::string body = std::move(backlog_.front());
+    Waiting next = std::move(backlog_.front());
     backlog_.pop_front();
-    RETURN_IF_ERROR(HandleFrame(body));
+    if (next.descriptor.valid()) --waiting_descriptors_;
+    RETURN_IF_ERROR(HandleFrame(next.body, std::move(next.descriptor)));
   }
   return absl::OkStatus();
 }
 
-absl::Status Connection::HandleFrame(std::string_view body) {
+absl::Status Connection::HandleFrame(std::string_view body, UniqueFd descriptor) {
   if (state_ == State::kOpen && FindInlinePuts(body, &inline_puts_)) {
     return HandleInlinePuts();
   }
@@ -253,7 +254,8 @@ absl::Status Connection::HandleFrame(std::string_view body) {
   if (!request.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
     return absl::InvalidArgumentError("a frame that is no request");
   }
-  return state_ == State::kHello ? HandleHello(request) : HandleRequest(request);
+  return state_ == State::kHello ? HandleHello(request)
+                                 : HandleRequest(request, std::move(descriptor));
 }
 
 absl::Status Connection::HandleInlinePuts() {
@@ -266,7 +268,7 @@ absl::Status Connection::HandleInlinePuts() {
   return absl::OkStatus();
 }
 
-absl::Status Connection::HandleRequest(const Request& request) {
+absl::Status Connection::HandleRequest(const Request& request, UniqueFd descriptor) {
   switch (request.body_case()) {
     case Request::BODY_NOT_SET:
       return absl::InvalidArgumentError("a request of an unknown kind");
@@ -275,6 +277,7 @@ absl::Status Connection::HandleRequest(const Request& request) {
     case Request::kWrite:
     case Request::kRelease:
     case Request::kGiveUp:
+    case Request::kReturnLent:
       break;
     case Request::kDrain:
       AskForDrain();
@@ -286,7 +289,8 @@ absl::Status Connection::HandleRequest(const Request& request) {
   RETURN_IF_ERROR(CheckItemCounts(request));
   Response response;
   std::vector<UniqueFd> descriptors;
-  const absl::Status status = session_->Handle(request, &response, &descriptors);
+  const absl::Status status =
+      session_->Handle(request, std::move(descriptor), &response, &descriptors);
   Answer(request.id(), status, &response, std::move(descriptors));
   return absl::OkStatus();
 }
@@ -313,6 +317,8 @@ absl::Status Connection::HandleHello(const Request& request) {
     return absl::OkStatus();
   }
   state_ = State::kOpen;
+  host_.openings.Remove(id_);
+  reader_.set_max_body_bytes(kMaxFrameBytes);
   client_ = request.hello().client();
   Count(host_.counters.sessions_opened);
   WatchProcess();
@@ -333,6 +339,7 @@ absl::Status Connection::OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* 
     if (session.ok()) {
       session_ = *std::move(session);
       if (hello.single_flight()) welcome->set_single_flight(OpenFlights());
+      OpenLoans();
     } else {
       host_.users.RemoveSession(peer_.user);
     }

@@ -26,6 +26,7 @@
 
 #include "absl/status/status.h"
 #include "common/frame_channel.h"
+#include "common/limits.h"
 #include "common/unique_fd.h"
 #include "infercache/v1/local.pb.h"
 #include "server/local/host.h"
@@ -49,6 +50,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Tells the client, if it has a session, that it gets no more work done.
   void SayGoodbye(std::string reason);
   void Close(EndReason reason);
+  // Because there are too many that have no session.
+  void CloseUnlessOpen();
 
  private:
   enum class State : uint8_t { kPeeking, kHello, kOpen, kRefused, kEnded };
@@ -71,10 +74,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool Congested();
 
   // Frames. A failure means that the client breaks the protocol.
-  absl::Status OnFrame(std::string_view body);
-  absl::Status HandleFrame(std::string_view body);
+  absl::Status OnFrame(std::string_view body, std::vector<UniqueFd> descriptors);
+  absl::Status CheckDescriptors(std::string_view body, size_t count) const;
+  absl::Status HandleFrame(std::string_view body, UniqueFd descriptor);
   absl::Status HandleBacklog();
-  absl::Status HandleRequest(const Request& request);
+  absl::Status HandleRequest(const Request& request, UniqueFd descriptor);
   absl::Status HandleHello(const Request& request);
   absl::Status OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* welcome,
                                  std::vector<UniqueFd>* descriptors);
@@ -82,6 +86,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // False: it is too late for claims.
   bool OpenFlights();
   void SendClaimEvents();
+  void OpenLoans();
+  void SendLentEvents();
   void AskForDrain();
   void Answer(uint64_t id, const absl::Status& status, Response* response,
               std::vector<UniqueFd> descriptors = {});
@@ -92,6 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void WatchProcess();
   void OnTick();
   void End(EndReason reason, std::string_view detail);
+  void TakeLastReturns();
   void GiveBack(EndReason reason);
   void LogEnd(EndReason reason, std::string_view detail) const;
 
@@ -116,10 +123,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool flush_at_tick_ = false;  // the socket has room, but descriptors cannot be sent now
   bool descriptors_unsent_ = false;
   bool said_goodbye_ = false;
-  FrameReader reader_{/*max_descriptors=*/0};
+  FrameReader reader_{kMaxRequestDescriptors, kMaxHelloBytes};  // until there is a session
   FrameWriter writer_;
   // Requests that wait until answers have been read, or for the next turn.
-  std::deque<std::string> backlog_;
+  struct Waiting {
+    std::string body;
+    UniqueFd descriptor;
+  };
+  std::deque<Waiting> backlog_;
+  size_t waiting_descriptors_ = 0;
   Peer peer_;
   std::string client_;  // what it calls itself, escaped
   std::unique_ptr<Session> session_;

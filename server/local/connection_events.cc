@@ -1,5 +1,6 @@
-// What a connection sends unasked: how waits ended, and Goodbye.
+// What a connection sends unasked: how waits ended, what became of loans, and Goodbye.
 
+#include <algorithm>
 #include <asio/post.hpp>
 #include <utility>
 
@@ -36,6 +37,33 @@ void Connection::SendClaimEvents() {
   while (session_->flights().TakeEvents(event.mutable_claim_events())) {
     Send(event, {});
     event.Clear();
+  }
+}
+
+void Connection::OpenLoans() {
+  session_->loans().Open([&context = context_, weak = weak_from_this()] {
+    asio::post(context, [weak] {
+      const auto self = weak.lock();
+      if (self == nullptr || self->state_ != State::kOpen) return;
+      self->SendLentEvents();
+      self->Continue();
+    });
+  });
+}
+
+void Connection::SendLentEvents() {
+  v1::LentEvents events;
+  if (!session_->loans().TakeEvents(&events)) return;
+  // A frame has room for so many numbers, whatever they are.
+  constexpr int kMost = 32'768;
+  for (int i = 0; i < std::max(events.free_size(), events.gone_size()); i += kMost) {
+    Response event;
+    const auto piece = [i](const auto& all, auto* some) {
+      for (int k = i; k < std::min(all.size(), i + kMost); ++k) some->Add(all.Get(k));
+    };
+    piece(events.free(), event.mutable_lent_events()->mutable_free());
+    piece(events.gone(), event.mutable_lent_events()->mutable_gone());
+    Send(event, {});
   }
 }
 

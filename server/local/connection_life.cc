@@ -48,8 +48,28 @@ void Connection::OnTick() {
   if (!writer_.empty() || std::exchange(flush_at_tick_, false)) Continue();
 }
 
+// What a client returned before it left counts, though its connection was found closed before that
+// was read: it would be missing it until its process is gone.
+void Connection::TakeLastReturns() {
+  const auto take = [this](std::string_view body) {
+    Request request;
+    if (request.ParseFromArray(body.data(), static_cast<int>(body.size())) &&
+        request.has_return_lent()) {
+      session_->loans().ReturnLent(request.return_lent());
+    }
+  };
+  for (const Waiting& waiting : backlog_) take(waiting.body);
+  constexpr size_t kBudget = size_t{1} << 20;
+  (void)reader_.Read(socket_.native_handle(), kBudget,
+                     [&take](std::string_view body, std::vector<UniqueFd>) {
+                       take(body);
+                       return absl::OkStatus();
+                     });
+}
+
 void Connection::End(EndReason reason, std::string_view detail) {
   if (state_ == State::kEnded) return;
+  if (state_ == State::kOpen && reason == EndReason::kClosed) TakeLastReturns();
   const bool was_open = std::exchange(state_, State::kEnded) == State::kOpen;
   backlog_.clear();
   writer_ = FrameWriter();
@@ -76,30 +96,37 @@ void Connection::End(EndReason reason, std::string_view detail) {
   drain_timer_.cancel();
   socket_.close(ignored);
   process_.close(ignored);
+  host_.openings.Remove(id_);
   host_.forget(id_);
 }
 
 void Connection::GiveBack(EndReason reason) {
   std::vector<Quarantined> still_written;
+  std::unique_ptr<Lending::Member> still_mapped;
+  const auto still_lives = [&] {
+    still_written = session_->TakeReservations();
+    still_mapped = session_->loans().TakeBorrowed();
+  };
   auto kind = Quarantine::WitnessKind::kProcess;
   UniqueFd witness;
   if (reason == EndReason::kProcessGone || reason == EndReason::kShutdown) {
     // Nobody writes any more, or nobody reuses the bytes any more.
   } else if (process_.is_open()) {
     witness = UniqueFd(process_.release());
-    if (!IsGone(witness)) still_written = session_->TakeReservations();
+    if (!IsGone(witness)) still_lives();
   } else if (reason != EndReason::kClosed) {
     // Its own end of the connection is all that can tell. Ours is shut for sending, so that the
     // client sees an end of it.
     kind = Quarantine::WitnessKind::kConnection;
     witness = UniqueFd(socket_.release());
     shutdown(witness.get(), SHUT_WR);
-    still_written = session_->TakeReservations();
+    still_lives();
   }
   session_.reset();
-  if (!still_written.empty()) {
+  if (!still_written.empty() || still_mapped != nullptr) {
     host_.quarantine.Hold(kind, std::move(witness), std::move(still_written),
-                          std::make_unique<QuarantinedSession>(host_.users, peer_.user));
+                          std::make_unique<QuarantinedSession>(host_.users, peer_.user),
+                          std::move(still_mapped));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "server/local/flights.h"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_set>
 #include <utility>
 
@@ -70,16 +71,18 @@ void Flights::Close(const absl::Status& why) {
   if (!std::exchange(open_, false)) return;
   // What has happened so far is told as it happened, a win apart: it has passed on by then.
   namespace_->claims().Leave(*party_);
-  for (store::ClaimEvent& event : party_->Take()) {
-    if (event.outcome != Outcome::kWin) untold_.insert(untold_.begin(), std::move(event));
-  }
+  std::vector<store::ClaimEvent> all(std::make_move_iterator(untold_.rbegin()),
+                                     std::make_move_iterator(untold_.rend()));
+  std::ranges::move(party_->Take(), std::back_inserter(all));
   party_->Close();
-  std::erase_if(untold_, [](const auto& event) { return event.outcome == Outcome::kWin; });
+  std::erase_if(all, [](const auto& event) { return event.outcome == Outcome::kWin; });
   std::unordered_map<uint64_t, Asked> left = waits_;
-  for (const store::ClaimEvent& event : untold_) left.erase(event.ticket);
+  for (const store::ClaimEvent& event : all) left.erase(event.ticket);
   for (const auto& [ticket, asked] : left) {
-    untold_.insert(untold_.begin(), {.ticket = ticket, .outcome = Outcome::kMiss, .why = why});
+    all.push_back({.ticket = ticket, .outcome = Outcome::kMiss, .why = why});
   }
+  std::reverse(all.begin(), all.end());
+  untold_ = std::move(all);
 }
 
 v1::ClaimAnswer Flights::Ask(std::string_view key, const store::Claims::Request& request,

@@ -1,9 +1,5 @@
 #include "server/local/hello.h"
 
-#include <fcntl.h>
-
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -75,12 +71,6 @@ absl::StatusOr<PutAccess> DecideAccess(const Host& host, const store::NamespaceS
   return spec.writable_by_clients ? v1::Welcome::PUT_ACCESS_IN_PLACE : v1::Welcome::PUT_ACCESS_SEND;
 }
 
-absl::StatusOr<UniqueFd> Duplicate(int fd) {
-  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (copy.valid()) return copy;
-  return absl::ResourceExhaustedError(absl::StrCat("F_DUPFD_CLOEXEC: ", strerror(errno)));
-}
-
 void FillWelcome(const Host& host, const store::Namespace& ns, const store::ClientPage& page,
                  v1::Welcome* welcome) {
   welcome->set_version(kProtocolVersion);
@@ -98,6 +88,7 @@ void FillWelcome(const Host& host, const store::Namespace& ns, const store::Clie
   welcome->set_checksums(ns.spec().checksums);
   if (ns.spec().device.empty()) welcome->set_page_kind(PageKindName(ns.page_kind()));
   welcome->set_device(ns.spec().device);
+  welcome->set_lending(ns.spec().device.empty());
 }
 
 }  // namespace
@@ -124,7 +115,7 @@ absl::StatusOr<std::unique_ptr<Session>> OpenSession(Host& host, const v1::Hello
   descriptors->push_back(std::move(index_fd));
   descriptors->push_back(std::move(page_fd));
   FillWelcome(host, *ns, *page, welcome);
-  auto session = std::make_unique<Session>(host, std::move(ns), std::move(fingerprint),
+  auto session = std::make_unique<Session>(host, peer.user, std::move(ns), std::move(fingerprint),
                                            std::move(page), access);
   welcome->set_session(id);
   welcome->set_put_access(access);

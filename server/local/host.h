@@ -12,8 +12,12 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "common/unique_fd.h"
+#include "server/local/lending.h"
 #include "server/local/local_server.h"
+#include "server/local/openings.h"
 #include "server/local/peer.h"
 #include "server/local/quarantine.h"
 #include "server/local/users.h"
@@ -22,6 +26,9 @@
 namespace infercache::local {
 
 inline constexpr uint32_t kProtocolVersion = 1;
+
+// RESOURCE_EXHAUSTED: out of descriptors.
+absl::StatusOr<UniqueFd> Duplicate(int fd);
 
 // A number of things that somebody may wait to be none; whoever has waited may destroy it.
 class Outstanding {
@@ -60,12 +67,14 @@ struct Host {
   // Drops the server's hold on a connection that is over. Set before the first one.
   std::function<void(uint64_t connection)> forget;
 
-  // Synchronize themselves. `users` and `books` outlive `quarantine`.
+  // Synchronize themselves. `users`, `books` and `lending` outlive `quarantine`.
   std::atomic<bool> draining{false};
   Counters counters;
   Outstanding reservations;  // of open sessions, quarantined ones apart
   Users users;
+  Openings openings;
   QuarantineBooks books;
+  Lending lending;
   Quarantine quarantine;
 };
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "server/local/accept.h"
 #include "server/local/connection.h"
 #include "server/local/host.h"
+#include "server/local/peer.h"
 
 namespace infercache::local {
 namespace {
@@ -158,6 +160,11 @@ class LocalServer::Impl {
     stats.quarantined_reservations = host_.books.count();
     stats.quarantined = host_.books.Aged();
     stats.touches_drained = get(counters.touches_drained);
+    const Lending::Stats lent = host_.lending.stats();
+    stats.loans = lent.loans;
+    stats.lent_allocations = lent.allocations;
+    stats.borrowed = lent.borrowed;
+    stats.mapped_allocations = lent.mapped;
     return stats;
   }
 
@@ -186,6 +193,9 @@ class LocalServer::Impl {
 
   void Adopt(UniqueFd socket) ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t most = uint64_t{host_.options.max_sessions} + kMaxConnectionsBeyondSessions;
+    // From half of them on one that has no session yet goes for each that comes.
+    DropIfMoreThan(most - kMaxConnectionsBeyondSessions / 2);
+    const uint32_t user = PeerUser(socket.get());
     std::shared_ptr<Connection> connection;
     {
       MutexLock lock(&mu_);
@@ -194,12 +204,26 @@ class LocalServer::Impl {
         connection = std::make_shared<Connection>(host_, context, last_id_, std::move(socket));
         connections_.emplace(last_id_, connection);
         connections_open_.Add(1);
+        host_.openings.Add(user, last_id_);
       }
     }
     if (connection != nullptr) return connection->Start();
     Count(host_.counters.sessions_refused);
-    host_.Log(LocalOptions::Severity::kWarning, absl::StrCat("a connection was closed: there are ",
-                                                             most, " already, which is the limit"));
+    host_.Log(LocalOptions::Severity::kDebug, absl::StrCat("a connection was closed: there are ",
+                                                           most, " already, which is the limit"));
+  }
+
+  void DropIfMoreThan(uint64_t most) ABSL_LOCKS_EXCLUDED(mu_) {
+    std::shared_ptr<Connection> dropped;
+    {
+      MutexLock lock(&mu_);
+      if (connections_.size() < most) return;
+      const std::optional<uint64_t> worst = host_.openings.TakeWorst();
+      const auto it = worst ? connections_.find(*worst) : connections_.end();
+      if (it == connections_.end()) return;
+      dropped = it->second;
+    }
+    dropped->CloseUnlessOpen();
   }
 
   void Forget(uint64_t id) ABSL_LOCKS_EXCLUDED(mu_) {

@@ -96,6 +96,13 @@ absl::StatusOr<Peer> IdentifyPeer(int socket) {
   return peer;
 }
 
+uint32_t PeerUser(int socket) {
+  ucred credentials = {};
+  socklen_t bytes = sizeof credentials;
+  const bool known = getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0;
+  return known ? credentials.uid : OverflowIds().user;
+}
+
 bool Permits(const store::LocalAccess& access, const Peer& peer, const OverflowIds& overflow) {
   if (access.everyone) return true;
   const auto has = [](const std::vector<uint32_t>& list, uint32_t id) {

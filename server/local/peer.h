@@ -34,6 +34,9 @@ struct Peer {
 // names the system call: `socket` is no connected Unix socket.
 absl::StatusOr<Peer> IdentifyPeer(int socket);
 
+// Its user alone, which costs one call; what the kernel calls an unknown one if it does not say.
+uint32_t PeerUser(int socket);
+
 // An id that is mapped to nothing matches no list: it may be anybody's.
 bool Permits(const store::LocalAccess& access, const Peer& peer, const OverflowIds& overflow);
 

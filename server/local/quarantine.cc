@@ -88,8 +88,10 @@ Quarantined::~Quarantined() {
 Quarantine::Quarantine(asio::io_context& context) : strand_(asio::make_strand(context)) {}
 
 void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
-                      std::unique_ptr<QuarantinedSession> session) {
-  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held), std::move(session));
+                      std::unique_ptr<QuarantinedSession> session,
+                      std::unique_ptr<Lending::Member> borrowed) {
+  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held), std::move(session),
+                                       std::move(borrowed));
   asio::error_code error;
   watch->witness.assign(witness.get(), error);
   // Without a way to wait nothing can show that the bytes are free: they stay until Clear.
@@ -123,6 +125,7 @@ void Quarantine::Clear() {
       asio::error_code ignored;
       watch->witness.close(ignored);
       watch->held.clear();
+      watch->borrowed.reset();
     }
     watches_.clear();
   });

@@ -1,6 +1,7 @@
 // Bytes that a client may still write although nobody waits for them any more: its reservation took
 // too long, or its session is over while its process is not. They are reused only once the process
-// is gone or has said that it stopped.
+// is gone or has said that it stopped. The same for what a session that is over had borrowed of
+// other clients.
 
 #pragma once
 
@@ -20,6 +21,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/mutex.h"
 #include "common/unique_fd.h"
+#include "server/local/lending.h"
 #include "server/local/users.h"
 #include "server/store/aged_bytes.h"
 #include "server/store/lease.h"
@@ -78,22 +80,29 @@ class Quarantine {
   // What shows that nobody writes any more: a pidfd that becomes readable, or, where there is none,
   // the peer's end of a connection, which is read (and what comes thrown away) until it closes.
   enum class WitnessKind { kProcess, kConnection };
-  // `session` is kept as long, if there is one.
+  // `session` is kept as long, and what it has borrowed, if there is any.
   void Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
-            std::unique_ptr<QuarantinedSession> session = nullptr);
+            std::unique_ptr<QuarantinedSession> session = nullptr,
+            std::unique_ptr<Lending::Member> borrowed = nullptr);
   // Frees all. For the end of the daemon.
   void Clear();
 
  private:
   struct Watch {
     Watch(const asio::strand<asio::io_context::executor_type>& strand, WitnessKind k,
-          std::vector<Quarantined> h, std::unique_ptr<QuarantinedSession> s)
-        : kind(k), witness(strand), session(std::move(s)), held(std::move(h)) {}
+          std::vector<Quarantined> h, std::unique_ptr<QuarantinedSession> s,
+          std::unique_ptr<Lending::Member> b)
+        : kind(k),
+          witness(strand),
+          session(std::move(s)),
+          held(std::move(h)),
+          borrowed(std::move(b)) {}
 
     const WitnessKind kind;
     asio::posix::stream_descriptor witness;
     const std::unique_ptr<QuarantinedSession> session;
     std::vector<Quarantined> held;
+    std::unique_ptr<Lending::Member> borrowed;
   };
 
   // On the strand.

@@ -13,18 +13,24 @@ constexpr std::chrono::milliseconds kBetweenDrains{10};
 
 }  // namespace
 
-Session::Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
-                 std::shared_ptr<store::ClientPage> page, PutAccess access)
+Session::Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns,
+                 Fingerprint fingerprint, std::shared_ptr<store::ClientPage> page, PutAccess access)
     : host_(host),
+      user_(user),
       namespace_(std::move(ns)),
       fingerprint_(std::move(fingerprint)),
       page_(std::move(page)),
       flights_(namespace_, fingerprint_.hash(), access != v1::Welcome::PUT_ACCESS_NONE),
-      puts_(host, namespace_, fingerprint_.hash(), access, flights_) {
+      puts_(host, namespace_, fingerprint_.hash(), access, flights_),
+      loans_(host, *namespace_, fingerprint_.hash(),
+             access == v1::Welcome::PUT_ACCESS_IN_PLACE && namespace_->spec().device.empty()) {
   namespace_->AttachPage(page_);
 }
 
-Session::~Session() { namespace_->DetachPage(page_); }
+Session::~Session() {
+  namespace_->DetachPage(page_);
+  host_.users.RemoveSlots(user_, grown_slots_);
+}
 
 void Session::ExpireReservations(std::chrono::steady_clock::time_point now) {
   Count(host_.counters.reservations_expired, puts_.Expire(now));

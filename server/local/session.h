@@ -20,6 +20,7 @@
 #include "infercache/v1/local.pb.h"
 #include "server/local/flights.h"
 #include "server/local/host.h"
+#include "server/local/loans.h"
 #include "server/local/puts.h"
 #include "server/store/client_page.h"
 #include "server/store/namespace.h"
@@ -29,23 +30,25 @@ namespace infercache::local {
 class Session {
  public:
   // Attaches `page` to `ns`.
-  Session(Host& host, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
+  Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns, Fingerprint fingerprint,
           std::shared_ptr<store::ClientPage> page, PutAccess access);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   // Does what `request` asks and sets the body of `response`, with the descriptors to send beside
-  // it. The result is the answer's status. REQUIRES: a body, no Hello, and counts
-  // within the limits. A Drain is left to the caller, who can wait for next_drain().
-  absl::Status Handle(const v1::LocalRequest& request, v1::LocalResponse* response,
-                      std::vector<UniqueFd>* descriptors);
+  // it. `received` came beside the request, if it is a Lend. The result is the answer's status.
+  // REQUIRES: a body, no Hello, and counts within the limits. A Drain is left to the caller, who
+  // can wait for next_drain().
+  absl::Status Handle(const v1::LocalRequest& request, UniqueFd received,
+                      v1::LocalResponse* response, std::vector<UniqueFd>* descriptors);
   absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
     return puts_.PutInline(items, response);
   }
 
   const store::Namespace& ns() const { return *namespace_; }
   Flights& flights() { return flights_; }
+  Loans& loans() { return loans_; }
 
   // --- Upkeep, ten times a second ---
 
@@ -81,16 +84,19 @@ class Session {
   store::ObjectId Id(std::string_view key) const { return {key, fingerprint_.hash()}; }
 
   Host& host_;
+  const uint32_t user_;
   const std::shared_ptr<store::Namespace> namespace_;
   const Fingerprint fingerprint_;
   const std::shared_ptr<store::ClientPage> page_;
 
   Flights flights_;
   Puts puts_;
+  Loans loans_;
   std::map<uint64_t, store::ReadLease> leases_;
   uint64_t next_lease_ = 1;
   uint64_t leased_bytes_ = 0;
   uint64_t chunks_sent_ = 0;
+  uint64_t grown_slots_ = 0;
   bool was_over_budget_ = false;
   std::chrono::steady_clock::time_point last_drain_;
 };

@@ -28,8 +28,8 @@ absl::Status CheckKeys(const Keys& keys) {
 
 }  // namespace
 
-absl::Status Session::Handle(const v1::LocalRequest& request, v1::LocalResponse* response,
-                             std::vector<UniqueFd>* descriptors) {
+absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
+                             v1::LocalResponse* response, std::vector<UniqueFd>* descriptors) {
   switch (request.body_case()) {
     case v1::LocalRequest::kMapChunks:
       return MapChunks(request.map_chunks(), response->mutable_chunks(), descriptors);
@@ -63,6 +63,20 @@ absl::Status Session::Handle(const v1::LocalRequest& request, v1::LocalResponse*
     case v1::LocalRequest::kGiveUp:
       response->mutable_empty();
       flights_.GiveUp(request.give_up());
+      return absl::OkStatus();
+    case v1::LocalRequest::kLend:
+      return loans_.Lend(request.lend(), std::move(received), response->mutable_lent());
+    case v1::LocalRequest::kTakeBack:
+      RETURN_IF_ERROR(CheckKeys(request.take_back().keys()));
+      return loans_.TakeBack(request.take_back(), response->mutable_taken_back());
+    case v1::LocalRequest::kBorrow:
+      RETURN_IF_ERROR(CheckKeys(request.borrow().keys()));
+      return loans_.Borrow(request.borrow(), response->mutable_borrowed());
+    case v1::LocalRequest::kMapLent:
+      return loans_.MapLent(request.map_lent(), response->mutable_lent_memory(), descriptors);
+    case v1::LocalRequest::kReturnLent:
+      response->mutable_empty();
+      loans_.ReturnLent(request.return_lent());
       return absl::OkStatus();
     case v1::LocalRequest::kDrain:
     case v1::LocalRequest::kPing:
@@ -200,7 +214,12 @@ absl::Status Session::GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* 
     return absl::InvalidArgumentError(
         absl::StrCat("slots: ", request.slots(), "; the limit is ", page_->slot_capacity()));
   }
-  page_->RaiseSlotLimit(std::max(request.slots(), page_->slot_limit()));
+  if (request.slots() > page_->slot_limit()) {
+    const uint64_t more = request.slots() - page_->slot_limit();
+    RETURN_IF_ERROR(host_.users.AddSlots(user_, more));
+    grown_slots_ += more;
+    page_->RaiseSlotLimit(request.slots());
+  }
   response->set_slot_limit(page_->slot_limit());
   return absl::OkStatus();
 }

@@ -36,13 +36,41 @@ absl::Status Users::AddSession(uint32_t user) {
 }
 
 void Users::DropIfEmpty(std::map<uint32_t, Account>::iterator it) {
-  if (it->second.sessions == 0 && it->second.quarantined == 0) accounts_.erase(it);
+  const Account& has = it->second;
+  if (has.sessions + has.quarantined + has.grown_slots == 0) accounts_.erase(it);
 }
 
 void Users::RemoveSession(uint32_t user) {
   MutexLock lock(&mu_);
   const auto it = accounts_.find(user);
   --it->second.sessions;
+  DropIfEmpty(it);
+}
+
+absl::Status Users::AddSlots(uint32_t user, uint64_t slots) {
+  uint64_t has = 0;
+  {
+    MutexLock lock(&mu_);
+    const auto it = accounts_.try_emplace(user).first;
+    has = it->second.grown_slots;
+    if (slots <= kMaxGrownPinSlotsPerUser - has) {
+      it->second.grown_slots += slots;
+      return absl::OkStatus();
+    }
+    DropIfEmpty(it);
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("uid ", user, " has ", has,
+                   " pin slots more than its sessions began with; the "
+                   "limit of one user is ",
+                   kMaxGrownPinSlotsPerUser));
+}
+
+void Users::RemoveSlots(uint32_t user, uint64_t slots) {
+  MutexLock lock(&mu_);
+  const auto it = accounts_.find(user);
+  if (it == accounts_.end()) return;
+  it->second.grown_slots -= slots;
   DropIfEmpty(it);
 }
 

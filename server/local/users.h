@@ -24,12 +24,16 @@ class Users {
   // says of sessions in quarantine. Those that are open already may still go there.
   absl::Status AddSession(uint32_t user) ABSL_LOCKS_EXCLUDED(mu_);
   void RemoveSession(uint32_t user) ABSL_LOCKS_EXCLUDED(mu_);
+  // More pin slots for the sessions of `user`, until RemoveSlots. RESOURCE_EXHAUSTED names the
+  // limit.
+  absl::Status AddSlots(uint32_t user, uint64_t slots) ABSL_LOCKS_EXCLUDED(mu_);
+  void RemoveSlots(uint32_t user, uint64_t slots) ABSL_LOCKS_EXCLUDED(mu_);
   void AddQuarantined(uint32_t user) ABSL_LOCKS_EXCLUDED(mu_);
   void RemoveQuarantined(uint32_t user) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Account {
-    uint64_t sessions = 0, quarantined = 0;
+    uint64_t sessions = 0, quarantined = 0, grown_slots = 0;
   };
 
   void DropIfEmpty(std::map<uint32_t, Account>::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

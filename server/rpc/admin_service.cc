@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "convert/types.h"
 #include "server/rpc/error.h"
+#include "server/rpc/message_bytes.h"
 
 namespace infercache::rpc {
 namespace {
@@ -42,6 +43,9 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   spec.grpc_open = message.grpc_open();
   spec.checksums = message.checksums();
   spec.virtual_clock = message.virtual_clock();
+  if (!message.tiers().empty()) {
+    return absl::InvalidArgumentError("spec.tiers: tiers come from the daemon's configuration");
+  }
   if (message.has_local_users()) spec.local_users = ToAccess(message.local_users());
   if (message.has_local_writers()) {
     spec.writable_by_clients = !IsNobody(message.local_writers());
@@ -69,6 +73,12 @@ absl::StatusOr<store::NamespaceSpec> ToSpec(const v1::NamespaceSpec& message,
   return spec;
 }
 
+void SetTier(const store::DeviceTier& tier, v1::TierSpec* out) {
+  out->set_device(tier.device);
+  out->set_quota_bytes(tier.bytes);
+  if (tier.objects == nullptr) out->set_why_off(std::string(tier.why_off.message()));
+}
+
 void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   const store::NamespaceSpec& spec = ns.spec();
   out->set_name(spec.name);
@@ -81,12 +91,7 @@ void SetSpec(const store::Namespace& ns, v1::NamespaceSpec* out) {
   SetPeers(spec.local_users, out->mutable_local_users());
   out->mutable_local_writers();  // nobody
   if (spec.writable_by_clients) SetPeers(spec.local_writers, out->mutable_local_writers());
-  for (const store::DeviceTier& tier : ns.device_tiers()) {
-    if (tier.objects == nullptr) continue;  // it is off
-    auto* shown = out->add_tiers();
-    shown->set_device(tier.device);
-    shown->set_quota_bytes(tier.objects->spec().quota_bytes);
-  }
+  for (const store::DeviceTier& tier : ns.device_tiers()) SetTier(tier, out->add_tiers());
   ToProto(spec.required_fingerprint, out->mutable_required_fingerprint());
 }
 
@@ -158,7 +163,7 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   SetUseStats(stats.uses, out->mutable_uses());
   SetAge(local.quarantined_in ? local.quarantined_in(ns.spec().name) : store::AgedBytes(),
          out->mutable_quarantine_age());
-  out->set_page_kind(PageKindName(ns.page_kind()));
+  if (ns.spec().device.empty()) out->set_page_kind(PageKindName(ns.page_kind()));
   out->set_name(ns.spec().name);
   out->set_policy(ns.policy());
   out->set_quota_bytes(stats.quota_bytes);
@@ -180,12 +185,21 @@ void SetStats(const store::Namespace& ns, const LocalLane& local, v1::NamespaceS
   out->set_evicted(stats.evicted);
   out->set_evicted_neighbours(stats.evicted_neighbours);
   out->set_evicted_bytes(stats.evicted_bytes);
+  out->set_demoted(stats.demoted);
+  out->set_demoted_bytes(stats.demoted_bytes);
+  out->set_demotions_refused(stats.demotions_refused);
+  out->set_demoting_ms(stats.demoting_ms);
   out->set_integrity_failures(stats.integrity_failures);
   out->set_hit_bytes(stats.hit_bytes + stats.client.hit_bytes);
   out->set_saved_compute_seconds(
       static_cast<double>(stats.saved_compute_us + stats.client.saved_compute_us) / 1e6);
   out->set_largest_free_bytes(stats.largest_free_bytes);
   out->set_metadata_bytes(stats.metadata_bytes);
+  for (const store::DeviceTier& tier : ns.device_tiers()) {
+    v1::DeviceTierStats* const shown = out->add_device_tiers();
+    SetTier(tier, shown->mutable_tier());
+    if (tier.objects != nullptr) SetStats(*tier.objects, local, shown->mutable_objects());
+  }
 }
 
 }  // namespace
@@ -219,80 +233,93 @@ absl::Status AdminService::CheckRight(Method method, const grpc::ServerContextBa
 }
 
 template <typename Request>
-absl::Status AdminService::Admit(UnaryCall& call, Method method,
-                                 const grpc::CallbackServerContext& context,
-                                 const Request& request) const {
-  call.scope().AddRequestBytes(request.ByteSizeLong());
+absl::StatusOr<Request> AdminService::Admit(UnaryCall& call, Method method,
+                                            const grpc::CallbackServerContext& context,
+                                            const grpc::ByteBuffer& bytes) const {
+  call.scope().AddRequestBytes(bytes.Length());
   RETURN_IF_ERROR(call.scope().admission());
-  return CheckRight(method, context);
+  RETURN_IF_ERROR(CheckRight(method, context));
+  Request request;
+  RETURN_IF_ERROR(ParseRequest(bytes, &request));
+  return request;
 }
 
-template <typename Response>
-void AdminService::Answer(UnaryCall& call, const absl::Status& status, const Response& response) {
-  if (status.ok()) call.scope().AddResponseBytes(response.ByteSizeLong());
+template <typename Response, typename Request, typename Work>
+void AdminService::Answer(UnaryCall& call, const absl::StatusOr<Request>& request,
+                          grpc::ByteBuffer* response, Work work) {
+  if (!request.ok()) return call.Complete(request.status());
+  Response answer;
+  const absl::Status status = work(*request, &answer);
+  if (status.ok()) {
+    *response = ToBuffer(answer);
+    call.scope().AddResponseBytes(response->Length());
+  }
   call.Complete(status);
 }
 
 template <typename Request, typename Response, typename Work>
 grpc::ServerUnaryReactor* AdminService::Serve(Method method,
                                               const grpc::CallbackServerContext& context,
-                                              const Request& request, Response* response,
-                                              Work work) {
+                                              const grpc::ByteBuffer& request,
+                                              grpc::ByteBuffer* response, Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  absl::Status status = Admit(*call, method, context, request);
-  if (status.ok()) status = work();
-  Answer(*call, status, *response);
+  Answer<Response>(*call, Admit<Request>(*call, method, context, request), response, work);
   return call;
 }
 
 template <typename Request, typename Response, typename Work>
 grpc::ServerUnaryReactor* AdminService::ServeLater(Method method,
                                                    const grpc::CallbackServerContext& context,
-                                                   const Request& request, Response* response,
-                                                   Work work) {
+                                                   const grpc::ByteBuffer& bytes,
+                                                   grpc::ByteBuffer* response, Work work) {
   auto* call = new UnaryCall(environment_.monitor, method);
-  if (const absl::Status status = Admit(*call, method, context, request); !status.ok()) {
-    call->Complete(status);
+  auto request = Admit<Request>(*call, method, context, bytes);
+  if (!request.ok()) {
+    call->Complete(request.status());
     return call;
   }
-  // Context, request and response live until the call completes.
-  background_.Post([call, &context, response, work] {
-    const bool left = context.IsCancelled();
-    Answer(*call, left ? absl::CancelledError("the client left") : work(), *response);
+  // Context and response live until the call completes.
+  background_.Post([call, &context, response, work, request = std::move(request)] {
+    if (context.IsCancelled()) return call->Complete(absl::CancelledError("the client left"));
+    Answer<Response>(*call, request, response, work);
   });
   return call;
 }
 
 grpc::ServerUnaryReactor* AdminService::GetInfo(grpc::CallbackServerContext* context,
-                                                const v1::GetInfoRequest* request,
-                                                v1::GetInfoResponse* response) {
-  return Serve(Method::kGetInfo, *context, *request, response, [this, response] {
-    const auto uptime = std::chrono::steady_clock::now() - hooks_.started;
-    response->set_version(hooks_.version);
-    response->set_revision(hooks_.revision);
-    response->set_uptime_ms(std::chrono::duration_cast<std::chrono::milliseconds>(uptime).count());
-    response->set_capacity_bytes(environment_.store.options().capacity_bytes);
-    response->set_max_message_bytes(environment_.max_message_bytes);
-    response->set_pid(getpid());
-    response->set_draining(environment_.draining.load(std::memory_order_relaxed));
-    response->set_grpc_address(grpc_address_);
-    response->set_http_address(hooks_.http_address);
-    response->set_socket_path(hooks_.socket_path);
-    return absl::OkStatus();
-  });
+                                                const grpc::ByteBuffer* bytes,
+                                                grpc::ByteBuffer* answer) {
+  return Serve<v1::GetInfoRequest, v1::GetInfoResponse>(
+      Method::kGetInfo, *context, *bytes, answer,
+      [this](const v1::GetInfoRequest&, v1::GetInfoResponse* response) {
+        const auto uptime = std::chrono::steady_clock::now() - hooks_.started;
+        response->set_version(hooks_.version);
+        response->set_revision(hooks_.revision);
+        response->set_uptime_ms(
+            std::chrono::duration_cast<std::chrono::milliseconds>(uptime).count());
+        response->set_capacity_bytes(environment_.store.options().capacity_bytes);
+        response->set_max_message_bytes(environment_.max_message_bytes);
+        response->set_pid(getpid());
+        response->set_draining(environment_.draining.load(std::memory_order_relaxed));
+        response->set_grpc_address(grpc_address_);
+        response->set_http_address(hooks_.http_address);
+        response->set_socket_path(hooks_.socket_path);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
-                                                 const v1::GetStatsRequest* request,
-                                                 v1::GetStatsResponse* response) {
-  return Serve(
-      Method::kGetStats, *context, *request, response, [this, request, response]() -> absl::Status {
+                                                 const grpc::ByteBuffer* bytes,
+                                                 grpc::ByteBuffer* answer) {
+  return Serve<v1::GetStatsRequest, v1::GetStatsResponse>(
+      Method::kGetStats, *context, *bytes, answer,
+      [this](const v1::GetStatsRequest& request, v1::GetStatsResponse* response) -> absl::Status {
         response->set_pinned_response_bytes(environment_.budget.held_bytes());
         response->set_max_pinned_response_bytes(environment_.budget.limits().total_bytes);
         response->set_calls_in_flight(environment_.monitor.in_flight());
         if (hooks_.local.stats) SetLocalLane(hooks_.local.stats(), response->mutable_local());
-        if (!request->namespace_().empty()) {
-          ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
+        if (!request.namespace_().empty()) {
+          ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request.namespace_()));
           SetStats(*ns, hooks_.local, response->add_namespaces());
           return absl::OkStatus();
         }
@@ -304,17 +331,18 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
 }
 
 grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerContext* context,
-                                                        const v1::CreateNamespaceRequest* request,
-                                                        v1::CreateNamespaceResponse* response) {
-  return ServeLater(
-      Method::kCreateNamespace, *context, *request, response,
-      [this, request, response]() -> absl::Status {
-        if (request->spec().virtual_clock() && !hooks_.allow_virtual_clock) {
+                                                        const grpc::ByteBuffer* bytes,
+                                                        grpc::ByteBuffer* answer) {
+  return ServeLater<v1::CreateNamespaceRequest, v1::CreateNamespaceResponse>(
+      Method::kCreateNamespace, *context, *bytes, answer,
+      [this](const v1::CreateNamespaceRequest& request,
+             v1::CreateNamespaceResponse* response) -> absl::Status {
+        if (request.spec().virtual_clock() && !hooks_.allow_virtual_clock) {
           return absl::FailedPreconditionError(
               "spec.virtual_clock: the daemon was started without allow_virtual_clock");
         }
         ASSIGN_OR_RETURN(store::NamespaceSpec spec,
-                         ToSpec(request->spec(), environment_.store.options().chunk_bytes));
+                         ToSpec(request.spec(), environment_.store.options().chunk_bytes));
         ASSIGN_OR_RETURN(const auto ns, environment_.store.CreateNamespace(std::move(spec)));
         SetSpec(*ns, response->mutable_spec());
         return absl::OkStatus();
@@ -322,77 +350,87 @@ grpc::ServerUnaryReactor* AdminService::CreateNamespace(grpc::CallbackServerCont
 }
 
 grpc::ServerUnaryReactor* AdminService::ListNamespaces(grpc::CallbackServerContext* context,
-                                                       const v1::ListNamespacesRequest* request,
-                                                       v1::ListNamespacesResponse* response) {
-  return Serve(Method::kListNamespaces, *context, *request, response, [this, response] {
-    for (const auto& ns : environment_.store.Namespaces()) {
-      SetSpec(*ns, response->add_namespaces());
-    }
-    return absl::OkStatus();
-  });
+                                                       const grpc::ByteBuffer* bytes,
+                                                       grpc::ByteBuffer* answer) {
+  return Serve<v1::ListNamespacesRequest, v1::ListNamespacesResponse>(
+      Method::kListNamespaces, *context, *bytes, answer,
+      [this](const v1::ListNamespacesRequest&, v1::ListNamespacesResponse* response) {
+        for (const auto& ns : environment_.store.Namespaces()) {
+          SetSpec(*ns, response->add_namespaces());
+        }
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::DeleteNamespace(grpc::CallbackServerContext* context,
-                                                        const v1::DeleteNamespaceRequest* request,
-                                                        v1::DeleteNamespaceResponse* response) {
-  return ServeLater(Method::kDeleteNamespace, *context, *request, response, [this, request] {
-    return environment_.store.DeleteNamespace(request->name());
-  });
+                                                        const grpc::ByteBuffer* bytes,
+                                                        grpc::ByteBuffer* answer) {
+  return ServeLater<v1::DeleteNamespaceRequest, v1::DeleteNamespaceResponse>(
+      Method::kDeleteNamespace, *context, *bytes, answer,
+      [this](const v1::DeleteNamespaceRequest& request, v1::DeleteNamespaceResponse*) {
+        return environment_.store.DeleteNamespace(request.name());
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::SetPolicy(grpc::CallbackServerContext* context,
-                                                  const v1::SetPolicyRequest* request,
-                                                  v1::SetPolicyResponse* response) {
-  return ServeLater(
-      Method::kSetPolicy, *context, *request, response,
-      [this, request, response]() -> absl::Status {
-        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
-        ASSIGN_OR_RETURN(*response->mutable_previous_policy(), ns->SetPolicy(request->policy()));
+                                                  const grpc::ByteBuffer* bytes,
+                                                  grpc::ByteBuffer* answer) {
+  return ServeLater<v1::SetPolicyRequest, v1::SetPolicyResponse>(
+      Method::kSetPolicy, *context, *bytes, answer,
+      [this](const v1::SetPolicyRequest& request, v1::SetPolicyResponse* response) -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request.namespace_()));
+        ASSIGN_OR_RETURN(*response->mutable_previous_policy(), ns->SetPolicy(request.policy()));
         return absl::OkStatus();
       });
 }
 
 grpc::ServerUnaryReactor* AdminService::AdvanceClock(grpc::CallbackServerContext* context,
-                                                     const v1::AdvanceClockRequest* request,
-                                                     v1::AdvanceClockResponse* response) {
-  return Serve(
-      Method::kAdvanceClock, *context, *request, response, [this, request]() -> absl::Status {
-        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
-        return ns->AdvanceClock(request->since_start_ms());
+                                                     const grpc::ByteBuffer* bytes,
+                                                     grpc::ByteBuffer* answer) {
+  return Serve<v1::AdvanceClockRequest, v1::AdvanceClockResponse>(
+      Method::kAdvanceClock, *context, *bytes, answer,
+      [this](const v1::AdvanceClockRequest& request, v1::AdvanceClockResponse*) -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request.namespace_()));
+        return ns->AdvanceClock(request.since_start_ms());
       });
 }
 
 grpc::ServerUnaryReactor* AdminService::Flush(grpc::CallbackServerContext* context,
-                                              const v1::FlushRequest* request,
-                                              v1::FlushResponse* response) {
-  return ServeLater(
-      Method::kFlush, *context, *request, response, [this, request, response]() -> absl::Status {
-        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request->namespace_()));
-        response->set_erased(ns->Flush(request->key_prefix()));
+                                              const grpc::ByteBuffer* bytes,
+                                              grpc::ByteBuffer* answer) {
+  return ServeLater<v1::FlushRequest, v1::FlushResponse>(
+      Method::kFlush, *context, *bytes, answer,
+      [this](const v1::FlushRequest& request, v1::FlushResponse* response) -> absl::Status {
+        ASSIGN_OR_RETURN(const auto ns, environment_.store.FindNamespace(request.namespace_()));
+        response->set_erased(ns->Flush(request.key_prefix()));
         return absl::OkStatus();
       });
 }
 
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
-                                                    const v1::SetLogLevelRequest* request,
-                                                    v1::SetLogLevelResponse* response) {
-  return Serve(Method::kSetLogLevel, *context, *request, response,
-               [this, request, response]() -> absl::Status {
-                 if (!hooks_.set_log_level) return absl::UnimplementedError("no log level here");
-                 ASSIGN_OR_RETURN(std::string previous, hooks_.set_log_level(request->level()));
-                 response->set_previous_level(std::move(previous));
-                 return absl::OkStatus();
-               });
+                                                    const grpc::ByteBuffer* bytes,
+                                                    grpc::ByteBuffer* answer) {
+  return Serve<v1::SetLogLevelRequest, v1::SetLogLevelResponse>(
+      Method::kSetLogLevel, *context, *bytes, answer,
+      [this](const v1::SetLogLevelRequest& request,
+             v1::SetLogLevelResponse* response) -> absl::Status {
+        if (!hooks_.set_log_level) return absl::UnimplementedError("no log level here");
+        ASSIGN_OR_RETURN(std::string previous, hooks_.set_log_level(request.level()));
+        response->set_previous_level(std::move(previous));
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
-                                              const v1::DrainRequest* request,
-                                              v1::DrainResponse* response) {
-  return Serve(Method::kDrain, *context, *request, response, [this]() -> absl::Status {
-    if (!hooks_.request_drain) return absl::UnimplementedError("this daemon cannot drain");
-    hooks_.request_drain();
-    return absl::OkStatus();
-  });
+                                              const grpc::ByteBuffer* bytes,
+                                              grpc::ByteBuffer* answer) {
+  return Serve<v1::DrainRequest, v1::DrainResponse>(
+      Method::kDrain, *context, *bytes, answer,
+      [this](const v1::DrainRequest&, v1::DrainResponse*) -> absl::Status {
+        if (!hooks_.request_drain) return absl::UnimplementedError("this daemon cannot drain");
+        hooks_.request_drain();
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace infercache::rpc

@@ -1,4 +1,5 @@
-// infercache.v1.Admin over a store and the daemon's hooks.
+// infercache.v1.Admin over a store and the daemon's hooks. Every method takes raw bytes: who calls
+// is known before a request is parsed.
 
 #pragma once
 
@@ -11,57 +12,71 @@
 
 namespace infercache::rpc {
 
+using AdminServiceBase = v1::Admin::WithRawCallbackMethod_GetInfo<
+    v1::Admin::WithRawCallbackMethod_GetStats<v1::Admin::WithRawCallbackMethod_CreateNamespace<
+        v1::Admin::WithRawCallbackMethod_ListNamespaces<
+            v1::Admin::WithRawCallbackMethod_DeleteNamespace<
+                v1::Admin::WithRawCallbackMethod_SetPolicy<
+                    v1::Admin::WithRawCallbackMethod_AdvanceClock<
+                        v1::Admin::WithRawCallbackMethod_Flush<
+                            v1::Admin::WithRawCallbackMethod_SetLogLevel<
+                                v1::Admin::WithRawCallbackMethod_Drain<v1::Admin::Service>>>>>>>>>>;
+
 // Thread-safe. What populates memory or walks an index runs on `background`.
-class AdminService final : public v1::Admin::CallbackService {
+class AdminService final : public AdminServiceBase {
  public:
   // `grpc_addresses`: where the server listens, for GetInfo.
   AdminService(const Environment& environment, AdminHooks hooks,
                std::vector<std::string> grpc_addresses, Background& background);
 
   grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context,
-                                    const v1::GetInfoRequest* request,
-                                    v1::GetInfoResponse* response) override;
+                                    const grpc::ByteBuffer* bytes,
+                                    grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
-                                     const v1::GetStatsRequest* request,
-                                     v1::GetStatsResponse* response) override;
+                                     const grpc::ByteBuffer* bytes,
+                                     grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* CreateNamespace(grpc::CallbackServerContext* context,
-                                            const v1::CreateNamespaceRequest* request,
-                                            v1::CreateNamespaceResponse* response) override;
+                                            const grpc::ByteBuffer* bytes,
+                                            grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* ListNamespaces(grpc::CallbackServerContext* context,
-                                           const v1::ListNamespacesRequest* request,
-                                           v1::ListNamespacesResponse* response) override;
+                                           const grpc::ByteBuffer* bytes,
+                                           grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* DeleteNamespace(grpc::CallbackServerContext* context,
-                                            const v1::DeleteNamespaceRequest* request,
-                                            v1::DeleteNamespaceResponse* response) override;
+                                            const grpc::ByteBuffer* bytes,
+                                            grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* SetPolicy(grpc::CallbackServerContext* context,
-                                      const v1::SetPolicyRequest* request,
-                                      v1::SetPolicyResponse* response) override;
+                                      const grpc::ByteBuffer* bytes,
+                                      grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* AdvanceClock(grpc::CallbackServerContext* context,
-                                         const v1::AdvanceClockRequest* request,
-                                         v1::AdvanceClockResponse* response) override;
+                                         const grpc::ByteBuffer* bytes,
+                                         grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* Flush(grpc::CallbackServerContext* context,
-                                  const v1::FlushRequest* request,
-                                  v1::FlushResponse* response) override;
+                                  const grpc::ByteBuffer* bytes, grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* context,
-                                        const v1::SetLogLevelRequest* request,
-                                        v1::SetLogLevelResponse* response) override;
+                                        const grpc::ByteBuffer* bytes,
+                                        grpc::ByteBuffer* answer) override;
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
-                                  const v1::DrainRequest* request,
-                                  v1::DrainResponse* response) override;
+                                  const grpc::ByteBuffer* bytes, grpc::ByteBuffer* answer) override;
 
  private:
+  // Who calls, then what is said: INVALID_ARGUMENT if the bytes are no such request.
   template <typename Request>
-  absl::Status Admit(UnaryCall& call, Method method, const grpc::CallbackServerContext& context,
-                     const Request& request) const;
-  template <typename Response>
-  static void Answer(UnaryCall& call, const absl::Status& status, const Response& response);
-  // Runs `work()` as the whole of a call, here or in the background, if the caller may.
+  absl::StatusOr<Request> Admit(UnaryCall& call, Method method,
+                                const grpc::CallbackServerContext& context,
+                                const grpc::ByteBuffer& bytes) const;
+  // Runs `work(request, &answer)`, if the caller may call, and completes the call with it.
+  template <typename Response, typename Request, typename Work>
+  static void Answer(UnaryCall& call, const absl::StatusOr<Request>& request,
+                     grpc::ByteBuffer* response, Work work);
+  // That as the whole of a call, here or in the background.
   template <typename Request, typename Response, typename Work>
   grpc::ServerUnaryReactor* Serve(Method method, const grpc::CallbackServerContext& context,
-                                  const Request& request, Response* response, Work work);
+                                  const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
+                                  Work work);
   template <typename Request, typename Response, typename Work>
   grpc::ServerUnaryReactor* ServeLater(Method method, const grpc::CallbackServerContext& context,
-                                       const Request& request, Response* response, Work work);
+                                       const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
+                                       Work work);
 
   absl::Status CheckRight(Method method, const grpc::ServerContextBase& context) const;
 

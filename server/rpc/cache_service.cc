@@ -53,7 +53,6 @@ absl::Status DoPut(const Environment& environment, const grpc::ServerContextBase
   RETURN_IF_ERROR(CheckAcceptsPuts(environment));
   ASSIGN_OR_RETURN(Peer peer, Identify(environment, context));
   const BufferPieces buffer(bytes);
-  RETURN_IF_ERROR(CheckCounts(buffer.pieces(), "items"));
   ASSIGN_OR_RETURN(const PutRequestView request, ParsePutRequest(buffer.pieces()));
   ASSIGN_OR_RETURN(const Scope scope, OpenScope(environment, std::move(peer), request.scope));
   v1::PutResponse result;

@@ -1,6 +1,5 @@
 #include "server/rpc/flight_stream.h"
 
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "infercache/v1/cache.pb.h"
 #include "server/answers/claims.h"
 #include "server/rpc/error.h"
+#include "server/rpc/flight_waits.h"
 #include "server/rpc/message_bytes.h"
 
 namespace infercache::rpc {
@@ -24,6 +24,7 @@ constexpr int kBackPressureEvents = 16'384;
 static_assert(kBackPressureEvents + kMaxItemsPerFrame < 65'536);
 
 constexpr char kInvalidFlight[] = "INVALID_FLIGHT";
+constexpr char kFlightsLimit[] = "FLIGHTS_LIMIT";
 
 absl::Status InvalidFlight(const std::string& message) {
   return WithReason(absl::InvalidArgumentError(message), kInvalidFlight);
@@ -44,7 +45,6 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
 
   void Begin() {
     self_ = shared_from_this();
-    environment_.flights.Add(self_);
     if (const absl::Status status = Admit(); !status.ok()) return End(status);
     StartRead(&incoming_);
   }
@@ -102,12 +102,7 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
       absl::MutexLock lock(&mu_);
       if (ending_) return;
       for (const store::ClaimEvent& event : events) {
-        // The answer that says WAIT may be under way yet.
-        if (auto asked = waits_.extract(event.ticket)) {
-          Tell(asked.mapped(), event);
-        } else {
-          early_.emplace(event.ticket, event);
-        }
+        if (const auto asked = waits_.OnEvent(event)) Tell(*asked, event);
       }
     }
     Pump();
@@ -115,15 +110,13 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   void OnClaimsClosed(const absl::Status& why) override { End(why); }
 
  private:
-  // Where a wait was asked for.
-  struct Asked {
-    uint64_t id;
-    uint32_t index;
-  };
+  using Asked = FlightWaits::Asked;
 
   absl::Status Admit() {
     RETURN_IF_ERROR(scope_->admission());
     ASSIGN_OR_RETURN(peer_, Identify(environment_, *context_));
+    // Before the flag is looked at: a drain sets it, and then ends all that are there.
+    RETURN_IF_ERROR(environment_.flights.Add(self_, *peer_->connection));
     return CheckAcceptsPuts(environment_);
   }
 
@@ -176,13 +169,11 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
 
   absl::Status GiveUp(const v1::FlightGiveUp& request) {
     if (!flight_scope_) return InvalidFlight("the first message must open the stream");
-    if (static_cast<size_t>(request.claims_size()) > kMaxClaimsPerParty) {
-      return InvalidFlight(absl::StrCat("give_up.claims: ", request.claims_size(),
-                                        "; the limit is ", kMaxClaimsPerParty));
-    }
     for (const uint64_t claim : request.claims()) {
       flight_scope_->ns->claims().GiveUp(*this, claim);
     }
+    absl::MutexLock lock(&mu_);
+    for (const uint64_t claim : request.claims()) waits_.OnGiveUp(claim);
     return absl::OkStatus();
   }
 
@@ -190,12 +181,9 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
               uint64_t claim_ms) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     SetAnswer(result, claim_ms, AddEvent(asked));
-    if (!result.ok() || result->state != State::kWait) return;
-    if (const auto early = early_.extract(result->ticket)) {
-      Tell(asked, early.mapped());
-    } else {
-      waits_.emplace(result->ticket, asked);
-    }
+    std::optional<uint64_t> wait;
+    if (result.ok() && result->state == State::kWait) wait = result->ticket;
+    if (const auto ended = waits_.OnAnswer(wait, asked)) Tell(asked, *ended);
   }
 
   v1::ClaimAnswer* AddEvent(const Asked& asked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -271,25 +259,44 @@ class FlightStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   int starting_ ABSL_GUARDED_BY(mu_) = 0;  // threads that start a write or a read
   bool read_is_due_ ABSL_GUARDED_BY(mu_) = false;
   v1::FlightResponse unsent_ ABSL_GUARDED_BY(mu_);
-  std::map<uint64_t, Asked> waits_ ABSL_GUARDED_BY(mu_);              // by ticket
-  std::map<uint64_t, store::ClaimEvent> early_ ABSL_GUARDED_BY(mu_);  // before their answer
+  FlightWaits waits_ ABSL_GUARDED_BY(mu_);
 };
 
-void FlightStreams::Add(std::shared_ptr<FlightStream> stream) {
+absl::Status FlightStreams::Add(std::shared_ptr<FlightStream> stream,
+                                const Connection& connection) {
   absl::MutexLock lock(&mu_);
-  streams_.insert(std::move(stream));
+  size_t& theirs = per_connection_[&connection];
+  if (theirs >= kMaxPerConnection) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                          "the connection has ", kMaxPerConnection, " Flight streams already")),
+                      kFlightsLimit);
+  }
+  if (streams_.size() >= most_) {
+    if (theirs == 0) per_connection_.erase(&connection);
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat("there are ", most_, " Flight streams already")),
+        kFlightsLimit);
+  }
+  ++theirs;
+  FlightStream* const key = stream.get();
+  streams_.emplace(key, Entry{std::move(stream), &connection});
+  return absl::OkStatus();
 }
 
 void FlightStreams::Remove(FlightStream* stream) {
   absl::MutexLock lock(&mu_);
-  streams_.erase(stream);
+  const auto it = streams_.find(stream);
+  if (it == streams_.end()) return;
+  const auto theirs = per_connection_.find(it->second.connection);
+  if (--theirs->second == 0) per_connection_.erase(theirs);
+  streams_.erase(it);
 }
 
 void FlightStreams::EndAll(const absl::Status& why) {
   std::vector<std::shared_ptr<FlightStream>> all;
   {
     absl::MutexLock lock(&mu_);
-    all.assign(streams_.begin(), streams_.end());
+    for (const auto& [stream, entry] : streams_) all.push_back(entry.stream);
   }
   for (const auto& stream : all) stream->End(why);
 }

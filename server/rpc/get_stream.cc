@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "infercache/v1/cache.pb.h"
+#include "server/rpc/error.h"
 #include "server/rpc/message_bytes.h"
 #include "server/rpc/response_slices.h"
 

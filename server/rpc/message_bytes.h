@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "server/rpc/error.h"
 #include "server/rpc/put_wire.h"
 
 namespace infercache::rpc {
@@ -44,20 +43,16 @@ class BufferPieces {
   std::vector<std::string_view> pieces_;
 };
 
-// A request of infercache.v1.Cache that carries no values. INVALID_ARGUMENT if the bytes are no
-// such message or have more keys or fingerprint entries than any request may.
+// A request that carries no values. INVALID_ARGUMENT if the bytes are no such message or have more
+// of something than any request may.
 template <typename Request>
 absl::Status ParseRequest(const grpc::ByteBuffer& bytes, Request* request) {
-  if (const absl::Status status = CheckCounts(BufferPieces(bytes).pieces(), "keys"); !status.ok()) {
-    return status;
-  }
+  const absl::Status counts = CheckCounts(BufferPieces(bytes).pieces(), *Request::descriptor());
+  if (!counts.ok()) return counts;
   grpc::ByteBuffer buffer(bytes);  // shares the slices; parsing empties it
   const grpc::Status status =
       grpc::GenericDeserialize<grpc::ProtoBufferReader, Request>(&buffer, request);
-  if (status.ok()) return absl::OkStatus();
-  return WithReason(
-      absl::InvalidArgumentError("the request is no valid " + Request::descriptor()->name()),
-      "MALFORMED_MESSAGE");
+  return status.ok() ? absl::OkStatus() : Malformed(Request::descriptor()->name());
 }
 
 }  // namespace infercache::rpc

@@ -8,7 +8,6 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/hash.h"
-#include "common/limits.h"
 #include "common/part_table.h"
 #include "common/status_macros.h"
 #include "server/rpc/error.h"
@@ -35,11 +34,6 @@ absl::StatusOr<CheckedItem> Check(const PutItemView& view) {
 }
 
 absl::StatusOr<std::vector<CheckedItem>> CheckAll(const std::vector<PutItemView>& items) {
-  if (items.size() > kMaxKeysPerCall) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat(
-                          "items: ", items.size(), " of them; the limit is ", kMaxKeysPerCall)),
-                      "TOO_MANY_KEYS");
-  }
   std::vector<CheckedItem> checked;
   checked.reserve(items.size());
   for (size_t i = 0; i < items.size(); ++i) {

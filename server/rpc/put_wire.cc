@@ -11,9 +11,9 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "server/rpc/error.h"
+#include "server/rpc/field_counter.h"
 #include "server/rpc/wire_reader.h"
 
 namespace infercache::rpc {
@@ -23,38 +23,20 @@ bool Is(Tag tag, int field, WireType type) {
   return tag.field == static_cast<uint32_t>(field) && tag.type == type;
 }
 
-absl::Status Malformed(const char* message) {
-  return WithReason(absl::InvalidArgumentError(std::string("the request is no valid ") + message),
-                    "MALFORMED_MESSAGE");
+// What `counter` has too many of; else the message is malformed.
+absl::Status Refusal(const FieldCounter& counter, const std::string& message) {
+  return counter.failure().ok() ? Malformed(message) : counter.failure();
 }
 
-absl::Status TooMany(std::string_view what, size_t limit, const char* reason) {
-  return WithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(what), ": more than ", limit,
-                                                            " of them, which is the limit")),
-                    reason);
-}
-
-// Passes over a scope and adds to `count` how many fingerprint entries it has.
-bool CountFingerprint(WireReader& reader, size_t& count) {
-  size_t outer_limit;
-  if (!reader.EnterMessage(&outer_limit)) return false;
-  while (!reader.at_end()) {
-    Tag tag;
-    if (!reader.ReadTag(&tag)) return false;
-    if (Is(tag, v1::Scope::kFingerprintFieldNumber, WireType::kBytes)) ++count;
-    if (!reader.Skip(tag)) return false;
-  }
-  reader.LeaveMessage(outer_limit);
-  return true;
-}
-
-// Sub-messages that describe are small: copied, and left to Protobuf.
-bool MergeMessage(WireReader& reader, google::protobuf::Message& message) {
+// Sub-messages that describe are small: copied, counted, and left to Protobuf.
+bool MergeMessage(WireReader& reader, FieldCounter& counter, google::protobuf::Message& message) {
   std::string bytes;
-  return reader.ReadString(&bytes) && message.MergeFromString(bytes);
+  if (!reader.ReadString(&bytes)) return false;
+  const std::string_view piece = bytes;
+  return counter.Add({&piece, 1}, *message.GetDescriptor()) && message.MergeFromString(bytes);
 }
 
-bool ReadItemField(WireReader& reader, Tag tag, PutItemView& view) {
+bool ReadItemField(WireReader& reader, Tag tag, FieldCounter& counter, PutItemView& view) {
   v1::PutItem& item = view.item;
   if (Is(tag, v1::PutItem::kValueFieldNumber, WireType::kBytes))
     return reader.ReadBytes(&view.value);
@@ -63,11 +45,11 @@ bool ReadItemField(WireReader& reader, Tag tag, PutItemView& view) {
     return reader.ReadString(item.mutable_key());
   }
   if (Is(tag, v1::PutItem::kInfoFieldNumber, WireType::kBytes)) {
-    return MergeMessage(reader, *item.mutable_info());
+    return MergeMessage(reader, counter, *item.mutable_info());
   }
   if (Is(tag, v1::PutItem::kPartsFieldNumber, WireType::kBytes)) {
     if (static_cast<size_t>(item.parts_size()) > kMaxParts) return reader.Skip(tag);
-    return MergeMessage(reader, *item.add_parts());
+    return counter.Add(Counted::kParts) && MergeMessage(reader, counter, *item.add_parts());
   }
   if (Is(tag, v1::PutItem::kOverwriteFieldNumber, WireType::kVarint)) {
     uint64_t value;
@@ -78,12 +60,12 @@ bool ReadItemField(WireReader& reader, Tag tag, PutItemView& view) {
   return reader.Skip(tag);
 }
 
-bool ReadItem(WireReader& reader, PutItemView& view) {
+bool ReadItem(WireReader& reader, FieldCounter& counter, PutItemView& view) {
   size_t outer_limit;
   if (!reader.EnterMessage(&outer_limit)) return false;
   while (!reader.at_end()) {
     Tag tag;
-    if (!reader.ReadTag(&tag) || !ReadItemField(reader, tag, view)) return false;
+    if (!reader.ReadTag(&tag) || !ReadItemField(reader, tag, counter, view)) return false;
   }
   reader.LeaveMessage(outer_limit);
   return true;
@@ -142,54 +124,38 @@ void CopyRun(Pieces pieces, const ByteRun& run, std::span<std::byte> destination
   if (stream) EndStreaming();
 }
 
-absl::Status CheckCounts(Pieces pieces, std::string_view elements) {
-  constexpr int kElements = v1::PutRequest::kItemsFieldNumber;
-  static_assert(v1::GetRequest::kKeysFieldNumber == kElements &&
-                v1::MatchRequest::kKeysFieldNumber == kElements &&
-                v1::ExistsRequest::kKeysFieldNumber == kElements &&
-                v1::DeleteRequest::kKeysFieldNumber == kElements &&
-                v1::TouchRequest::kKeysFieldNumber == kElements);
-  WireReader reader(pieces);
-  size_t count = 0;
-  size_t fingerprint = 0;
-  while (!reader.at_end()) {
-    Tag tag;
-    bool ok = reader.ReadTag(&tag);
-    if (ok && Is(tag, v1::PutRequest::kScopeFieldNumber, WireType::kBytes)) {
-      ok = CountFingerprint(reader, fingerprint);
-    } else if (ok) {
-      if (Is(tag, kElements, WireType::kBytes)) ++count;
-      ok = reader.Skip(tag);
-    }
-    if (!ok) break;
-    if (count > kMaxKeysPerCall) return TooMany(elements, kMaxKeysPerCall, "TOO_MANY_KEYS");
-    if (fingerprint > kMaxFingerprintEntries) {
-      return TooMany("scope.fingerprint", kMaxFingerprintEntries, "INVALID_FINGERPRINT");
-    }
-  }
-  return absl::OkStatus();
+absl::Status Malformed(const std::string& message) {
+  return WithReason(absl::InvalidArgumentError("the request is no valid " + message),
+                    "MALFORMED_MESSAGE");
+}
+
+absl::Status CheckCounts(Pieces pieces, const google::protobuf::Descriptor& type) {
+  FieldCounter counter;
+  return counter.Add(pieces, type) ? absl::OkStatus() : Refusal(counter, type.name());
 }
 
 absl::StatusOr<PutRequestView> ParsePutRequest(Pieces pieces) {
   WireReader reader(pieces);
+  FieldCounter counter;
   PutRequestView view;
   while (!reader.at_end()) {
     Tag tag;
     bool ok = reader.ReadTag(&tag);
     if (ok && Is(tag, v1::PutRequest::kItemsFieldNumber, WireType::kBytes)) {
-      ok = ReadItem(reader, view.items.emplace_back());
+      ok = counter.Add(Counted::kItems) && ReadItem(reader, counter, view.items.emplace_back());
     } else if (ok && Is(tag, v1::PutRequest::kScopeFieldNumber, WireType::kBytes)) {
-      ok = MergeMessage(reader, view.scope);
+      ok = MergeMessage(reader, counter, view.scope);
     } else if (ok) {
       ok = reader.Skip(tag);
     }
-    if (!ok) return Malformed("PutRequest");
+    if (!ok) return Refusal(counter, "PutRequest");
   }
   return view;
 }
 
 absl::StatusOr<PutStreamRequestView> ParsePutStreamRequest(Pieces pieces) {
   WireReader reader(pieces);
+  FieldCounter counter;
   PutStreamRequestView view;
   while (!reader.at_end()) {
     Tag tag;
@@ -200,11 +166,11 @@ absl::StatusOr<PutStreamRequestView> ParsePutStreamRequest(Pieces pieces) {
     } else if (ok && Is(tag, v1::PutStreamRequest::kHeaderFieldNumber, WireType::kBytes)) {
       view.chunk.reset();
       if (!view.header) view.header.emplace();
-      ok = MergeMessage(reader, *view.header);
+      ok = MergeMessage(reader, counter, *view.header);
     } else if (ok) {
       ok = reader.Skip(tag);
     }
-    if (!ok) return Malformed("PutStreamRequest");
+    if (!ok) return Refusal(counter, "PutStreamRequest");
   }
   return view;
 }

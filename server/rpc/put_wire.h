@@ -2,9 +2,10 @@
 // copying the values. Everything else is decoded by Protobuf.
 //
 // Accepts and rejects what Protobuf's own parser does: fields in any order, the last of a repeated
-// scalar wins, sub-messages that come twice are merged, unknown fields are skipped.
-// Parts above the limit are dropped but for one, which is enough to refuse the item: two bytes on
-// the wire would become a hundred in memory.
+// scalar wins, sub-messages that come twice are merged, unknown fields are skipped. But what has
+// more of something than any request may (field_counter.h) is refused before Protobuf makes an
+// object of each, and of an item's parts above its limit all but one are dropped, which is enough
+// to refuse the item.
 
 #pragma once
 
@@ -12,9 +13,11 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "infercache/v1/cache.pb.h"
 
@@ -43,13 +46,13 @@ struct PutRequestView {
   std::vector<PutItemView> items;
 };
 
-// INVALID_ARGUMENT if the pieces are no PutRequest.
+// INVALID_ARGUMENT if the pieces are no PutRequest, or one with too many of something.
 absl::StatusOr<PutRequestView> ParsePutRequest(Pieces pieces);
 
-// Counts, in any request of infercache.v1.Cache, its keys or items (field 2) and the entries of its
-// scope's fingerprint, before Protobuf makes an object of each. INVALID_ARGUMENT: too many, of
-// `elements` or of the others. Malformed bytes are left for Protobuf to refuse.
-absl::Status CheckCounts(Pieces pieces, std::string_view elements);
+// The same for a message that is left to Protobuf: whether it may parse it.
+absl::Status CheckCounts(Pieces pieces, const google::protobuf::Descriptor& type);
+// What is said of a request that is no `message`.
+absl::Status Malformed(const std::string& message);
 
 // At most one of the two is set: the one that came last.
 struct PutStreamRequestView {
@@ -57,7 +60,7 @@ struct PutStreamRequestView {
   std::optional<ByteRun> chunk;
 };
 
-// INVALID_ARGUMENT if the pieces are no PutStreamRequest.
+// INVALID_ARGUMENT if the pieces are no PutStreamRequest, or one with too many of something.
 absl::StatusOr<PutStreamRequestView> ParsePutStreamRequest(Pieces pieces);
 
 }  // namespace infercache::rpc

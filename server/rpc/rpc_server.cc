@@ -146,6 +146,7 @@ class RpcServer::Impl {
       : authenticator_(options.credentials, options.loopback_admin),
         budget_(BudgetLimits(options, store.options().capacity_bytes)),
         uploads_(budget_.limits().timeout, budget_.limits().timeout_bytes),
+        flights_(options.max_concurrent_calls),
         monitor_(observer, options.max_concurrent_calls),
         acceptor_(std::move(sockets), options.max_connections),
         environment_{store,    authenticator_, acceptor_,

@@ -43,7 +43,7 @@ struct TlsConfig {
   std::string client_ca_pem;  // not empty = clients may show a certificate, which must verify
   // The files that these are of, which are read again whenever this time has passed: new
   // connections use what is in them. Empty = what is above for good.
-  std::string certificate_file, private_key_file, client_ca_file;
+  std::string certificate_file = {}, private_key_file = {}, client_ca_file = {};
   absl::Duration reload_interval = absl::Seconds(10);
 };
 

@@ -83,7 +83,9 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
   options.max_objects = static_cast<uint32_t>(spec.max_objects);
   options.quota_bytes = spec.quota_bytes;
   options.shards = environment.shards;
-  options.hash_seed = uint64_t{std::random_device()()} << 32 | std::random_device()();
+  options.hash_seed = environment.hash_seed.has_value()
+                          ? *environment.hash_seed
+                          : uint64_t{std::random_device()()} << 32 | std::random_device()();
   // A tick of slack, so that a TTL that ends in the first tick does not become tick 0, "never".
   options.expiry_epoch_ms =
       environment.clock.NowMs() - std::min(environment.clock.NowMs(), shm::kExpiryTickMs);
@@ -118,12 +120,12 @@ Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
 
 Namespace::Impl::~Impl() = default;
 
-absl::StatusOr<std::optional<Room>> Namespace::Impl::Reserve(const PutSpec& spec) {
+absl::StatusOr<std::optional<Room>> Namespace::Impl::Reserve(const PutSpec& spec,
+                                                             const Hash128& hash) {
   if (closed())
     return absl::UnavailableError(absl::StrCat("namespace ", spec_.name, " is deleted"));
   RETURN_IF_ERROR(CheckPut(spec, space_->largest_object_bytes()));
   ASSIGN_OR_RETURN(const std::string table, EncodePartTable(spec.parts, spec.size_bytes));
-  const Hash128 hash = index_.HashOf(spec.id.fingerprint, spec.id.key);
   if (!spec.overwrite) {
     Removed removed;
     bool exists = false;
@@ -342,14 +344,13 @@ std::optional<uint64_t> Namespace::Impl::Probe(const ObjectId& id, bool touch,
   return size;
 }
 
-bool Namespace::Impl::Erase(const ObjectId& id) {
-  const Hash128 hash = index_.HashOf(id.fingerprint, id.key);
+bool Namespace::Impl::Erase(const Hash128& hash, std::string_view key) {
   Shard& shard = ShardOf(hash);
   Removed removed;
   bool found = false;
   {
     MutexLock lock(&shard.mu);
-    if (const uint32_t record = FindLive(shard, hash, id.key, &removed); record != 0) {
+    if (const uint32_t record = FindLive(shard, hash, key, &removed); record != 0) {
       Retire(shard, record, EventKind::kErased, &removed);
       found = true;
     }
@@ -483,6 +484,11 @@ NamespaceStats Namespace::Impl::Stats() {
   s.evicted_neighbours = evicted_neighbours_.load(std::memory_order_relaxed);
   s.uses = ranking_->Stats();
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
+  s.demoted = demoted_.load(std::memory_order_relaxed);
+  s.demoted_bytes = demoted_bytes_.load(std::memory_order_relaxed);
+  s.demotions_refused = demotions_refused_.load(std::memory_order_relaxed);
+  const uint64_t since_ms = demoting_since_ms_.load();
+  s.demoting_ms = since_ms == 0 ? 0 : now_ms() - std::min(now_ms(), since_ms);
   s.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
   s.largest_free_bytes = use.largest_free_bytes;
   s.claims = claims.stats();
@@ -516,9 +522,15 @@ absl::StatusOr<std::optional<WriteLease>> Namespace::Reserve(const PutSpec& spec
 absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease, const UseContext& use) {
   const std::shared_ptr<Namespace> keep_alive = std::exchange(lease.namespace_, nullptr);
   // Read now: from the commit on, the record is anybody's.
-  const Hash128 hash = impl_->index().record(lease.record_).hash();
+  const shm::Record& record = impl_->index().record(lease.record_);
+  const Hash128 hash = record.hash();
+  const std::shared_ptr<Namespace> lower =
+      impl_->space().state(lease.record_).overwrite ? impl_->lower() : nullptr;
+  const std::string key(lower != nullptr ? impl_->index().key(record) : std::string_view());
   auto outcome = impl_->Commit(lease.record_, lease.pending_, use);
   if (outcome.ok()) impl_->claims.OnVisible(hash);
+  // What it replaces may have moved down, where it would outlive its successor.
+  if (outcome.ok() && lower != nullptr) lower->impl_->Erase(hash, key);
   return outcome;
 }
 
@@ -537,7 +549,9 @@ std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const U
 uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
 Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
 absl::StatusOr<std::string> Namespace::SetPolicy(std::string_view name) {
-  return impl_->ranking().SetPolicy(name, impl_->policy_ms());
+  ASSIGN_OR_RETURN(std::string previous, impl_->ranking().SetPolicy(name, impl_->policy_ms()));
+  for (const auto& tier : Tiers()) RETURN_IF_ERROR(tier->SetPolicy(name).status());
+  return previous;
 }
 absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
   if (!spec().virtual_clock) {
@@ -545,11 +559,22 @@ absl::Status Namespace::AdvanceClock(uint64_t since_start_ms) {
         absl::StrCat("namespace ", spec().name, " has no virtual clock"));
   }
   impl_->AdvanceClock(since_start_ms);
+  for (const auto& tier : Tiers()) RETURN_IF_ERROR(tier->AdvanceClock(since_start_ms));
   return absl::OkStatus();
 }
 std::string Namespace::policy() const { return impl_->ranking().policy(); }
-bool Namespace::Erase(const ObjectId& id) { return impl_->Erase(id); }
-uint64_t Namespace::Flush(std::string_view key_prefix) { return impl_->Flush(key_prefix); }
+bool Namespace::Erase(const ObjectId& id) {
+  const Hash128 hash = impl_->HashOf(id);
+  const bool here = impl_->Erase(hash, id.key);
+  const std::shared_ptr<Namespace> lower = impl_->lower();
+  return (lower != nullptr && lower->impl_->Erase(hash, id.key)) || here;
+}
+uint64_t Namespace::Flush(std::string_view key_prefix) {
+  impl_->FlushBegins();
+  uint64_t erased = 0;
+  for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
+  return erased + impl_->Flush(key_prefix);
+}
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
                          std::string_view after, size_t limit) const {
   return impl_->List(fingerprint, key_prefix, after, limit);
@@ -588,47 +613,13 @@ bool Namespace::BindClaim(const ClaimParty& party, uint64_t ticket, const Object
 bool Namespace::Maintain() {
   impl_->claims.Expire();
   bool more = impl_->Maintain();
-  for (const DeviceTier& tier : device_tiers()) {
-    if (tier.objects != nullptr) more |= tier.objects->Maintain();
-  }
+  for (const auto& tier : Tiers()) more |= tier->Maintain();
   return more;
-}
-
-std::vector<DeviceTier> Namespace::device_tiers() const {
-  MutexLock lock(&tiers_mu_);
-  return tiers_;
-}
-
-absl::StatusOr<std::shared_ptr<Namespace>> Namespace::FindDeviceTier(
-    std::string_view device) const {
-  MutexLock lock(&tiers_mu_);
-  for (const DeviceTier& tier : tiers_) {
-    // Which one "auto" would have been, nobody knows.
-    const bool any = tier.objects == nullptr && tier.device == "auto";
-    if (tier.device != device && !any) continue;
-    if (tier.objects != nullptr) return tier.objects;
-    return absl::UnimplementedError(absl::StrCat("namespace ", spec().name, " has its tier on ",
-                                                 tier.device, " off: ", tier.why_off.message()));
-  }
-  return absl::NotFoundError(absl::StrCat("namespace ", spec().name, " has no tier on ",
-                                          std::string(device.substr(0, 64))));
-}
-
-void Namespace::SetDeviceTier(DeviceTier tier) {
-  MutexLock lock(&tiers_mu_);
-  for (DeviceTier& known : tiers_) {
-    if (known.device != tier.device) continue;
-    known = std::move(tier);
-    return;
-  }
-  tiers_.push_back(std::move(tier));
 }
 
 void Namespace::Close() {
   impl_->Close();
-  for (const DeviceTier& tier : device_tiers()) {
-    if (tier.objects != nullptr) tier.objects->Close();
-  }
+  for (const auto& tier : Tiers()) tier->Close();
 }
 NamespaceStats Namespace::Stats() const { return impl_->Stats(); }
 void Namespace::AttachPage(std::shared_ptr<ClientPage> page) { impl_->AttachPage(std::move(page)); }

@@ -136,6 +136,10 @@ struct NamespaceStats {
   uint64_t evicted = 0, evicted_bytes = 0;
   // Part of evicted: not the worst, but in the way of a hole that was large enough.
   uint64_t evicted_neighbours = 0;
+  // Part of evicted, of a tier: they are in host memory now.
+  uint64_t demoted = 0, demoted_bytes = 0;
+  uint64_t demotions_refused = 0;  // host memory had no room; counted at each attempt
+  uint64_t demoting_ms = 0;        // how long what is on its way has been; grows if the GPU hangs
   UseStats uses;
   uint64_t integrity_failures = 0;
   uint64_t saved_compute_us = 0;
@@ -188,10 +192,11 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // that the party has of it.
   bool BindClaim(const ClaimParty& party, uint64_t ticket, const ObjectId& id);
 
-  // True if it was there. Readers that hold it keep it until they let go.
+  // True if it was there; of a tier whose objects move down, also if it was below. Readers that
+  // hold it keep it until they let go.
   bool Erase(const ObjectId& id);
-  // Erases every object whose key starts with `key_prefix`, under any fingerprint. Returns how
-  // many.
+  // Erases every object whose key starts with `key_prefix`, under any fingerprint, in the tiers
+  // too. Returns how many.
   uint64_t Flush(std::string_view key_prefix);
   // Objects under `fingerprint` whose key starts with `key_prefix` and is greater than `after`.
   // Costs a walk over the index, in pieces of one shard; concurrent changes may or may not show.
@@ -202,8 +207,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // reserve. Bounded work per call. Returns true if more work is waiting.
   bool Maintain();
 
-  // Changes which objects go first; what is there stays, in the order that it had. Returns the
-  // policy before. INVALID_ARGUMENT: unknown policy.
+  // Changes which objects go first, in the tiers too; what is there stays, in the order that it
+  // had. Returns the policy before. INVALID_ARGUMENT: unknown policy.
   absl::StatusOr<std::string> SetPolicy(std::string_view name);
   std::string policy() const;  // the one at work; spec() has the first
   // From here on it is `since_start_ms` after the start, for the policy, unless it is later
@@ -221,6 +226,22 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
       ABSL_LOCKS_EXCLUDED(tiers_mu_);
   // In the place of what was said of that device so far.
   void SetDeviceTier(DeviceTier tier) ABSL_LOCKS_EXCLUDED(tiers_mu_);
+
+  // --- Of a tier whose objects move down into its namespace's host memory; see demotion.cc ---
+  // What has to go for enough room to be free before puts take it.
+  uint64_t BytesToDemote() const;
+  // An object that would go next, and room below for its bytes; none if it is there already.
+  struct Demotion {
+    ReadLease from;
+    std::optional<WriteLease> to;
+    uint64_t flushes = 0;  // as many as there had been below
+  };
+  // As many as have `bytes`; at most `limit`. What finds no room below stays.
+  std::vector<Demotion> BeginDemotion(uint64_t bytes, size_t limit);
+  // Of what BeginDemotion returned, whose bytes are in their new places: the objects are there, and
+  // no longer here, but for those that somebody has taken hold of or changed meanwhile. What is not
+  // handed over stays here. Returns how many moved.
+  size_t FinishDemotion(std::vector<Demotion> demotions);
 
   // --- For the same-host lane ---
   // `page`'s pins count from here until Detach, and its touches are applied when victims are
@@ -262,6 +283,8 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   void Abort(uint32_t record);
   void Unpin(uint32_t record);
   void Close() ABSL_LOCKS_EXCLUDED(tiers_mu_);
+  // Those that are there.
+  std::vector<std::shared_ptr<Namespace>> Tiers() const ABSL_LOCKS_EXCLUDED(tiers_mu_);
 
   const std::unique_ptr<Impl> impl_;
   mutable Mutex tiers_mu_;  // a leaf

@@ -1,6 +1,6 @@
-// The inside of a namespace. Its methods are spread over four files by what they are about:
-// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), clients.cc (the pages of the
-// same-host lane), listing.cc (List, Flush).
+// The inside of a namespace. Its methods are spread over five files by what they are about:
+// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), demotion.cc (moving down),
+// clients.cc (the pages of the same-host lane), listing.cc (List, Flush).
 //
 // The order of its locks, and what must not happen under them, is the table "Locks" of
 // ARCHITECTURE.md.
@@ -40,6 +40,12 @@ class Namespace::Impl {
     uint64_t assumed_object_bytes;   // see StoreOptions
     ArenaGeometry arena;             // of spec.quota_bytes
     PageKind pages = PageKind::k4k;  // of the chunks
+    // A tier has its namespace's, so that both know an object by the same hash.
+    std::optional<uint64_t> hash_seed = std::nullopt;
+    // Of a tier whose objects move down: where to, and who is told that less room is free than
+    // there should be, from any thread.
+    std::weak_ptr<Namespace> lower = {};
+    std::function<void()> low_room = {};
   };
 
   // `spec` has been checked and its defaults filled in; `chunks` are as the environment says.
@@ -48,7 +54,11 @@ class Namespace::Impl {
   ~Impl();
 
   // --- namespace.cc ---
-  absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec);
+  absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec) {
+    return Reserve(spec, HashOf(spec.id));
+  }
+  // `hash` is that of the object, whatever the spec's fingerprint.
+  absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec, const Hash128& hash);
   absl::StatusOr<CommitOutcome> Commit(uint32_t record, const PendingPut& pending,
                                        const UseContext& use);
   void Abort(uint32_t record);
@@ -60,12 +70,31 @@ class Namespace::Impl {
   // not, a miss, and the object is erased.
   bool Verify(uint32_t record);
   std::optional<uint64_t> Probe(const ObjectId& id, bool touch, const UseContext& use);
-  bool Erase(const ObjectId& id);
+  bool Erase(const Hash128& hash, std::string_view key);
+  // Whether an object of that key is visible; neither hit nor use.
+  bool Has(const Hash128& hash, std::string_view key);
   NamespaceStats Stats();
   void Close();
 
   // --- reclaim.cc ---
   bool Maintain();
+
+  // --- demotion.cc ---
+  // Room that is to be free before, in multiples of what upkeep would evict for.
+  static constexpr uint64_t kDemotionReserves = 8;
+  uint64_t BytesToDemote() const;
+  std::shared_ptr<Namespace> lower() const { return environment_.lower.lock(); }
+  // The objects that would go next.
+  std::vector<uint32_t> PinColdest(uint64_t bytes, size_t limit) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  // Of these, each pinned once by the caller, those that are still what they were and that nobody
+  // else holds. True for each that went.
+  std::vector<bool> EvictCopied(std::span<const uint32_t> records) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  // So far, of a namespace whose tiers' objects move down here.
+  uint64_t flushes() const { return flushes_.load(); }
+  void FlushBegins() { flushes_.fetch_add(1); }
+  void DemotionBegins() { demoting_since_ms_.store(std::max(now_ms(), uint64_t{1})); }
+  void DemotionEnds() { demoting_since_ms_.store(0); }
+  void CountRefusedDemotion() { demotions_refused_.fetch_add(1, std::memory_order_relaxed); }
 
   // --- clients.cc ---
   void AttachPage(std::shared_ptr<ClientPage> page) { limbo_.Attach(std::move(page)); }
@@ -153,6 +182,7 @@ class Namespace::Impl {
   Shard& ShardOf(const Hash128& hash) { return *shards_[index_.shard_of(hash)]; }
 
   // --- reclaim.cc ---
+  uint64_t FreeReserve(const SpaceUse& use) const;
   std::optional<Room> MakeRoom(uint64_t size, uint64_t meta_size) ABSL_LOCKS_EXCLUDED(evict_mu_);
   // The slow way: one victim, or one hole, after the other. Adds what there is to announce.
   std::optional<Room> EvictAndAllocate(uint64_t size, uint64_t meta_size,
@@ -178,6 +208,9 @@ class Namespace::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
   // Retires the coldest objects until `bytes` of room are on their way back. Returns how many went.
   size_t EvictBytes(uint64_t bytes, size_t limit, const PinnedSet& pinned, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
+  // Pins `victim` unless it changed meanwhile; retires it if its time is over.
+  bool PinOrExpire(const Incarnation& victim, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
   // Retires `victim` unless it changed or was pinned meanwhile.
   bool Evict(const Incarnation& victim, const PinnedSet& pinned, Removed* removed);
@@ -223,6 +256,9 @@ class Namespace::Impl {
   std::atomic<uint64_t> stored_{0}, refused_{0};
   std::atomic<uint64_t> erased_{0}, expired_{0};
   std::atomic<uint64_t> evicted_{0}, evicted_neighbours_{0}, evicted_bytes_{0};
+  std::atomic<uint64_t> demoted_{0}, demoted_bytes_{0}, demotions_refused_{0};
+  std::atomic<uint64_t> flushes_{0};
+  std::atomic<uint64_t> demoting_since_ms_{0};  // 0 = nothing is on its way
   std::atomic<uint64_t> integrity_failures_{0};
 
   std::atomic<uint32_t> next_drained_{0};  // whose touches come first

@@ -17,13 +17,16 @@ constexpr size_t kTouchesPerUpkeep = 65'536;
 constexpr uint32_t kMinBucketsPerSweep = 4096;
 constexpr uint32_t kSweepsPerRound = 100;  // ten seconds of upkeep visit the whole index
 
-// max(4 blocks, 1 %), but never so much that a small namespace would hold nothing.
-uint64_t FreeReserve(const SpaceUse& use) {
-  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
-  return std::min(std::max(4 * block, use.total_bytes / 100), use.total_bytes / 8);
-}
-
 }  // namespace
+
+// max(4 blocks, 1 %), but never so much that a small namespace would hold nothing; and less where
+// somebody moves objects down and has more free before.
+uint64_t Namespace::Impl::FreeReserve(const SpaceUse& use) const {
+  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
+  const uint64_t reserve =
+      std::min(std::max(4 * block, use.total_bytes / 100), use.total_bytes / 8);
+  return environment_.low_room ? 2 * reserve / kDemotionReserves : reserve;
+}
 
 std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size) {
   std::optional<Room> room;
@@ -40,6 +43,10 @@ std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size)
     Announce(events);
   }
   const uint64_t left = room.has_value() ? room->free_bytes_left : 0;
+  if (environment_.low_room &&
+      left < kDemotionReserves * free_reserve_bytes_.load(std::memory_order_relaxed)) {
+    environment_.low_room();
+  }
   if (environment_.wake_maintenance &&
       left < free_reserve_bytes_.load(std::memory_order_relaxed) / 2) {
     environment_.wake_maintenance();

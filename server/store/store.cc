@@ -86,6 +86,18 @@ absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind
 
 }  // namespace
 
+// What a namespace is made of besides its spec, which is complete.
+struct Store::Parts {
+  ArenaGeometry arena;
+  std::unique_ptr<Chunks> chunks;
+  PageKind pages = PageKind::k4k;
+  std::shared_ptr<void> claim = nullptr;  // goes when the namespace does
+  // Of a tier, see Namespace::Impl::Environment.
+  std::optional<uint64_t> hash_seed = std::nullopt;
+  std::weak_ptr<Namespace> lower = {};
+  std::function<void()> low_room = {};
+};
+
 // Does the upkeep of all namespaces, soon after it is woken and else ten times a second.
 class Store::MaintenanceThread {
  public:
@@ -176,7 +188,8 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
                                     {.pages = made_of,
                                      .locked = options_.lock_memory,
                                      .writable_by_clients = spec.writable_by_clients}));
-    return Make(spec, arena, made_of, std::move(chunks), claim);
+    return Make(spec,
+                {.arena = arena, .chunks = std::move(chunks), .pages = made_of, .claim = claim});
   };
   auto made = make(pages);
   if (!made.ok() && pages == PageKind::kHugetlb && options_.arena_pages == PageChoice::kAuto) {
@@ -193,29 +206,31 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
 }
 
 absl::StatusOr<std::shared_ptr<Namespace>> Store::Make(const NamespaceSpec& spec,
-                                                       const ArenaGeometry& arena, PageKind pages,
-                                                       std::unique_ptr<Chunks> chunks,
-                                                       std::shared_ptr<void> claim) const {
+                                                       Parts parts) const {
   Namespace::Impl::Environment environment{.clock = clock_,
                                            .observer = observer_,
                                            .wake_maintenance = {},
                                            .shards = options_.shards,
                                            .assumed_object_bytes = options_.assumed_object_bytes,
-                                           .arena = arena,
-                                           .pages = pages};
+                                           .arena = parts.arena,
+                                           .pages = parts.pages,
+                                           .hash_seed = parts.hash_seed,
+                                           .lower = std::move(parts.lower),
+                                           .low_room = std::move(parts.low_room)};
   if (maintenance_ != nullptr) {
     environment.wake_maintenance = [weak = std::weak_ptr<MaintenanceThread>(maintenance_)] {
       if (const auto maintenance = weak.lock()) maintenance->Wake();
     };
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Namespace::Impl> impl,
-                   Namespace::Impl::Create(spec, std::move(environment), std::move(chunks)));
-  impl->quota_claim = std::move(claim);
+                   Namespace::Impl::Create(spec, std::move(environment), std::move(parts.chunks)));
+  impl->quota_claim = std::move(parts.claim);
   return std::shared_ptr<Namespace>(new Namespace(std::move(impl)));
 }
 
 absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
-                                  const ArenaGeometry& arena, std::unique_ptr<Chunks> chunks) {
+                                  const ArenaGeometry& arena, std::unique_ptr<Chunks> chunks,
+                                  std::function<void()> low_room) {
   NamespaceSpec spec = ns.spec();
   spec.name = absl::StrCat(spec.name, "@", device);
   spec.device = device;
@@ -225,8 +240,13 @@ absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
   // Neither can the daemon read the bytes, nor keep a writer's descriptor from writing.
   spec.checksums = false;
   spec.writable_by_clients = true;
-  ASSIGN_OR_RETURN(std::shared_ptr<Namespace> tier,
-                   Make(spec, arena, PageKind::k4k, std::move(chunks), /*claim=*/nullptr));
+  Parts parts = {.arena = arena, .chunks = std::move(chunks)};
+  parts.hash_seed = ns.impl_->index().header().hash_seed;
+  if (low_room) {
+    parts.lower = ns.weak_from_this();
+    parts.low_room = std::move(low_room);
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<Namespace> tier, Make(spec, std::move(parts)));
   ns.SetDeviceTier({.device = device,
                     .bytes = spec.quota_bytes,
                     .objects = std::move(tier),

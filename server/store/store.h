@@ -54,9 +54,11 @@ class Store {
   // RESOURCE_EXHAUSTED (capacity or memory).
   absl::StatusOr<std::shared_ptr<Namespace>> CreateNamespace(NamespaceSpec spec);
   // Gives `ns` a tier in the memory of the GPU `device`. `chunks` are as `arena` says, whose bytes
-  // are the GPU's and not part of the capacity. RESOURCE_EXHAUSTED: no host memory for the index.
+  // are the GPU's and not part of the capacity. If there is a `low_room`, somebody moves its
+  // objects down, and is told by it when there is less room than there should be: from any thread,
+  // and often. RESOURCE_EXHAUSTED: no host memory for the index.
   absl::Status AddDeviceTier(Namespace& ns, const std::string& device, const ArenaGeometry& arena,
-                             std::unique_ptr<Chunks> chunks);
+                             std::unique_ptr<Chunks> chunks, std::function<void()> low_room = {});
   // NOT_FOUND if there is none.
   absl::StatusOr<std::shared_ptr<Namespace>> FindNamespace(std::string_view name) const;
   // Closes it: its objects are gone, further calls on it find nothing and refuse puts. Its quota is
@@ -76,11 +78,8 @@ class Store {
  private:
   class MaintenanceThread;
 
-  // `spec` is complete. `claim` goes when the namespace does.
-  absl::StatusOr<std::shared_ptr<Namespace>> Make(const NamespaceSpec& spec,
-                                                  const ArenaGeometry& arena, PageKind pages,
-                                                  std::unique_ptr<Chunks> chunks,
-                                                  std::shared_ptr<void> claim) const;
+  struct Parts;
+  absl::StatusOr<std::shared_ptr<Namespace>> Make(const NamespaceSpec& spec, Parts parts) const;
 
   // Constant after construction.
   const StoreOptions options_;

@@ -282,7 +282,7 @@ TEST_F(Ctl, MakesAndDeletesNamespaces) {
 
 TEST_F(Ctl, SaysWhoMayUseANamespaceOverTheSameHostLane) {
   const Json made = RunJson({"namespace", "create", "closed", "--quota", "1MiB", "--local-users",
-                             "4000000001,@4000000002", "--local-writers="});
+                             "4000000001,@4000000002", "--local-writers", "-"});
   EXPECT_EQ(made["local_users"]["users"], Json::array({4000000001}));
   EXPECT_EQ(made["local_users"]["groups"], Json::array({4000000002}));
   const CtlResult list = Run({"namespace", "list"});

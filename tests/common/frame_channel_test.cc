@@ -40,5 +40,42 @@ TEST(FrameReader, KeepsNoLargeBufferOnceItIsDrained) {
   EXPECT_EQ(reader.buffer_bytes(), small);
 }
 
+// Eight bytes made the reader of a stranger's connection fill a megabyte with zeros.
+TEST(FrameReader, TakesMemoryForWhatHasComeNotForWhatIsClaimed) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameReader reader(/*max_descriptors=*/0);
+  const auto read = [&] {
+    return reader.Read(ours.get(), 1 << 20,
+                       [](std::string_view, std::vector<UniqueFd>) { return absl::OkStatus(); });
+  };
+  std::string header(kFrameHeaderBytes, '\0');
+  header[2] = 0x10;  // a megabyte
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(send(theirs.get(), header.data(), header.size(), 0), ssize_t{8});
+    ASSERT_TRUE(read().ok());
+  }
+  EXPECT_LT(reader.buffer_bytes(), size_t{64} * 1024);
+}
+
+TEST(FrameReader, HasALimitThatCanBeRaised) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameReader reader(/*max_descriptors=*/0, /*max_body_bytes=*/100);
+  FrameWriter writer;
+  for (const size_t bytes : {100, 1000, 1001}) writer.Add(std::string(bytes, 'x'));
+  ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  std::vector<size_t> sizes;
+  const auto read = reader.Read(ours.get(), 1 << 20, [&](std::string_view body, auto) {
+    sizes.push_back(body.size());
+    reader.set_max_body_bytes(1000);
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(sizes, (std::vector<size_t>{100, 1000}));
+}
+
 }  // namespace
 }  // namespace infercache

@@ -1,5 +1,6 @@
 // The fixture of the conformance suite: a daemon, a client, and verbs in which tests read as
-// stories.
+// stories. Suites over AllTransports do what a Device can do as well; those over Transports what
+// only a Client can.
 
 #pragma once
 
@@ -40,17 +41,19 @@ inline std::string Pattern(size_t size, uint32_t seed) {
 template <typename Transport>
 class Conformance : public ::testing::Test {
  protected:
+  using AnyClient = typename Transport::Client;
+
   // As in Transport::options(), changed by `change`.
   template <typename Change>
-  std::unique_ptr<Client> Connect(Change change) {
+  std::unique_ptr<AnyClient> Connect(Change change) {
     ClientOptions options = transport_.options();
     options.deadline = absl::Seconds(60);  // slow machines and sanitizers
     change(options);
-    auto client = Client::Connect(std::move(options));
+    auto client = AnyClient::Connect(std::move(options));
     EXPECT_TRUE(client.ok()) << client.status();
     return *std::move(client);
   }
-  std::unique_ptr<Client> Connect() {
+  std::unique_ptr<AnyClient> Connect() {
     return Connect([](ClientOptions&) {});
   }
 
@@ -64,8 +67,8 @@ class Conformance : public ::testing::Test {
   absl::Status PutStatus(const PutItem& item) { return client_->Put(item).status; }
 
   // The value, or "(miss)".
-  static std::string GetFrom(Client& client, std::string_view key) {
-    const GetResult got = client.Get(key);
+  static std::string GetFrom(AnyClient& client, std::string_view key) {
+    const auto got = client.Get(key);
     EXPECT_TRUE(got.status.ok()) << got.status;
     return got.hit() ? Text(got.object->bytes()) : "(miss)";
   }
@@ -99,7 +102,7 @@ class Conformance : public ::testing::Test {
   InProcessDaemon& daemon() { return transport_.daemon(); }
 
   Transport transport_;
-  std::unique_ptr<Client> client_ = Connect();
+  std::unique_ptr<AnyClient> client_ = Connect();
 };
 
 }  // namespace infercache

@@ -30,7 +30,10 @@ class Limits : public Conformance<Transport> {
 
   PutItem item_ = {.key = "k", .value = {Bytes("12345678")}, .overwrite = true};
 };
-TYPED_TEST_SUITE(Limits, Transports, TransportName);
+TYPED_TEST_SUITE(Limits, AllTransports, TransportName);
+template <typename Transport>
+using ClientLimits = Limits<Transport>;
+TYPED_TEST_SUITE(ClientLimits, Transports, TransportName);
 
 TYPED_TEST(Limits, KeyLength) {
   const std::string longest(kMaxKeyBytes, 'k');
@@ -110,7 +113,7 @@ TYPED_TEST(Limits, NumberOfParts) {
   this->item_.value = {Bytes(bytes).first(kMaxParts)};
   this->item_.parts.assign(kMaxParts, {.dtype = DataType::kUInt8, .shape = {}, .size_bytes = 1});
   this->ExpectStored(this->item_);
-  const GetResult got = this->client_->Get("k");
+  const auto got = this->client_->Get("k");
   ASSERT_TRUE(got.hit()) << got.status;
   EXPECT_EQ(got.object->parts().size(), kMaxParts);
   this->item_.value = {Bytes(bytes)};
@@ -118,7 +121,7 @@ TYPED_TEST(Limits, NumberOfParts) {
   this->ExpectInvalid(this->item_);
 }
 
-TYPED_TEST(Limits, ListPageSize) {
+TYPED_TEST(ClientLimits, ListPageSize) {
   EXPECT_TRUE(this->client_->List("", kMaxListPageSize).status.ok());
   EXPECT_TRUE(absl::IsInvalidArgument(this->client_->List("", kMaxListPageSize + 1).status));
 }

@@ -10,30 +10,36 @@ namespace {
 template <typename Transport>
 class Reservations : public Conformance<Transport> {
  protected:
-  ReserveResult Reserve(const ReserveItem& item) {
+  auto Reserve(const ReserveItem& item) {
     return std::move(this->client_->Reserve(std::span(&item, 1)).front());
   }
+  template <typename Reservation>
   PutResult Commit(Reservation& reservation) {
     return this->client_->Commit(std::span(&reservation, 1)).front();
   }
-  static void Fill(const Reservation& reservation, char byte) {
-    std::fill(reservation.bytes().begin(), reservation.bytes().end(), std::byte(byte));
+  template <typename Reservation>
+  static void Fill(Reservation& reservation, char byte) {
+    const std::span<std::byte> bytes = reservation.bytes();
+    std::fill(bytes.begin(), bytes.end(), std::byte(byte));
   }
 };
-TYPED_TEST_SUITE(Reservations, Transports, TransportName);
+TYPED_TEST_SUITE(Reservations, AllTransports, TransportName);
+template <typename Transport>
+using ClientReservations = Reservations<Transport>;
+TYPED_TEST_SUITE(ClientReservations, Transports, TransportName);
 
 TYPED_TEST(Reservations, BecomeObjectsByCommit) {
   ReserveItem item = {.key = "k", .size_bytes = 12};
   item.parts = {{.dtype = DataType::kFloat32, .shape = {3}, .size_bytes = 12}};
   item.info.kind = ObjectKind::kKv;
-  ReserveResult reserved = this->Reserve(item);
+  auto reserved = this->Reserve(item);
   ASSERT_TRUE(reserved.reservation.has_value()) << reserved.status;
   ASSERT_EQ(reserved.reservation->bytes().size(), 12u);
   this->Fill(*reserved.reservation, 'x');
   EXPECT_EQ(this->Get("k"), "(miss)");
   EXPECT_EQ(this->Commit(*reserved.reservation).outcome, PutOutcome::kStored);
   EXPECT_FALSE(*reserved.reservation);
-  const GetResult got = this->client_->Get("k");
+  const auto got = this->client_->Get("k");
   ASSERT_TRUE(got.hit()) << got.status;
   EXPECT_EQ(Text(got.object->bytes()), std::string(12, 'x'));
   EXPECT_EQ(got.object->parts(), item.parts);
@@ -42,8 +48,8 @@ TYPED_TEST(Reservations, BecomeObjectsByCommit) {
 
 TYPED_TEST(Reservations, OfOneKeyTheFirstCommitWins) {
   const ReserveItem item = {.key = "k", .size_bytes = 3};
-  ReserveResult first = this->Reserve(item);
-  ReserveResult second = this->Reserve(item);
+  auto first = this->Reserve(item);
+  auto second = this->Reserve(item);
   ASSERT_TRUE(first.reservation && second.reservation);
   this->Fill(*first.reservation, '1');
   this->Fill(*second.reservation, '2');
@@ -55,7 +61,7 @@ TYPED_TEST(Reservations, OfOneKeyTheFirstCommitWins) {
 
 TYPED_TEST(Reservations, DroppedOnesLeaveNothing) {
   {
-    const ReserveResult reserved = this->Reserve({.key = "k", .size_bytes = 1 << 20});
+    const auto reserved = this->Reserve({.key = "k", .size_bytes = 1 << 20});
     ASSERT_TRUE(reserved.reservation.has_value()) << reserved.status;
   }
   EXPECT_TRUE(this->client_->Ping().ok()) << "and by now the daemon has heard of it";
@@ -63,7 +69,7 @@ TYPED_TEST(Reservations, DroppedOnesLeaveNothing) {
   EXPECT_EQ(this->Get("k"), "(miss)");
 }
 
-TYPED_TEST(Reservations, ComeAndGoInBatches) {
+TYPED_TEST(ClientReservations, ComeAndGoInBatches) {
   std::vector<std::string> keys;
   std::vector<ReserveItem> items;
   for (int i = 0; i < 100; ++i) keys.push_back("k" + std::to_string(i));

@@ -10,7 +10,10 @@ namespace {
 
 template <typename Transport>
 using Sharing = Conformance<Transport>;
-TYPED_TEST_SUITE(Sharing, Transports, TransportName);
+TYPED_TEST_SUITE(Sharing, AllTransports, TransportName);
+template <typename Transport>
+using ClientSharing = Conformance<Transport>;
+TYPED_TEST_SUITE(ClientSharing, Transports, TransportName);
 
 TYPED_TEST(Sharing, ClientsOfOneFingerprintShare) {
   auto first = this->Connect([](ClientOptions& o) {
@@ -32,10 +35,17 @@ TYPED_TEST(Sharing, FingerprintsKeepObjectsApart) {
   qwen->Put({.key = "k", .value = {Bytes("qwen's")}});
   EXPECT_EQ(this->GetFrom(*llama, "k"), "llama's");
   EXPECT_EQ(this->GetFrom(*qwen, "k"), "qwen's");
-  EXPECT_EQ(qwen->List("").objects.size(), 1u);
   const std::string_view key = "k";
   EXPECT_TRUE(llama->Delete(std::span(&key, 1)).flags.at(0));
   EXPECT_EQ(this->GetFrom(*qwen, "k"), "qwen's");
+}
+
+TYPED_TEST(ClientSharing, ListsShowTheObjectsOfOneFingerprint) {
+  auto llama = this->Connect([](ClientOptions& o) { o.fingerprint = {{"model", "llama"}}; });
+  auto qwen = this->Connect([](ClientOptions& o) { o.fingerprint = {{"model", "qwen"}}; });
+  llama->Put({.key = "k", .value = {Bytes("llama's")}});
+  qwen->Put({.key = "k", .value = {Bytes("qwen's")}});
+  EXPECT_EQ(qwen->List("").objects.size(), 1u);
 }
 
 TYPED_TEST(Sharing, NamespacesKeepObjectsApart) {
@@ -67,7 +77,7 @@ TYPED_TEST(Sharing, ConcurrentClientsSeeWholeObjects) {
               client->Put({.key = key, .value = {Bytes(value)}, .overwrite = true});
           ASSERT_TRUE(put.status.ok()) << put.status;
         }
-        const GetResult got = client->Get(key);
+        const auto got = client->Get(key);
         ASSERT_TRUE(got.status.ok()) << got.status;
         if (!got.hit()) continue;
         ++hits;

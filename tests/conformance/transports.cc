@@ -2,9 +2,13 @@
 
 #include <unistd.h>
 
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/cuda/driver.h"
+#include "server/gpu/device_tiers.h"
+#include "tests/fake_cuda/fake_driver.h"
 #include "tests/or_die.h"
 
 namespace infercache {
@@ -56,15 +60,39 @@ std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen,
 
 std::unique_ptr<InProcessDaemon> InProcessDaemon::Local() {
   std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
-  local::LocalOptions options;
-  options.socket_path = NewSocketPath();
-  daemon->local_server_ = OrDie(local::LocalServer::Start(options, daemon->store_));
-  daemon->endpoint_ = absl::StrCat("unix:", options.socket_path);
+  daemon->ServeLocally({});
   return daemon;
 }
 
-store::NamespaceStats InProcessDaemon::Stats(std::string_view ns) const {
-  return OrDie(store_.FindNamespace(ns))->Stats();
+std::unique_ptr<InProcessDaemon> InProcessDaemon::Gpu() {
+  // One for the process: that is how a driver sees it.
+  static fake_cuda::FakeDriver fake(1, uint64_t{512} << 20);
+  const auto driver = OrDie(cuda::Driver::Load());
+  const cuda::DeviceInfo gpu = OrDie(cuda::ListDevices(*driver)).at(0);
+  std::printf("driver %d, %s, %s\n", driver->version(), gpu.name.c_str(), gpu.uuid.c_str());
+  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
+  daemon->device_ = gpu.uuid;
+  gpu::DeviceTiers tiers({});
+  for (const auto& ns : daemon->store_.Namespaces()) {
+    OrDie(tiers.Add(daemon->store_, {.ns = ns, .device = gpu.uuid, .bytes = ns->spec().quota_bytes})
+              .status);
+  }
+  // A test may hold nearly all there is.
+  local::LocalOptions options;
+  options.pin_budget_divisor = 1;
+  daemon->ServeLocally(std::move(options));
+  return daemon;
+}
+
+void InProcessDaemon::ServeLocally(local::LocalOptions options) {
+  options.socket_path = NewSocketPath();
+  local_server_ = OrDie(local::LocalServer::Start(options, store_));
+  endpoint_ = absl::StrCat("unix:", options.socket_path);
+}
+
+store::NamespaceStats InProcessDaemon::Stats(std::string_view name) const {
+  const auto ns = OrDie(store_.FindNamespace(name));
+  return device_.empty() ? ns->Stats() : OrDie(ns->FindDeviceTier(device_))->Stats();
 }
 
 uint64_t InProcessDaemon::PinnedResponseBytes() const {

@@ -21,6 +21,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/store/events.h"
 #include "server/store/store.h"
+#include "tests/conformance/device_client.h"
 
 namespace infercache {
 
@@ -50,6 +51,9 @@ class InProcessDaemon {
   static std::unique_ptr<InProcessDaemon> Grpc(std::string listen,
                                                uint64_t max_pinned_bytes = uint64_t{64} << 20);
   static std::unique_ptr<InProcessDaemon> Local();
+  // The same-host lane, and in the first GPU of this process a tier of each namespace, as large as
+  // it. What is counted is then the tier's.
+  static std::unique_ptr<InProcessDaemon> Gpu();
 
   // What a client calls it.
   const std::string& endpoint() const { return endpoint_; }
@@ -62,8 +66,10 @@ class InProcessDaemon {
 
  private:
   InProcessDaemon();
+  void ServeLocally(local::LocalOptions options);
 
   ManualClock clock_;
+  std::string device_;  // the GPU's UUID; empty = host memory
   EvictionRecord evicted_;
   store::Store store_;
   std::string endpoint_;
@@ -76,6 +82,7 @@ std::string NewSocketPath();
 
 class TcpFixture {
  public:
+  using Client = infercache::Client;
   static constexpr char kName[] = "Tcp";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const { return {.endpoint = daemon_->endpoint()}; }
@@ -87,6 +94,7 @@ class TcpFixture {
 // Whose answers carry so little at once that most objects need a stream each.
 class StreamsFixture {
  public:
+  using Client = infercache::Client;
   static constexpr char kName[] = "Streams";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const {
@@ -100,6 +108,7 @@ class StreamsFixture {
 
 class LocalFixture {
  public:
+  using Client = infercache::Client;
   static constexpr char kName[] = "Local";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const {
@@ -111,8 +120,23 @@ class LocalFixture {
   const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Local();
 };
 
+class GpuFixture {
+ public:
+  using Client = DeviceClient;
+  static constexpr char kName[] = "Gpu";
+  InProcessDaemon& daemon() { return *daemon_; }
+  ClientOptions options() const {
+    return {.endpoint = daemon_->endpoint(),
+            .clock = [&clock = daemon_->clock()] { return absl::FromUnixMillis(clock.NowMs()); }};
+  }
+
+ private:
+  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Gpu();
+};
+
 // The suite runs over each of these.
 using Transports = ::testing::Types<TcpFixture, LocalFixture>;
+using AllTransports = ::testing::Types<TcpFixture, LocalFixture, GpuFixture>;
 
 struct TransportName {
   template <typename T>

@@ -11,12 +11,12 @@ template <typename Transport>
 class Values : public Conformance<Transport> {
  protected:
   // Through puts and gets of both kinds.
-  void RoundTrip(Client& client, size_t size) {
+  void RoundTrip(typename Conformance<Transport>::AnyClient& client, size_t size) {
     const std::string value = Pattern(size, static_cast<uint32_t>(size));
     const std::string key = "size/" + std::to_string(size);
     const PutResult put = client.Put({.key = key, .value = {Bytes(value)}});
     ASSERT_EQ(put.outcome, PutOutcome::kStored) << size << ": " << put.status;
-    const GetResult got = client.Get(key);
+    const auto got = client.Get(key);
     ASSERT_TRUE(got.hit()) << size << ": " << got.status;
     ASSERT_TRUE(Text(got.object->bytes()) == value) << size;
 
@@ -35,7 +35,7 @@ class Values : public Conformance<Transport> {
     ASSERT_TRUE(small == std::string(size - 1, '!')) << "nothing is written";
   }
 };
-TYPED_TEST_SUITE(Values, Transports, TransportName);
+TYPED_TEST_SUITE(Values, AllTransports, TransportName);
 
 TYPED_TEST(Values, OfEverySizeUpTo40MiB) {
   // Around the sizes at which something changes: copied or referred to by the daemon, unary or in
@@ -62,7 +62,7 @@ TYPED_TEST(Values, AStreamedPutKeepsTheRules) {
   item.info.kind = ObjectKind::kEmbedding;
   EXPECT_EQ(client->Put(item).outcome, PutOutcome::kStored);
   EXPECT_EQ(client->Put(item).outcome, PutOutcome::kExists);
-  const GetResult got = client->Get("k");
+  const auto got = client->Get("k");
   ASSERT_TRUE(got.hit()) << got.status;
   EXPECT_EQ(got.object->parts(), item.parts);
   EXPECT_EQ(got.object->info().kind, ObjectKind::kEmbedding);
@@ -91,7 +91,7 @@ TYPED_TEST(Values, ABatchLargerThanAMessage) {
     ASSERT_EQ(result.outcome, PutOutcome::kStored) << result.status;
   }
   const std::vector<std::string_view> views(keys.begin(), keys.end());
-  const std::vector<GetResult> results = this->client_->Get(views);
+  const auto results = this->client_->Get(views);
   for (size_t i = 0; i < keys.size(); ++i) {
     ASSERT_TRUE(results[i].hit()) << i << ": " << results[i].status;
     ASSERT_TRUE(Text(results[i].object->bytes()) == values[i]) << i;

@@ -17,12 +17,16 @@
 namespace infercache::cuda {
 namespace {
 
-// Passed alike: both pointers, or both integers or enums of one size.
+template <class T>
+constexpr bool kIsNumber = std::is_integral_v<T> || std::is_enum_v<T>;
+
+// Passed alike: both pointers, or both integers or enums of one size, or both structures of one
+// size, larger than what travels in registers.
 template <class A, class B>
-constexpr bool kSameShape =
-    sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B> &&
-    (std::is_pointer_v<A> ||
-     ((std::is_integral_v<A> || std::is_enum_v<A>)&&(std::is_integral_v<B> || std::is_enum_v<B>)));
+constexpr bool kSameShape = sizeof(A) == sizeof(B) &&
+                            ((std::is_pointer_v<A> && std::is_pointer_v<B>) ||
+                             (kIsNumber<A> && kIsNumber<B>) ||
+                             (std::is_class_v<A> && std::is_class_v<B> && sizeof(A) > 16));
 
 template <class Ours, class Theirs>
 struct SameCall : std::false_type {};
@@ -65,6 +69,18 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuMemMap_v10020>(&compared, "cuMemMap", 10020, &Api::mem_map);
   Compare<PFN_cuMemUnmap_v10020>(&compared, "cuMemUnmap", 10020, &Api::mem_unmap);
   Compare<PFN_cuMemSetAccess_v10020>(&compared, "cuMemSetAccess", 10020, &Api::mem_set_access);
+  Compare<PFN_cuMemRetainAllocationHandle_v11000>(&compared, "cuMemRetainAllocationHandle", 11000,
+                                                  &Api::mem_retain_allocation_handle);
+  Compare<PFN_cuMemGetAddressRange_v3020>(&compared, "cuMemGetAddressRange", 3020,
+                                          &Api::mem_get_address_range);
+  Compare<PFN_cuPointerGetAttribute_v4000>(&compared, "cuPointerGetAttribute", 4000,
+                                           &Api::pointer_get_attribute);
+  Compare<PFN_cuIpcGetMemHandle_v4010>(&compared, "cuIpcGetMemHandle", 4010,
+                                       &Api::ipc_get_mem_handle);
+  Compare<PFN_cuIpcOpenMemHandle_v11000>(&compared, "cuIpcOpenMemHandle", 11000,
+                                         &Api::ipc_open_mem_handle);
+  Compare<PFN_cuIpcCloseMemHandle_v4010>(&compared, "cuIpcCloseMemHandle", 4010,
+                                         &Api::ipc_close_mem_handle);
   Compare<PFN_cuDevicePrimaryCtxRetain_v7000>(&compared, "cuDevicePrimaryCtxRetain", 7000,
                                               &Api::device_primary_ctx_retain);
   Compare<PFN_cuDevicePrimaryCtxRelease_v11000>(&compared, "cuDevicePrimaryCtxRelease", 11000,
@@ -84,6 +100,18 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuStreamQuery_v2000>(&compared, "cuStreamQuery", 2000, &Api::stream_query);
   Compare<PFN_cuLaunchHostFunc_v10000>(&compared, "cuLaunchHostFunc", 10000,
                                        &Api::launch_host_func);
+  Compare<PFN_cuEventCreate_v2000>(&compared, "cuEventCreate", 2000, &Api::event_create);
+  Compare<PFN_cuEventDestroy_v4000>(&compared, "cuEventDestroy", 4000, &Api::event_destroy);
+  Compare<PFN_cuEventRecord_v2000>(&compared, "cuEventRecord", 2000, &Api::event_record);
+  Compare<PFN_cuEventSynchronize_v2000>(&compared, "cuEventSynchronize", 2000,
+                                        &Api::event_synchronize);
+  Compare<PFN_cuEventElapsedTime_v2000>(&compared, "cuEventElapsedTime", 2000,
+                                        &Api::event_elapsed_time);
+  Compare<PFN_cuMemGetInfo_v3020>(&compared, "cuMemGetInfo", 3020, &Api::mem_get_info);
+  Compare<PFN_cuMemHostRegister_v6050>(&compared, "cuMemHostRegister", 6050,
+                                       &Api::mem_host_register);
+  Compare<PFN_cuMemHostUnregister_v4000>(&compared, "cuMemHostUnregister", 4000,
+                                         &Api::mem_host_unregister);
 
   // Nobody adds one to the table and forgets it here.
   std::set<std::string> used;
@@ -97,6 +125,8 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
 
 TEST(Header, StructuresHaveTheSameLayout) {
   EXPECT_EQ(sizeof(Uuid), sizeof(CUuuid));
+  EXPECT_EQ(sizeof(IpcHandle), sizeof(CUipcMemHandle));
+  EXPECT_EQ(alignof(IpcHandle), alignof(CUipcMemHandle));
   EXPECT_EQ(sizeof(MemoryLocation), sizeof(CUmemLocation));
   EXPECT_EQ(offsetof(MemoryLocation, type), offsetof(CUmemLocation, type));
   EXPECT_EQ(offsetof(MemoryLocation, id), offsetof(CUmemLocation, id));
@@ -116,23 +146,27 @@ TEST(Header, StructuresHaveTheSameLayout) {
 
 TEST(Header, NumbersMeanTheSame) {
   const std::map<int, int> ours_to_theirs = {
-      {kSuccess, CUDA_SUCCESS},
-      {kInvalidValue, CUDA_ERROR_INVALID_VALUE},
-      {kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY},
-      {kNotInitialized, CUDA_ERROR_NOT_INITIALIZED},
-      {kStubLibrary, CUDA_ERROR_STUB_LIBRARY},
-      {kCallRequiresNewerDriver, CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER},
-      {kNoDevice, CUDA_ERROR_NO_DEVICE},
-      {kInvalidDevice, CUDA_ERROR_INVALID_DEVICE},
-      {kInvalidContext, CUDA_ERROR_INVALID_CONTEXT},
-      {kOperatingSystem, CUDA_ERROR_OPERATING_SYSTEM},
-      {kInvalidHandle, CUDA_ERROR_INVALID_HANDLE},
-      {kNotFound, CUDA_ERROR_NOT_FOUND},
-      {kNotReady, CUDA_ERROR_NOT_READY},
-      {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
-      {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
-      {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
-      {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
+    {kSuccess, CUDA_SUCCESS},
+    {kInvalidValue, CUDA_ERROR_INVALID_VALUE},
+    {kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY},
+    {kNotInitialized, CUDA_ERROR_NOT_INITIALIZED},
+    {kStubLibrary, CUDA_ERROR_STUB_LIBRARY},
+#if CUDA_VERSION >= 13000  // older ones do not name it
+    {kCallRequiresNewerDriver, CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER},
+#endif
+    {kNoDevice, CUDA_ERROR_NO_DEVICE},
+    {kInvalidDevice, CUDA_ERROR_INVALID_DEVICE},
+    {kInvalidContext, CUDA_ERROR_INVALID_CONTEXT},
+    {kOperatingSystem, CUDA_ERROR_OPERATING_SYSTEM},
+    {kInvalidHandle, CUDA_ERROR_INVALID_HANDLE},
+    {kNotFound, CUDA_ERROR_NOT_FOUND},
+    {kNotReady, CUDA_ERROR_NOT_READY},
+    {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
+    {kHostMemoryAlreadyRegistered, CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED},
+    {kHostMemoryNotRegistered, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED},
+    {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
+    {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
+    {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
   };
   for (const auto& [ours, theirs] : ours_to_theirs) EXPECT_EQ(ours, theirs);
   EXPECT_EQ(kLocationDevice, int{CU_MEM_LOCATION_TYPE_DEVICE});
@@ -145,6 +179,9 @@ TEST(Header, NumbersMeanTheSame) {
   EXPECT_EQ(kAttributePosixFdHandles,
             int{CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED});
   EXPECT_EQ(kStreamNonBlocking, unsigned{CU_STREAM_NON_BLOCKING});
+  EXPECT_EQ(kPointerDeviceOrdinal, int{CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL});
+  EXPECT_EQ(kPointerIsLegacyIpcCapable, int{CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE});
+  EXPECT_EQ(kIpcLazyEnablePeerAccess, unsigned{CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS});
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/cuda/gpu_fixture.h"
+#include "tests/helper_path.h"
 
 namespace infercache::cuda {
 namespace {
@@ -150,12 +151,13 @@ TEST_F(MemoryTest, ADeviceAddressIsNoMemoryOfTheCpu) {
 TEST_F(MemoryTest, WhatAKilledProcessHeldIsFree) {
   if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
   const auto before = fake().UseOf(0);
+  const std::string holder = HelperPath(CUDA_HOLDER);
   int ready[2];
   ASSERT_EQ(pipe(ready), 0);
   const pid_t child = fork();
   if (child == 0) {
     dup2(ready[1], STDOUT_FILENO);
-    execl(CUDA_HOLDER, CUDA_HOLDER, nullptr);
+    execl(holder.c_str(), holder.c_str(), nullptr);
     _exit(127);
   }
   close(ready[1]);

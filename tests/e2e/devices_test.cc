@@ -63,6 +63,18 @@ TEST_F(Devices, HoldTheirMemoryAndNoContextUntilTheDaemonEnds) {
   EXPECT_EQ(gpus_.UseOf(1), fake_cuda::Use());
 }
 
+TEST_F(Devices, TakeAContextIfObjectsAreToMoveDown) {
+  auto daemon = DaemonProcess::Start(
+      Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB", "--device-demote=true"}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  // The GPU's thread makes it when it starts.
+  while (gpus_.calls().contexts.load() == 0) std::this_thread::yield();
+  EXPECT_EQ(gpus_.UseOf(1).contexts, 0u);
+  ExpectServes(**daemon);
+  EXPECT_EQ((*daemon)->Stop(), 0);
+  EXPECT_EQ(gpus_.UseOf(0), fake_cuda::Use());
+}
+
 TEST_F(Devices, ComeFromTheFile) {
   auto options = Options({});
   options.config =

@@ -91,18 +91,24 @@ TEST(Http, MetricsAreInTheFormatAndCountWhatHappened) {
     samples = ParseMetrics(answer->body);
   } while (!samples.contains(refused) && std::chrono::steady_clock::now() < deadline);
   ASSERT_TRUE(samples.contains(refused));
-  const std::string ns = "{namespace=\"default\"}";
-  const std::string daemon_lane = "{namespace=\"default\",lane=\"daemon\"}";
+  const std::string ns = "{namespace=\"default\",tier=\"host\"}";
+  const std::string daemon_lane = "{namespace=\"default\",tier=\"host\",lane=\"daemon\"}";
   EXPECT_EQ(samples.at("infercache_ready"), 1);
   EXPECT_EQ(samples.at("infercache_objects" + ns), 1);
   EXPECT_EQ(samples.at("infercache_lookup_hits_total" + daemon_lane), 1);
   EXPECT_EQ(samples.at("infercache_lookup_misses_total" + daemon_lane), 1);
   EXPECT_EQ(samples.at("infercache_hit_bytes_total" + daemon_lane), 10'000);
-  EXPECT_EQ(samples.at("infercache_store_requests_total{namespace=\"default\",result=\"stored\"}"),
-            1);
-  EXPECT_EQ(samples.at("infercache_store_requests_total{namespace=\"default\",result=\"exists\"}"),
-            1);
-  EXPECT_GE(samples.at("infercache_used_bytes{namespace=\"default\",state=\"visible\"}"), 10'000);
+  EXPECT_EQ(
+      samples.at(
+          "infercache_store_requests_total{namespace=\"default\",tier=\"host\",result=\"stored\"}"),
+      1);
+  EXPECT_EQ(
+      samples.at(
+          "infercache_store_requests_total{namespace=\"default\",tier=\"host\",result=\"exists\"}"),
+      1);
+  EXPECT_GE(
+      samples.at("infercache_used_bytes{namespace=\"default\",tier=\"host\",state=\"visible\"}"),
+      10'000);
   const std::string duration = "infercache_grpc_server_call_duration_seconds_count";
   EXPECT_EQ(samples.at(duration + "{grpc_method=\"infercache.v1.Cache/Get\",grpc_status=\"OK\"}"),
             2);

@@ -21,6 +21,7 @@
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/http_get.h"
 #include "tests/e2e/test_client.h"
+#include "tests/fake_cuda/fake_driver.h"
 
 namespace infercache::e2e {
 namespace {
@@ -134,11 +135,15 @@ std::string ReadAll(const std::string& path) {
 std::string AlertsPath() { return DEPLOY_DIRECTORY "/prometheus/alerts.yaml"; }
 std::string DashboardPath() { return DEPLOY_DIRECTORY "/grafana/infercache.json"; }
 
-// A daemon that has served a hit, a miss and a call that failed, and its /metrics.
+// A daemon with a tier in a GPU that has served a hit, a miss and a call that failed, and its
+// /metrics.
 class MonitoringFiles : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    auto daemon = DaemonProcess::Start();
+    gpu_ = std::make_unique<fake_cuda::FakeDriver>(1, uint64_t{64} << 20);
+    auto daemon = DaemonProcess::Start({.arguments = {"--default-devices=auto=16MiB"},
+                                        .environment = {{"LD_LIBRARY_PATH", FAKE_CUDA_LIBRARY_DIR},
+                                                        {"FAKE_CUDA_STATE", gpu_->path()}}});
     ASSERT_TRUE(daemon.ok()) << daemon.status();
     daemon_ = *std::move(daemon);
     TestClient client(daemon_->grpc_address());
@@ -149,7 +154,10 @@ class MonitoringFiles : public testing::Test {
     ASSERT_TRUE(client.Get("default", "b", found, value).ok());
     ASSERT_FALSE(client.Get("nowhere", "a", found, value).ok());
   }
-  static void TearDownTestSuite() { daemon_.reset(); }
+  static void TearDownTestSuite() {
+    daemon_.reset();
+    gpu_.reset();
+  }
 
   void SetUp() override {
     ASSERT_NE(daemon_, nullptr) << "the daemon did not start";
@@ -166,6 +174,7 @@ class MonitoringFiles : public testing::Test {
   }
 
   static constexpr int kScrapes = 1000;
+  static inline std::unique_ptr<fake_cuda::FakeDriver> gpu_;
   static std::unique_ptr<DaemonProcess> daemon_;
   std::string text_;
   Series series_;
@@ -184,7 +193,7 @@ TEST_F(MonitoringFiles, WhatIsMisspeltIsMissing) {
               IsEmpty());
   for (const char* wrong :
        {"infercache_used_bytes{state=\"seen\"}", "infercache_used_bytes{state=~\"v\"}",
-        "infercache_used_bytes{tier=~\"$tier\"}", "infercache_used_bytes{state!~\".*\"}"}) {
+        "infercache_used_bytes{shard=~\"$shard\"}", "infercache_used_bytes{state!~\".*\"}"}) {
     EXPECT_THAT(Missing(series_, wrong), ElementsAre("infercache_used_bytes")) << wrong;
   }
 }

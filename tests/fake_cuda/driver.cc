@@ -6,7 +6,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "tests/fake_cuda/process.h"
+#include "tests/fake_cuda/calls.h"
+#include "tests/fake_cuda/events.h"
 
 namespace infercache::fake_cuda {
 namespace {
@@ -23,27 +24,6 @@ using cuda::Uuid;
 // A context is a pointer that nobody follows: its device's number and one.
 Context ContextOf(uint32_t device) {
   return reinterpret_cast<Context>(static_cast<uintptr_t>(device) + 1);
-}
-
-// Calls f(process) in an initialized process.
-template <class F>
-Result With(F f) {
-  Process* const process = Process::Get();
-  return process == nullptr ? cuda::kNotInitialized : f(*process);
-}
-template <class F>
-Result WithDevice(Device device, F f) {
-  return With([&](Process& process) {
-    return process.has_device(device) ? f(process) : cuda::kInvalidDevice;
-  });
-}
-template <class F>
-Result WithStream(Stream stream, F f) {
-  return With([&](Process& process) {
-    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
-    FakeStream* const found = process.FindStream(stream);
-    return found == nullptr ? cuda::kInvalidHandle : f(process, *found);
-  });
 }
 
 Result Init(unsigned flags) { return flags == 0 ? Process::Init() : cuda::kInvalidValue; }
@@ -183,6 +163,28 @@ Result MemImportFromShareableHandle(AllocationHandle* handle, void* shareable, i
     return process.Import(handle, static_cast<int>(reinterpret_cast<uintptr_t>(shareable)));
   });
 }
+Result MemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    *total_bytes = process.state().device_bytes;
+    *free_bytes = *total_bytes - process.file().UseOf(CurrentContexts().back()).bytes;
+    return cuda::kSuccess;
+  });
+}
+// Copies are as fast without it.
+Result MemHostRegister(void* memory, size_t bytes, unsigned flags) {
+  if (memory == nullptr || bytes == 0 || flags != 0) return cuda::kInvalidValue;
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.RegisterHost(memory);
+  });
+}
+Result MemHostUnregister(void* memory) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.UnregisterHost(memory);
+  });
+}
 Result MemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer wanted,
                          unsigned long long flags) {
   if (wanted != 0 || flags != 0) return cuda::kInvalidValue;
@@ -214,6 +216,74 @@ Result MemSetAccess(DevicePointer pointer, size_t bytes, const AccessDescription
     return process.SetAccess(pointer, bytes, static_cast<uint32_t>(descriptions->location.id),
                              descriptions->flags);
   });
+}
+
+Result MemRetainAllocationHandle(AllocationHandle* handle, void* address) {
+  return With([&](Process& process) {
+    return process.Retain(handle, reinterpret_cast<uintptr_t>(address));
+  });
+}
+// With f(process, range) for what is at `pointer`, in a context.
+template <class F>
+Result WithRange(DevicePointer pointer, F f) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    Process::Range range;
+    return process.FindRange(pointer, &range) ? f(process, range) : cuda::kInvalidValue;
+  });
+}
+Result MemGetAddressRange(DevicePointer* base, size_t* bytes, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process&, const Process::Range& range) {
+    *base = range.base;
+    *bytes = range.bytes;
+    return cuda::kSuccess;
+  });
+}
+Result PointerGetAttribute(void* value, int attribute, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process&, const Process::Range& range) {
+    int number = 0;
+    if (attribute == cuda::kPointerDeviceOrdinal) {
+      number = static_cast<int>(range.device);
+    } else if (attribute == cuda::kPointerIsLegacyIpcCapable) {
+      number = range.kind == Kind::kLegacy ? 1 : 0;
+    } else {
+      return cuda::kInvalidValue;
+    }
+    std::memcpy(value, &number, sizeof number);
+    return cuda::kSuccess;
+  });
+}
+Result IpcGetMemHandle(cuda::IpcHandle* handle, DevicePointer pointer) {
+  return WithRange(pointer, [&](Process& process, const Process::Range&) {
+    return process.GetIpcHandle(handle, pointer);
+  });
+}
+Result IpcOpenMemHandle(DevicePointer* pointer, cuda::IpcHandle handle, unsigned flags) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    process.state().calls.ipc_opens.fetch_add(1);
+    if (flags != cuda::kIpcLazyEnablePeerAccess) return cuda::kInvalidValue;
+    return process.OpenIpcHandle(pointer, handle);
+  });
+}
+Result IpcCloseMemHandle(DevicePointer pointer) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    process.state().calls.ipc_closes.fetch_add(1);
+    return process.CloseIpcHandle(pointer);
+  });
+}
+
+// --- For tests, which look them up as the others are: the daemon and its clients allocate nothing
+// this way, and their users do.
+Result MemAlloc(DevicePointer* pointer, size_t bytes) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    return process.Alloc(pointer, bytes, CurrentContexts().back());
+  });
+}
+Result MemFree(DevicePointer pointer) {
+  return With([&](Process& process) { return process.Free(pointer); });
 }
 
 Result DevicePrimaryCtxRetain(Context* context, Device device) {
@@ -332,6 +402,12 @@ constexpr Api kApi = {
     .mem_map = MemMap,
     .mem_unmap = MemUnmap,
     .mem_set_access = MemSetAccess,
+    .mem_retain_allocation_handle = MemRetainAllocationHandle,
+    .mem_get_address_range = MemGetAddressRange,
+    .pointer_get_attribute = PointerGetAttribute,
+    .ipc_get_mem_handle = IpcGetMemHandle,
+    .ipc_open_mem_handle = IpcOpenMemHandle,
+    .ipc_close_mem_handle = IpcCloseMemHandle,
     .device_primary_ctx_retain = DevicePrimaryCtxRetain,
     .device_primary_ctx_release = DevicePrimaryCtxRelease,
     .ctx_push_current = CtxPushCurrent,
@@ -344,6 +420,14 @@ constexpr Api kApi = {
     .stream_synchronize = StreamSynchronize,
     .stream_query = StreamQuery,
     .launch_host_func = LaunchHostFunc,
+    .event_create = EventCreate,
+    .event_destroy = EventDestroy,
+    .event_record = EventRecord,
+    .event_synchronize = EventSynchronize,
+    .event_elapsed_time = EventElapsedTime,
+    .mem_get_info = MemGetInfo,
+    .mem_host_register = MemHostRegister,
+    .mem_host_unregister = MemHostUnregister,
 };
 
 }  // namespace
@@ -360,6 +444,11 @@ extern "C" __attribute__((visibility("default"))) Result cuGetProcAddress_v2(con
     }
     return *function == nullptr;
   });
+  const auto for_tests = [&](std::string_view name, const auto& entry) {
+    if (name == symbol && version >= 3020) std::memcpy(function, &entry, sizeof entry);
+  };
+  for_tests("cuMemAlloc", &MemAlloc);
+  for_tests("cuMemFree", &MemFree);
   if (found != nullptr) *found = *function == nullptr ? 1 : 0;
   return *function == nullptr ? cuda::kNotFound : cuda::kSuccess;
 }

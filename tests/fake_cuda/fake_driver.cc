@@ -35,6 +35,7 @@ void FakeDriver::ClearFaults() {
   faults().refuse_exports.store(0);
   faults().refuse_imports.store(0);
   faults().contexts_dead.store(0);
+  faults().same_pid.store(0);
 }
 
 std::string FakeDriver::Uuid(uint32_t device) {

@@ -56,6 +56,20 @@ std::shared_ptr<Shadow> Shadow::Map(std::shared_ptr<Memory> memory) {
 
 Shadow::~Shadow() { munmap(base_, memory_->bytes); }
 
+std::shared_ptr<Memory> MakeMemory(uint64_t id, uint32_t device, uint64_t bytes) {
+  auto memory = std::make_shared<Memory>();
+  memory->id = id;
+  memory->device = device;
+  memory->bytes = bytes;
+  const std::string name =
+      "fakecuda-" + std::to_string(id) + "-" + std::to_string(device) + "-" + std::to_string(bytes);
+  memory->fd = UniqueFd(memfd_create(name.c_str(), MFD_CLOEXEC));
+  if (!memory->fd.valid() || ftruncate(memory->fd.get(), static_cast<off_t>(bytes)) != 0) {
+    return nullptr;
+  }
+  return memory;
+}
+
 Process* Process::Get() { return the_pid == getpid() ? the_process : nullptr; }
 
 Result Process::Init() {
@@ -88,19 +102,10 @@ Result Process::Create(AllocationHandle* handle, size_t bytes, uint32_t device, 
   while (left > 0 && !to_fail.compare_exchange_weak(left, left - 1)) {
   }
   if (left != 0) return cuda::kOutOfMemory;
-  auto memory = std::make_shared<Memory>();
-  memory->id = file_->NewAllocation();
-  memory->device = device;
-  memory->bytes = bytes;
+  std::shared_ptr<Memory> memory = MakeMemory(file_->NewAllocation(), device, bytes);
+  if (memory == nullptr) return cuda::kOutOfMemory;
   memory->exportable = exportable;
   if (!file_->Hold(Kind::kHandle, device, memory->id, bytes)) return cuda::kOutOfMemory;
-  const std::string name = "fakecuda-" + std::to_string(memory->id) + "-" + std::to_string(device) +
-                           "-" + std::to_string(bytes);
-  memory->fd = UniqueFd(memfd_create(name.c_str(), MFD_CLOEXEC));
-  if (!memory->fd.valid() || ftruncate(memory->fd.get(), static_cast<off_t>(bytes)) != 0) {
-    file_->LetGo(Kind::kHandle, device, memory->id);
-    return cuda::kOutOfMemory;
-  }
   *handle = Keep(std::move(memory));
   return cuda::kSuccess;
 }
@@ -176,7 +181,9 @@ Result Process::Unmap(DevicePointer address, size_t bytes) {
   std::shared_ptr<Shadow> gone;
   const std::lock_guard lock(mu_);
   const auto it = mapped_.find(address);
-  if (it == mapped_.end() || it->second->memory().bytes != bytes) return cuda::kInvalidValue;
+  if (it == mapped_.end() || it->second->memory().bytes != bytes || placed_.contains(address)) {
+    return cuda::kInvalidValue;
+  }
   file_->LetGo(Kind::kMapping, it->second->memory().device, it->second->memory().id);
   gone = std::move(it->second);
   mapped_.erase(it);
@@ -191,6 +198,20 @@ Result Process::SetAccess(DevicePointer address, size_t bytes, uint32_t device, 
     return cuda::kInvalidValue;
   }
   it->second->access.store(access);
+  return cuda::kSuccess;
+}
+
+Result Process::RegisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  if (!registered_.insert(memory).second) return cuda::kHostMemoryAlreadyRegistered;
+  state().calls.registers.fetch_add(1);
+  return cuda::kSuccess;
+}
+
+Result Process::UnregisterHost(void* memory) {
+  const std::lock_guard lock(mu_);
+  if (registered_.erase(memory) == 0) return cuda::kHostMemoryNotRegistered;
+  state().calls.unregisters.fetch_add(1);
   return cuda::kSuccess;
 }
 

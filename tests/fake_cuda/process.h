@@ -38,6 +38,9 @@ struct Memory {
   bool exportable = false;
 };
 
+// Memory of a device, unless there is no room: null. Held by nobody yet.
+std::shared_ptr<Memory> MakeMemory(uint64_t id, uint32_t device, uint64_t bytes);
+
 // The CPU's way to a mapping: what the driver itself copies through.
 class Shadow {
  public:
@@ -103,6 +106,26 @@ class Process {
   Result SetAccess(DevicePointer address, size_t bytes, uint32_t device, int access);
   std::optional<Piece> PieceAt(DevicePointer address, size_t bytes);
 
+  // --- ipc.cc: cuMemAlloc, and its handles in other processes ---
+  Result Alloc(DevicePointer* address, size_t bytes, uint32_t device);
+  Result Free(DevicePointer address);
+  Result Retain(AllocationHandle* handle, DevicePointer address);
+  // What is mapped or allocated there. False: nothing.
+  struct Range {
+    DevicePointer base = 0;
+    size_t bytes = 0;
+    uint32_t device = 0;
+    Kind kind = Kind::kMapping;  // or kLegacy, or kOpened
+  };
+  bool FindRange(DevicePointer address, Range* range);
+  Result GetIpcHandle(cuda::IpcHandle* handle, DevicePointer address);
+  Result OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& handle);
+  Result CloseIpcHandle(DevicePointer address);
+
+  // Twice is an error, and so is what was not registered.
+  Result RegisterHost(void* memory);
+  Result UnregisterHost(void* memory);
+
   Result RetainContext(uint32_t device);
   Result ReleaseContext(uint32_t device);
   // Nothing needs a context that is dead, or none: what a call that needs one answers.
@@ -121,6 +144,11 @@ class Process {
  private:
   explicit Process(std::unique_ptr<StateFile> file) : file_(std::move(file)) {}
   AllocationHandle Keep(std::shared_ptr<Memory> memory);
+  // What CUDA tells processes apart by.
+  uint64_t PidValue();
+  // A device address for memory that is not reserved and mapped step by step.
+  Result Place(std::shared_ptr<Memory> memory, Kind kind, DevicePointer* address);
+  void Remove(DevicePointer address);
 
   const std::unique_ptr<StateFile> file_;
   std::atomic<bool> dead_{false};
@@ -129,6 +157,9 @@ class Process {
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
   std::map<DevicePointer, size_t> reserved_;
   std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
+  std::set<void*> registered_;
+  std::map<DevicePointer, Kind> placed_;                      // those of mapped_ that Place made
+  std::map<uint64_t, std::pair<DevicePointer, int>> opened_;  // by allocation: where, how often
   std::map<uint32_t, int> contexts_;
   std::unique_ptr<FakeStream> default_stream_;
   std::map<FakeStream*, std::unique_ptr<FakeStream>> streams_;

@@ -121,7 +121,10 @@ Use StateFile::UseLocked(uint32_t device) const {
       ++use.contexts;
       continue;
     }
-    ++(holding.kind == Kind::kHandle ? use.handles : use.mappings);
+    ++(holding.kind == Kind::kHandle    ? use.handles
+       : holding.kind == Kind::kMapping ? use.mappings
+       : holding.kind == Kind::kLegacy  ? use.legacy
+                                        : use.opened);
     if (!seen.insert(holding.allocation).second) continue;
     ++use.allocations;
     use.bytes += holding.bytes;
@@ -135,7 +138,8 @@ Use StateFile::UseOf(uint32_t device) {
   return UseLocked(device);
 }
 
-bool StateFile::Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t bytes) {
+bool StateFile::Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t bytes,
+                     uint64_t address, int32_t fd) {
   const StateLock lock(state_);
   ForgetTheDead();
   if (allocation != 0) {
@@ -147,7 +151,7 @@ bool StateFile::Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t b
   }
   for (Holding& holding : state_->holdings) {
     if (holding.kind != Kind::kNone) continue;
-    holding = {Kind::kNone, process_, device, 0, allocation, bytes};
+    holding = {Kind::kNone, process_, device, fd, allocation, bytes, address};
     holding.kind = kind;
     return true;
   }
@@ -163,6 +167,26 @@ void StateFile::LetGo(Kind kind, uint32_t device, uint64_t allocation) {
       return;
     }
   }
+}
+
+Holding StateFile::FindLegacy(uint32_t process, uint64_t address) {
+  const StateLock lock(state_);
+  ForgetTheDead();
+  for (const Holding& holding : state_->holdings) {
+    if (holding.kind == Kind::kLegacy && holding.process == process && holding.address == address) {
+      return holding;
+    }
+  }
+  return {};
+}
+
+bool StateFile::IsOpened(uint64_t allocation) {
+  const StateLock lock(state_);
+  ForgetTheDead();
+  for (const Holding& holding : state_->holdings) {
+    if (holding.kind == Kind::kOpened && holding.allocation == allocation) return true;
+  }
+  return false;
 }
 
 uint64_t StateFile::NewAllocation() {

@@ -23,15 +23,18 @@ inline constexpr uint32_t kMaxProcesses = 512;
 inline constexpr uint32_t kMaxHoldings = 8192;
 inline constexpr uint64_t kGranularity = uint64_t{2} << 20;
 
-enum class Kind : uint32_t { kNone, kHandle, kMapping, kContext };
+// kLegacy: what cuMemAlloc made, which its process can export by a legacy handle; kOpened: such a
+// handle, opened in another process.
+enum class Kind : uint32_t { kNone, kHandle, kMapping, kContext, kLegacy, kOpened };
 
 struct Holding {
   Kind kind;
   uint32_t process;  // slot
   uint32_t device;
-  uint32_t padding;
+  int32_t fd;           // of a kLegacy, in its process
   uint64_t allocation;  // 0 for a context
   uint64_t bytes;
+  uint64_t address;  // of a kLegacy
 };
 
 struct Faults {
@@ -40,11 +43,16 @@ struct Faults {
   std::atomic<uint32_t> refuse_imports;
   std::atomic<uint32_t> streams_stuck;  // a futex: streams wait while it is not 0
   std::atomic<uint32_t> contexts_dead;  // every call that needs one fails
+  std::atomic<uint32_t> same_pid;       // all processes have one PID value, each in its namespace
 };
 
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
+  std::atomic<uint64_t> registers, unregisters;  // of host memory
+  std::atomic<uint64_t> ipc_exports, ipc_opens, ipc_closes;
+  // What CUDA calls undefined: cuMemFree of what another process has open.
+  std::atomic<uint64_t> freed_while_open;
 };
 
 struct State {
@@ -62,6 +70,7 @@ struct State {
 struct Use {
   uint64_t allocations = 0, bytes = 0;  // each counted once
   uint64_t handles = 0, mappings = 0, contexts = 0;
+  uint64_t legacy = 0, opened = 0;
   bool operator==(const Use&) const = default;
 };
 
@@ -82,9 +91,15 @@ class StateFile {
 
   State& state() { return *state_; }
   // False: there is no room in the device, or in the table.
-  bool Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t bytes);
+  bool Hold(Kind kind, uint32_t device, uint64_t allocation, uint64_t bytes, uint64_t address = 0,
+            int32_t fd = -1);
   void LetGo(Kind kind, uint32_t device, uint64_t allocation);
   uint64_t NewAllocation();
+  uint32_t process() const { return process_; }
+  // What a live process has at an address; kind kNone: nothing.
+  Holding FindLegacy(uint32_t process, uint64_t address);
+  // Whether a live process has it open.
+  bool IsOpened(uint64_t allocation);
   Use UseOf(uint32_t device);
 
  private:

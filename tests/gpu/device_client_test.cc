@@ -53,6 +53,7 @@ class DeviceClient : public GpuLocalFixture {
     if (host_ == nullptr) host_ = *LocalTransport::Connect(lane);
     auto impl = Device::Impl::Open(
         {.lane = lane,
+         .host = host_.get(),
          .deadline = absl::Seconds(30),
          .view_in_host =
              [this](std::string_view key, const CallOptions&) {

@@ -10,6 +10,7 @@
 #include "tests/build_kind.h"
 #include "tests/chaos/worker_process.h"
 #include "tests/gpu/gpu_local_fixture.h"
+#include "tests/helper_path.h"
 
 namespace infercache::gpu {
 namespace {
@@ -56,7 +57,8 @@ class DeviceDeath : public GpuLocalFixture {
   }
   void KillOneAt(const DeviceStep& step) {
     if (step.stuck) fake().StickStreams();
-    auto worker = WorkerProcess::Start(GPU_WORKER_BINARY, {socket_path(), device_.uuid, step.name});
+    auto worker = WorkerProcess::Start(HelperPath(GPU_WORKER_BINARY),
+                                       {socket_path(), device_.uuid, step.name});
     ASSERT_TRUE(worker.ok()) << worker.status();
     const auto line = (*worker)->ReadLine();
     ASSERT_TRUE(line.ok()) << line.status();

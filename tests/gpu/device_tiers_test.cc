@@ -122,6 +122,25 @@ TEST_F(DeviceTiersTest, UpkeepOfTheNamespaceIsUpkeepOfItsTiers) {
   EXPECT_EQ(tier->Stats().expired, 1u);
 }
 
+TEST_F(DeviceTiersTest, WhatIsSaidToTheNamespaceIsSaidToItsTiers) {
+  ns_ = *store_->CreateNamespace(
+      {.name = "virtual", .quota_bytes = 1 << 20, .policy = "lru", .virtual_clock = true});
+  ASSERT_TRUE(Add().status.ok());
+  const NamespaceVerbs tier(Tier());
+  EXPECT_EQ(*ns_->SetPolicy("fifo"), "lru");
+  EXPECT_EQ(tier->policy(), "fifo");
+  // The age of what goes is by the policy's time.
+  auto lease = tier.TryReserve("old", kTierBytes);
+  ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+  ASSERT_TRUE(ns_->AdvanceClock(5000).ok());
+  lease = tier.TryReserve("new", kTierBytes);
+  ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+  EXPECT_EQ(tier->Stats().uses.age_at_eviction.sum_ms, 5000u);
+  EXPECT_EQ(ns_->Flush("other"), 0u);
+  EXPECT_EQ(ns_->Flush("n"), 1u);
+  EXPECT_FALSE(tier.Has("new"));
+}
+
 TEST_F(DeviceTiersTest, ClosesWithItsNamespace) {
   ASSERT_TRUE(Add().status.ok());
   const auto tier = Tier();

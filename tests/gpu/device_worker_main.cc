@@ -37,6 +37,7 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
                 .fingerprint = OrDie(Fingerprint::Make({})),
                 .device = {},
                 .clock = {}},
+       .host = nullptr,  // it lends nothing
        .deadline = absl::Seconds(30),
        .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
       uuid)));

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -161,6 +162,25 @@ TEST_F(FlightsTest, EndsWithTheDaemonsDrain) {
   EXPECT_TRUE(b.raw().AwaitGoodbye().ok());
   EXPECT_TRUE(absl::IsUnavailable(b.raw().Ask(MakeAsk({"other"})).status()));
   EXPECT_TRUE(Eventually([this] { return claims().claims + claims().waiters == 0; }));
+}
+
+// Each event was put in front of all others: the square of their number, on the session's thread.
+TEST_F(FlightsTest, ADrainTellsAllThatASessionWaitsFor) {
+  Worker a = Open(), b = Open();
+  for (size_t asked = 0; asked < kMaxClaimsPerParty; asked += kMaxItemsPerFrame) {
+    std::vector<std::string> keys;
+    for (size_t i = 0; i < kMaxItemsPerFrame; ++i) keys.push_back(std::to_string(asked + i));
+    AskAll(a, keys);
+    AskAll(b, keys);
+  }
+  ASSERT_EQ(claims().waiters, kMaxClaimsPerParty);
+  server_->BeginDrain();
+  std::set<std::pair<uint64_t, uint32_t>> told;
+  while (told.size() < kMaxClaimsPerParty) {
+    const v1::ClaimEvent event = Await(b);
+    ASSERT_TRUE(told.emplace(event.request(), event.index()).second);
+  }
+  EXPECT_TRUE(b.raw().AwaitGoodbye().ok());
 }
 
 TEST_F(FlightsTest, EndsWithItsNamespace) {

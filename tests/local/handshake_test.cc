@@ -103,6 +103,37 @@ TEST_F(LocalHandshake, WhoSaysNothingIsDisconnected) {
   EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kSlow) == 3; }));
 }
 
+// One user's connections that said nothing shut everybody out for as long as the handshake may
+// take.
+TEST_F(LocalHandshake, SilentConnectionsMakeRoomForWhoeverComes) {
+  Serve({.max_sessions = 1});
+  std::vector<RawClient> silent;
+  for (uint32_t i = 0; i < kMaxConnectionsBeyondSessions + 50; ++i) silent.push_back(Connect());
+  Worker worker = Open();
+  worker.Ping();
+  EXPECT_TRUE(silent.front().AwaitClose().ok()) << "the oldest goes first";
+  EXPECT_GT(Ended(EndReason::kSlow), 0u);
+}
+
+TEST_F(LocalHandshake, AFrameBeforeTheSessionIsNoLargerThanAHello) {
+  Serve();
+  RawClient client = Connect();
+  (void)client.SendFrame(std::string(kMaxHelloBytes + 1, 'x'));
+  EXPECT_TRUE(client.AwaitClose().ok());
+  EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kProtocol) == 1; }));
+  EXPECT_THAT(Log(), HasSubstr("the limit is 131072"));
+
+  FingerprintEntries largest;
+  for (size_t i = 0; i < kMaxFingerprintEntries; ++i) {
+    std::string key = std::to_string(i);
+    key.resize(kMaxFingerprintKeyBytes, 'k');
+    largest.push_back({key, std::string(kMaxFingerprintValueBytes, 'v')});
+  }
+  Open({.namespace_name = "default",
+        .fingerprint = largest,
+        .client = std::string(kMaxClientNameBytes, 'c')});
+}
+
 TEST_F(LocalHandshake, TheFirstRequestIsAHello) {
   Serve();
   RawClient client = Connect();

@@ -252,6 +252,27 @@ TEST_F(LocalLimits, Slots) {
   EXPECT_EQ(worker.raw().Ask(request).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(LocalLimits, SlotsOfAllSessionsOfAUser) {
+  Serve({.pin_slots = 1});
+  v1::LocalRequest request;
+  request.mutable_grow_slots()->set_slots(kMaxPinSlots);
+  std::vector<Worker> workers;
+  for (uint64_t grown = 0; grown + kMaxPinSlots - 1 <= kMaxGrownPinSlotsPerUser;
+       grown += kMaxPinSlots - 1) {
+    workers.push_back(Open());
+    ASSERT_TRUE(workers.back().raw().Ask(request).ok());
+    ASSERT_TRUE(workers.back().raw().Ask(request).ok()) << "what it has costs nothing";
+  }
+  Worker last = Open();
+  const absl::Status refused = last.raw().Ask(request).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit of one user is 4194304"));
+  const uint64_t sessions = server_->stats().sessions;
+  workers.pop_back();
+  EXPECT_TRUE(Eventually([&] { return server_->stats().sessions == sessions - 1; }));
+  EXPECT_TRUE(last.raw().Ask(request).ok());
+}
+
 TEST_F(LocalLimits, DescriptorsOfAChunk) {
   Serve();
   Worker worker = Open();  // mapped them once

@@ -177,10 +177,21 @@ absl::StatusOr<RawClient::Received> RawClient::Ask(v1::LocalRequest request,
   const absl::Time deadline = absl::Now() + within;
   request.set_id(++last_id_);
   RETURN_IF_ERROR(Send(request));
+  return AwaitAnswer(request.id(), deadline);
+}
+
+absl::StatusOr<RawClient::Received> RawClient::AskWith(v1::LocalRequest request, int descriptor) {
+  request.set_id(++last_id_);
+  RETURN_IF_ERROR(
+      SendBytesWith(EncodeFrame(request.SerializeAsString(), /*descriptors=*/1), {{descriptor}}));
+  return AwaitAnswer(request.id(), absl::Now() + kPatience);
+}
+
+absl::StatusOr<RawClient::Received> RawClient::AwaitAnswer(uint64_t id, absl::Time deadline) {
   for (;;) {
     ASSIGN_OR_RETURN(Received received, Receive(deadline - absl::Now()));
     const v1::LocalResponse& response = received.response;
-    if (response.id() == request.id()) {
+    if (response.id() == id) {
       if (response.code() == 0) return received;
       return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
     }
@@ -191,6 +202,7 @@ absl::StatusOr<RawClient::Received> RawClient::Ask(v1::LocalRequest request,
 
 void RawClient::KeepEvent(const v1::LocalResponse& event) {
   if (event.has_goodbye()) goodbyes_.push_back(event.goodbye());
+  lent_events_.MergeFrom(event.lent_events());
   for (const v1::ClaimEvent& claim : event.claim_events().events()) claim_events_.push_back(claim);
 }
 
@@ -204,6 +216,16 @@ absl::StatusOr<v1::ClaimEvent> RawClient::AwaitClaimEvent(absl::Duration within)
   v1::ClaimEvent first = claim_events_.front();
   claim_events_.pop_front();
   return first;
+}
+
+absl::StatusOr<v1::LentEvents> RawClient::AwaitLentEvents(absl::Duration within) {
+  const absl::Time deadline = absl::Now() + within;
+  while (lent_events_.free_size() + lent_events_.gone_size() == 0) {
+    ASSIGN_OR_RETURN(const Received received, Receive(deadline - absl::Now()));
+    if (received.response.id() != 0) return absl::InternalError("an answer, no event");
+    KeepEvent(received.response);
+  }
+  return std::exchange(lent_events_, {});
 }
 
 absl::StatusOr<v1::Goodbye> RawClient::AwaitGoodbye(absl::Duration within) {

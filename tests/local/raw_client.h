@@ -101,6 +101,8 @@ class RawClient {
   // Sends `request` under the next id and returns the answer to it. Events that come before it are
   // kept for goodbyes() and AwaitClaimEvent(). A code that is not 0 becomes the status.
   absl::StatusOr<Received> Ask(v1::LocalRequest request, absl::Duration within = kPatience);
+  // The same with a descriptor beside the request.
+  absl::StatusOr<Received> AskWith(v1::LocalRequest request, int descriptor);
   const std::deque<v1::Goodbye>& goodbyes() const { return goodbyes_; }
   // The next Goodbye, whether it has come already or not.
   absl::StatusOr<v1::Goodbye> AwaitGoodbye(absl::Duration within = kPatience);
@@ -108,6 +110,12 @@ class RawClient {
   absl::StatusOr<v1::ClaimEvent> AwaitClaimEvent(absl::Duration within = kPatience);
 
   // --- A session ---
+
+  // What the next events about lent tensors say, whether they have come already or not: at least
+  // one number.
+  absl::StatusOr<v1::LentEvents> AwaitLentEvents(absl::Duration within = kPatience);
+  // What of them has come while it asked for other things.
+  const v1::LentEvents& lent_events() const { return lent_events_; }
 
   static v1::LocalRequest MakeHello(const Opening& opening);
   // Hello, and maps what comes beside the Welcome.
@@ -129,6 +137,7 @@ class RawClient {
   size_t mapped_chunks() const { return chunks_.size(); }
 
  private:
+  absl::StatusOr<Received> AwaitAnswer(uint64_t id, absl::Time deadline);
   void KeepEvent(const v1::LocalResponse& event);
 
   UniqueFd socket_;
@@ -138,6 +147,7 @@ class RawClient {
   uint64_t last_id_ = 0;
   std::deque<v1::Goodbye> goodbyes_;
   std::deque<v1::ClaimEvent> claim_events_;
+  v1::LentEvents lent_events_;
 
   v1::Welcome welcome_;
   UniqueFd index_fd_, page_fd_;

@@ -39,5 +39,18 @@ TEST(Users, QuarantineHasALimitForEachAndForAll) {
   EXPECT_TRUE(users.AddSession(1).ok());
 }
 
+// Every session could have the daemon read 65,536 slots ten times a second, for nothing.
+TEST(Users, SlotsThatGrowHaveALimitForEach) {
+  Users users(8);
+  EXPECT_TRUE(users.AddSlots(1, kMaxGrownPinSlotsPerUser - 1).ok());
+  EXPECT_TRUE(users.AddSlots(1, 1).ok());
+  EXPECT_EQ(users.AddSlots(1, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(users.AddSlots(2, 1).ok());
+  users.RemoveSlots(1, 1);
+  EXPECT_TRUE(users.AddSlots(1, 1).ok());
+  users.RemoveSlots(1, kMaxGrownPinSlotsPerUser);
+  EXPECT_TRUE(users.AddSlots(1, kMaxGrownPinSlotsPerUser).ok());
+}
+
 }  // namespace
 }  // namespace infercache::local

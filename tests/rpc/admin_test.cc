@@ -1,5 +1,6 @@
 // infercache.v1.Admin, health, reflection and the two ways to stop.
 
+#include <gmock/gmock.h>
 #include <grpcpp/impl/codegen/client_unary_call.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +8,7 @@
 #include <thread>
 
 #include "tests/rpc/rpc_fixture.h"
+#include "tests/store/unreachable_chunks.h"
 
 namespace infercache::rpc {
 namespace {
@@ -168,6 +170,42 @@ TEST_F(AdminTest, ShowsTheSameHostLane) {
   EXPECT_EQ(stats.quarantine_age().older_bytes(), 6u);
   EXPECT_EQ(stats.limbo_age().older_bytes(), 0u);
   EXPECT_EQ(stats.page_kind(), PageKindName(DefaultNamespace()->page_kind()));
+}
+
+TEST_F(AdminTest, ShowsTheTiersOfANamespace) {
+  Start();
+  ASSERT_TRUE(
+      store::AddUnreachableTier(*store, *DefaultNamespace(), "GPU-a", uint64_t{1} << 20).ok());
+  DefaultNamespace()->SetDeviceTier({.device = "GPU-b",
+                                     .bytes = 5,
+                                     .objects = nullptr,
+                                     .why_off = absl::UnimplementedError("no such GPU")});
+  const v1::NamespaceStats stats = Stats("default");
+  ASSERT_EQ(stats.device_tiers_size(), 2);
+  EXPECT_EQ(stats.device_tiers(0).tier().device(), "GPU-a");
+  EXPECT_EQ(stats.device_tiers(0).tier().why_off(), "");
+  EXPECT_EQ(stats.device_tiers(0).objects().name(), "default@GPU-a");
+  EXPECT_EQ(stats.device_tiers(0).objects().quota_bytes(), uint64_t{1} << 20);
+  EXPECT_EQ(stats.device_tiers(0).objects().page_kind(), "");
+  EXPECT_EQ(stats.device_tiers(1).tier().why_off(), "no such GPU");
+  EXPECT_FALSE(stats.device_tiers(1).has_objects());
+  v1::ListNamespacesResponse listed;
+  ASSERT_TRUE(Call(&v1::Admin::Stub::ListNamespaces, {}, &listed).ok());
+  ASSERT_EQ(listed.namespaces_size(), 1);
+  ASSERT_EQ(listed.namespaces(0).tiers_size(), 2);
+  EXPECT_EQ(listed.namespaces(0).tiers(0).quota_bytes(), uint64_t{1} << 20);
+  EXPECT_EQ(listed.namespaces(0).tiers(1).quota_bytes(), 5u);
+}
+
+TEST_F(AdminTest, MakesNoTiers) {
+  Start();
+  v1::NamespaceSpec spec;
+  spec.set_name("tiers");
+  spec.set_quota_bytes(1 << 20);
+  spec.add_tiers()->set_device("GPU-a");
+  const grpc::Status status = Create(spec);
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("configuration"));
 }
 
 TEST_F(AdminTest, AddsUpTheHitsOfBothLanes) {

@@ -303,7 +303,7 @@ TEST_F(StartTest, RefusesCredentialsThatCannotWork) {
   const std::pair<std::vector<Credential>, const char*> cases[] = {
       {{WithToken("x", "")}, "\"x\""},
       {{WithToken("x", "t"), WithToken("y", "t")}, "\"y\""},
-      {{WithToken("x", "t"), WithToken("x", "u")}, "twice"},
+      {{WithToken("x", "t"), WithToken("x", "u")}, "same name"},
       {{WithToken("", "t")}, "no name"}};
   for (const auto& [credentials, what] : cases) {
     options.credentials = credentials;

@@ -189,7 +189,8 @@ TEST_F(BadInputTest, BadPages) {
 // Bytes that are no message, through the methods that parse by themselves.
 TEST_F(BadInputTest, BytesThatAreNoMessage) {
   grpc::GenericStub stub(channel);
-  for (const char* method : {"/infercache.v1.Cache/Get", "/infercache.v1.Cache/Put"}) {
+  for (const char* method :
+       {"/infercache.v1.Cache/Get", "/infercache.v1.Cache/Put", "/infercache.v1.Admin/Flush"}) {
     const grpc::Slice slice(std::string("\x0a\xff\xff"));
     const grpc::ByteBuffer request(&slice, 1);
     grpc::ByteBuffer response;
@@ -209,18 +210,39 @@ TEST_F(BadInputTest, BytesThatAreNoMessage) {
   }
 }
 
+// They were parsed, whatever their number, before anything was looked at.
+TEST_F(BadInputTest, StreamsCountTheirElementsBeforeTheyAreParsed) {
+  v1::PutStreamRequest put = StreamHeader("k", 1);
+  for (size_t i = 0; i <= kMaxPartsPerCall; ++i) put.mutable_header()->add_parts();
+  ExpectRefused(PutStream({put}), StatusCode::INVALID_ARGUMENT, "INVALID_PARTS",
+                "parts: more than 262144");
+
+  v1::FlightRequest ask;
+  for (size_t i = 0; i <= kMaxKeysPerCall; ++i) ask.mutable_ask()->add_keys();
+  grpc::ClientContext context;
+  const auto stream = cache->Flight(&context);
+  stream->Write(ask);
+  ExpectRefused(stream->Finish(), StatusCode::INVALID_ARGUMENT, "TOO_MANY_KEYS",
+                "keys: more than 65536");
+}
+
 // Who may not call learns nothing about its bytes, and they cost nothing.
+// Requests of Admin were parsed by gRPC, before anybody asked who calls.
 TEST_F(BadInputTest, CredentialsComeBeforeTheBytes) {
   grpc::GenericStub stub(channel);
-  for (const char* method : {"Get", "Put", "Match", "Exists", "Delete", "Touch", "List"}) {
+  for (const char* method :
+       {"Cache/Get", "Cache/Put", "Cache/Match", "Cache/Exists", "Cache/Delete", "Cache/Touch",
+        "Cache/List", "Admin/GetInfo", "Admin/GetStats", "Admin/CreateNamespace",
+        "Admin/ListNamespaces", "Admin/DeleteNamespace", "Admin/SetPolicy", "Admin/AdvanceClock",
+        "Admin/Flush", "Admin/SetLogLevel", "Admin/Drain"}) {
     const grpc::Slice slice(std::string("\x0a\xff\xff"));
     const grpc::ByteBuffer request(&slice, 1);
     grpc::ByteBuffer response;
     grpc::ClientContext context;
     context.AddMetadata("authorization", "Bearer nobody's");
     grpc::CompletionQueue queue;
-    auto call = stub.PrepareUnaryCall(&context, std::string("/infercache.v1.Cache/") + method,
-                                      request, &queue);
+    auto call =
+        stub.PrepareUnaryCall(&context, std::string("/infercache.v1.") + method, request, &queue);
     call->StartCall();
     grpc::Status status;
     call->Finish(&response, &status, nullptr);

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "common/limits.h"
+#include "server/rpc/flight_stream.h"
 #include "tests/rpc/rpc_fixture.h"
 
 namespace infercache::rpc {
@@ -125,6 +126,20 @@ TEST_F(FlightStreamTest, EveryEndPassesItsClaimsOn) {
   EXPECT_TRUE(NothingIsClaimed());
 }
 
+TEST_F(FlightStreamTest, AWaitThatIsGivenUpHearsNothing) {
+  Start();
+  Stream a(*cache), b(*cache);
+  a.Open().Ask({"k"});
+  const uint64_t claim = a.Next().answer().claim();
+  b.Open().Ask({"k"}, /*id=*/1);
+  EXPECT_EQ(b.NextState(), v1::CLAIM_STATE_WAIT);
+  b.GiveUp(claim + 1);  // the next ticket is the wait's
+  EXPECT_TRUE(Eventually([this] { return claims().waiters == 0; }));
+  a.GiveUp(claim);
+  b.Ask({"k"}, /*id=*/2);
+  EXPECT_EQ(b.Next().request(), 2u);
+}
+
 TEST_F(FlightStreamTest, WaitsEndAtTheirDeadlineAndWithTheNamespace) {
   Start();
   Stream a(*cache), b(*cache);
@@ -213,6 +228,27 @@ TEST_F(FlightStreamTest, AClientThatLeavesItsAnswersUnreadLeavesNoStream) {
     stream.Cancel();
   }
   EXPECT_TRUE(Eventually([this] { return server->stats().calls_in_flight == 0; }));
+}
+
+// A few connections could take all calls that there may be, for good, and without a credential.
+TEST_F(FlightStreamTest, StreamsHaveALimitInAllAndForAConnection) {
+  options.max_concurrent_calls = 4 * (FlightStreams::kMaxPerConnection + 1);
+  Start();
+  std::vector<std::unique_ptr<Stream>> streams;
+  const auto open = [&](v1::Cache::Stub& stub) {
+    streams.push_back(std::make_unique<Stream>(stub));
+    streams.back()->Open().Ask({"k"}, 1, /*wait_ms=*/0);
+    return streams.back().get();
+  };
+  for (size_t i = 0; i < FlightStreams::kMaxPerConnection; ++i) open(*cache)->Next();
+  EXPECT_EQ(ReasonOf(open(*cache)->Finish()), "FLIGHTS_LIMIT") << "of this connection";
+  const auto other = v1::Cache::NewStub(Connect(server->addresses()[0]));
+  open(*other)->Next();
+  EXPECT_EQ(ReasonOf(open(*other)->Finish()), "FLIGHTS_LIMIT") << "of all";
+  EXPECT_TRUE(Get(MakeGet({"k"})).ok());
+  streams.clear();
+  EXPECT_TRUE(Eventually([this] { return server->stats().calls_in_flight == 0; }));
+  EXPECT_EQ(open(*other)->NextState(), v1::CLAIM_STATE_WIN);
 }
 
 TEST_F(FlightStreamTest, AStreamHasALimitOfClaims) {

@@ -194,27 +194,6 @@ TEST(PutWire, FollowsProtobufsDepthLimit) {
   }
 }
 
-TEST(CheckCounts, StopsAtTheFirstElementAboveItsLimit) {
-  const auto check = [](const google::protobuf::Message& request) {
-    const std::string bytes = request.SerializeAsString();
-    return CheckCounts(Cut(bytes, {1000}), "keys");
-  };
-  v1::GetRequest keys;
-  for (size_t i = 0; i < kMaxKeysPerCall; ++i) keys.add_keys("k");
-  EXPECT_TRUE(check(keys).ok());
-  keys.add_keys("k");
-  EXPECT_THAT(std::string(check(keys).message()), testing::HasSubstr("keys: more than 65536"));
-
-  v1::GetRequest scoped;
-  for (size_t i = 0; i < kMaxFingerprintEntries; ++i) scoped.mutable_scope()->add_fingerprint();
-  EXPECT_TRUE(check(scoped).ok());
-  // Scopes that come twice are merged.
-  const std::string twice = scoped.SerializeAsString() + scoped.SerializeAsString();
-  EXPECT_THAT(std::string(CheckCounts(Cut(twice, {7}), "keys").message()),
-              testing::HasSubstr("scope.fingerprint: more than 64"));
-  EXPECT_TRUE(CheckCounts(Cut("\x0a\xff\xff", {1}), "keys").ok()) << "left for Protobuf to refuse";
-}
-
 TEST(PutWire, KeepsNoMorePartsThanItTakesToRefuseThem) {
   v1::PutRequest request;
   auto& item = *request.add_items();
@@ -223,6 +202,22 @@ TEST(PutWire, KeepsNoMorePartsThanItTakesToRefuseThem) {
   const auto view = ParsePutRequest(Cut(bytes, {1000}));
   ASSERT_TRUE(view.ok());
   EXPECT_EQ(static_cast<size_t>(view->items[0].item.parts_size()), kMaxParts + 1);
+}
+
+// Each item kept to its limit, and all of them together made gigabytes of one message.
+TEST(PutWire, CountsThePartsOfAllItemsTogether) {
+  v1::PutItem item;
+  for (size_t i = 0; i < kMaxParts; ++i) item.add_parts();
+  std::string bytes;
+  for (size_t i = 0; i < kMaxPartsPerCall / kMaxParts; ++i) {
+    bytes += MessageMaker::Field(2, item.SerializeAsString());
+  }
+  EXPECT_TRUE(ParsePutRequest(Cut(bytes, {1000})).ok());
+  item.Clear();
+  item.add_parts();
+  bytes += MessageMaker::Field(2, item.SerializeAsString());
+  EXPECT_THAT(std::string(ParsePutRequest(Cut(bytes, {1000})).status().message()),
+              ::testing::HasSubstr("parts: more than 262144"));
 }
 
 // Long runs are copied in another way than short ones.

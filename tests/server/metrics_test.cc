@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "server/metrics_table.h"
 #include "server/process_stats.h"
 #include "server/text.h"
+#include "tests/store/unreachable_chunks.h"
 
 namespace infercache::server {
 namespace {
@@ -43,7 +43,7 @@ void Put(store::Namespace& ns, const std::string& key, size_t size, float cost_m
   auto lease = ns.Reserve(spec);
   ASSERT_TRUE(lease.ok()) << lease.status();
   ASSERT_TRUE(lease->has_value());
-  std::memset((*lease)->bytes().data(), 1, size);
+  for (std::byte& byte : (*lease)->bytes()) byte = std::byte{1};
   ASSERT_TRUE(ns.Commit(**std::move(lease)).ok());
 }
 
@@ -89,21 +89,77 @@ TEST(Metrics, ShowWhatANamespaceDid) {
 
   const std::string text = metrics.Text();
   EXPECT_THAT(text, HasSubstr("infercache_capacity_bytes 4194304\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_quota_bytes{namespace=\"kv\"} 1048576\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_objects{namespace=\"kv\"} 1\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"daemon\"} 1\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_lookup_misses_total{namespace=\"kv\",lane=\"daemon\"} 1\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_hit_bytes_total{namespace=\"kv\",lane=\"daemon\"} 1000\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_quota_bytes{namespace=\"kv\",tier=\"host\"} 1048576\n"));
+  EXPECT_THAT(text, HasSubstr("infercache_objects{namespace=\"kv\",tier=\"host\"} 1\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_lookup_hits_total{namespace=\"kv\",tier=\"host\",lane=\"daemon\"} 1\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_lookup_misses_total{namespace=\"kv\",tier=\"host\",lane=\"daemon\"} 1\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_hit_bytes_total{namespace=\"kv\",tier=\"host\",lane=\"daemon\"} 1000\n"));
   EXPECT_THAT(text, HasSubstr("infercache_store_bytes_total 1000\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_store_requests_total{namespace=\"kv\","
+  EXPECT_THAT(text, HasSubstr("infercache_store_requests_total{namespace=\"kv\",tier=\"host\","
                               "result=\"stored\"} 1\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_saved_compute_seconds_total{namespace=\"kv\"} 2.5\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("infercache_saved_compute_seconds_total{namespace=\"kv\",tier=\"host\"} 2.5\n"));
   EXPECT_THAT(text, HasSubstr("# TYPE infercache_lookup_hits_total counter\n"));
   metrics.SetStore(nullptr);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("namespace=\"kv\"")));
+}
+
+TEST(Metrics, ShowEachTierByItself) {
+  ManualClock clock;
+  Metrics metrics({});
+  store::Store store(SmallStore(), clock, &metrics);
+  metrics.SetStore(&store);
+  metrics.SetLocalLane({.stats = nullptr, .quarantined_in = [](std::string_view name) {
+                          return store::AgedBytes{.older = name == "kv@GPU-a" ? 7u : 0u};
+                        }});
+  store::NamespaceSpec spec;
+  spec.name = "kv";
+  spec.quota_bytes = kMiB;
+  const auto ns = store.CreateNamespace(spec);
+  ASSERT_TRUE(ns.ok()) << ns.status();
+  ASSERT_TRUE(store::AddUnreachableTier(store, **ns, "GPU-a", 2 * kMiB).ok());
+  (*ns)->SetDeviceTier({.device = "GPU-b",
+                        .bytes = kMiB,
+                        .objects = nullptr,
+                        .why_off = absl::UnimplementedError("no such GPU")});
+  Put(**(*ns)->FindDeviceTier("GPU-a"), "a", 1000);
+  for (int i = 0; i < 3; ++i) Put(**(*ns)->FindDeviceTier("GPU-a"), Cat("large", i), kMiB);
+  Put(**ns, "b", 10);
+  EXPECT_TRUE((*(*ns)->FindDeviceTier("GPU-a"))->Lookup({"large2", {}}).has_value());
+
+  const std::string text = metrics.Text();
+  for (const char* line : {
+           "infercache_demoted_objects_total{namespace=\"kv\",tier=\"GPU-a\"} 0\n",
+           "infercache_demoting_seconds{namespace=\"kv\",tier=\"GPU-a\"} 0\n",
+           "infercache_device_tier_ready{namespace=\"kv\",tier=\"GPU-a\"} 1\n",
+           "infercache_device_tier_ready{namespace=\"kv\",tier=\"GPU-b\"} 0\n",
+           "infercache_quota_bytes{namespace=\"kv\",tier=\"host\"} 1048576\n",
+           "infercache_quota_bytes{namespace=\"kv\",tier=\"GPU-a\"} 2097152\n",
+           "infercache_objects{namespace=\"kv\",tier=\"host\"} 1\n",
+           "infercache_objects{namespace=\"kv\",tier=\"GPU-a\"} 2\n",
+           "infercache_evictions_total{namespace=\"kv\",tier=\"host\",reason=\"capacity\"} 0\n",
+           "infercache_evicted_bytes_total{namespace=\"kv\",tier=\"GPU-a\"} 1049576\n",
+           "infercache_lookup_hits_total{namespace=\"kv\",tier=\"host\",lane=\"daemon\"} 0\n",
+           "infercache_lookup_hits_total{namespace=\"kv\",tier=\"GPU-a\",lane=\"daemon\"} 1\n",
+           "infercache_quarantined_bytes{namespace=\"kv\",tier=\"GPU-a\",age=\"older\"} 7\n",
+           "infercache_quarantined_bytes{namespace=\"kv\",tier=\"host\",age=\"older\"} 0\n",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("infercache_objects{namespace=\"kv\",tier=\"GPU-b\"}")));
+  EXPECT_THAT(text, Not(HasSubstr("infercache_arena_pages_info{namespace=\"kv\",tier=\"GPU-a\"")));
+  metrics.SetLocalLane({});
+  metrics.SetStore(nullptr);
 }
 
 TEST(Metrics, CountEvictionsAndHowLongTheObjectsWereIdle) {
@@ -123,18 +179,21 @@ TEST(Metrics, CountEvictionsAndHowLongTheObjectsWereIdle) {
   const store::NamespaceStats stats = (*ns)->Stats();
   ASSERT_GT(stats.evicted, 0u);
   EXPECT_THAT(text,
-              HasSubstr(Cat("infercache_evictions_total{namespace=\"kv\",reason=\"capacity\"} ",
-                            stats.evicted - stats.evicted_neighbours, "\n")));
-  EXPECT_THAT(text,
-              HasSubstr(Cat("infercache_evictions_total{namespace=\"kv\",reason=\"neighbour\"} ",
-                            stats.evicted_neighbours, "\n")));
+              HasSubstr(Cat(
+                  "infercache_evictions_total{namespace=\"kv\",tier=\"host\",reason=\"capacity\"} ",
+                  stats.evicted - stats.evicted_neighbours, "\n")));
+  EXPECT_THAT(
+      text, HasSubstr(Cat(
+                "infercache_evictions_total{namespace=\"kv\",tier=\"host\",reason=\"neighbour\"} ",
+                stats.evicted_neighbours, "\n")));
   EXPECT_THAT(text, HasSubstr(Cat("infercache_object_idle_before_evict_seconds_count ",
                                   stats.evicted, "\n")));
   // Only "first" had been idle, for 10 s: above the bound of 4 s.
   EXPECT_THAT(text, HasSubstr("infercache_object_idle_before_evict_seconds_sum 10\n"));
   const std::string age = "infercache_object_age_at_evict_seconds_";
-  EXPECT_THAT(text, HasSubstr(Cat(age, "count{namespace=\"kv\"} ", stats.evicted, "\n")));
-  EXPECT_THAT(text, HasSubstr(Cat(age, "sum{namespace=\"kv\"} 10\n")));
+  EXPECT_THAT(text,
+              HasSubstr(Cat(age, "count{namespace=\"kv\",tier=\"host\"} ", stats.evicted, "\n")));
+  EXPECT_THAT(text, HasSubstr(Cat(age, "sum{namespace=\"kv\",tier=\"host\"} 10\n")));
   metrics.SetStore(nullptr);
 }
 
@@ -156,17 +215,21 @@ TEST(Metrics, ShowWhatMissesAreDueToAndHowFarApartUsesAre) {
   }
   EXPECT_TRUE((*ns)->Lookup({"a", {}}).has_value());
   const std::string text = metrics.Text();
-  for (const char* line :
-       {"infercache_uses_total{namespace=\"kv\",result=\"hit\"} 1\n",
-        "infercache_uses_total{namespace=\"kv\",result=\"evicted\"} 1\n",
-        "infercache_uses_total{namespace=\"kv\",result=\"expired\"} 0\n",
-        "infercache_uses_total{namespace=\"kv\",result=\"cold\"} 3\n",
-        "infercache_class_uses_total{namespace=\"kv\",class=\"0\",result=\"hit\"} 1\n",
-        "infercache_class_uses_total{namespace=\"kv\",class=\"0\",result=\"stored\"} 4\n",
-        "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"hit\"} 2\n",
-        "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"1\"} 0\n",
-        "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",result=\"hit\",le=\"4\"} 1\n",
-        "infercache_reuse_gap_seconds_sum{namespace=\"kv\",result=\"evicted\"} 6\n"}) {
+  for (
+      const char* line :
+      {"infercache_uses_total{namespace=\"kv\",tier=\"host\",result=\"hit\"} 1\n",
+       "infercache_uses_total{namespace=\"kv\",tier=\"host\",result=\"evicted\"} 1\n",
+       "infercache_uses_total{namespace=\"kv\",tier=\"host\",result=\"expired\"} 0\n",
+       "infercache_uses_total{namespace=\"kv\",tier=\"host\",result=\"cold\"} 3\n",
+       "infercache_class_uses_total{namespace=\"kv\",tier=\"host\",class=\"0\",result=\"hit\"} 1\n",
+       "infercache_class_uses_total{namespace=\"kv\",tier=\"host\",class=\"0\",result=\"stored\"} "
+       "4\n",
+       "infercache_reuse_gap_seconds_sum{namespace=\"kv\",tier=\"host\",result=\"hit\"} 2\n",
+       "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",tier=\"host\",result=\"hit\",le=\"1\"}"
+       " 0\n",
+       "infercache_reuse_gap_seconds_bucket{namespace=\"kv\",tier=\"host\",result=\"hit\",le=\"4\"}"
+       " 1\n",
+       "infercache_reuse_gap_seconds_sum{namespace=\"kv\",tier=\"host\",result=\"evicted\"} 6\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
   EXPECT_THAT(text, Not(HasSubstr("class=\"1\"")));
@@ -201,7 +264,8 @@ TEST(Metrics, ShowWhatTwiceTheCapacityWouldHitWithEveryPolicy) {
         }
       }
       const std::string text = metrics.Text();
-      const std::string uses = Cat("infercache_uses_total{namespace=\"", policy, "\",result=\"");
+      const std::string uses =
+          Cat("infercache_uses_total{namespace=\"", policy, "\",tier=\"host\",result=\"");
       EXPECT_THAT(text, HasSubstr(Cat(uses, "hit\"} ", hits, "\n")));
       EXPECT_THAT(text, HasSubstr(Cat(uses, "evicted\"} ", 3 * rounds - 3 - hits, "\n")));
       EXPECT_THAT(text, HasSubstr(Cat(uses, "cold\"} 3\n")));
@@ -269,12 +333,17 @@ TEST(Metrics, ShowTheSameHostLane) {
   ASSERT_TRUE(ns.ok()) << ns.status();
   const std::string without = metrics.Text();
   EXPECT_THAT(without, Not(HasSubstr("infercache_local_sessions")));
+  EXPECT_THAT(
+      without,
+      HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",tier=\"host\",lane=\"local\"} 0\n"));
   EXPECT_THAT(without,
-              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"local\"} 0\n"));
-  EXPECT_THAT(without, HasSubstr("infercache_pins{namespace=\"kv\",lane=\"local\"} 0\n"));
-  EXPECT_THAT(without, HasSubstr("infercache_limbo_bytes{namespace=\"kv\",age=\"older\"} 0\n"));
-  EXPECT_THAT(without, HasSubstr(Cat("infercache_arena_pages_info{namespace=\"kv\",kind=\"",
-                                     PageKindName((*ns)->page_kind()), "\"} 1\n")));
+              HasSubstr("infercache_pins{namespace=\"kv\",tier=\"host\",lane=\"local\"} 0\n"));
+  EXPECT_THAT(
+      without,
+      HasSubstr("infercache_limbo_bytes{namespace=\"kv\",tier=\"host\",age=\"older\"} 0\n"));
+  EXPECT_THAT(without,
+              HasSubstr(Cat("infercache_arena_pages_info{namespace=\"kv\",tier=\"host\",kind=\"",
+                            PageKindName((*ns)->page_kind()), "\"} 1\n")));
 
   rpc::LocalLaneStats stats;
   stats.sessions = 3;
@@ -294,9 +363,13 @@ TEST(Metrics, ShowTheSameHostLane) {
               HasSubstr("infercache_local_sessions_ended_total{reason=\"process_gone\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("infercache_local_requests_total 7\n"));
   EXPECT_THAT(text, HasSubstr("infercache_local_reservations_expired_total 2\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_quarantined_bytes{namespace=\"kv\",age=\"below_1s\"} 11\n"));
-  EXPECT_THAT(text, HasSubstr("infercache_quarantined_bytes{namespace=\"kv\",age=\"older\"} 22\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_quarantined_bytes{namespace=\"kv\",tier=\"host\",age=\"below_1s\"} 11\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("infercache_quarantined_bytes{namespace=\"kv\",tier=\"host\",age=\"older\"} 22\n"));
   metrics.SetLocalLane({});
   metrics.SetStore(nullptr);
 }
@@ -320,13 +393,21 @@ TEST(Metrics, CountWhatClientsCounted) {
   counters.hit_bytes.store(3000);
   counters.misses.store(1);
   const std::string text = metrics.Text();
-  EXPECT_THAT(text, HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"local\"} 3\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_lookup_misses_total{namespace=\"kv\",lane=\"local\"} 1\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_hit_bytes_total{namespace=\"kv\",lane=\"local\"} 3000\n"));
-  EXPECT_THAT(text,
-              HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",lane=\"daemon\"} 0\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("infercache_lookup_hits_total{namespace=\"kv\",tier=\"host\",lane=\"local\"} 3\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_lookup_misses_total{namespace=\"kv\",tier=\"host\",lane=\"local\"} 1\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_hit_bytes_total{namespace=\"kv\",tier=\"host\",lane=\"local\"} 3000\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "infercache_lookup_hits_total{namespace=\"kv\",tier=\"host\",lane=\"daemon\"} 0\n"));
   (*ns)->DetachPage(*page);
   metrics.SetStore(nullptr);
 }

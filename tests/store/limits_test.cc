@@ -217,7 +217,7 @@ TEST_F(Parts, LargestTableWithTheLongestKeyRoundTrips) {
 TEST(Metadata, LongKeysAndTablesTakeAQuarterOfTheQuotaAtMost) {
   const MonotonicClock clock;
   Store store({.background = false}, clock);
-  constexpr uint64_t kQuota = 64 * kMiB;
+  constexpr uint64_t kQuota = uint64_t{64} << 20;
   const auto ns =
       store.CreateNamespace({.name = "n", .quota_bytes = kQuota, .max_objects = 1'000'000});
   ASSERT_TRUE(ns.ok()) << ns.status();
@@ -234,7 +234,7 @@ TEST(Metadata, LongKeysAndTablesTakeAQuarterOfTheQuotaAtMost) {
   } while (reserved.back().ok() && reserved.size() < 20'000);
   EXPECT_EQ(reserved.back().status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_GT(reserved.size(), 1000u);
-  EXPECT_LE((*ns)->Stats().metadata_bytes - empty, kQuota / 4 + kMiB);
+  EXPECT_LE((*ns)->Stats().metadata_bytes - empty, kQuota / 4 + (uint64_t{1} << 20));
 }
 
 TEST_F(Parts, MetadataOfErasedObjectsComesBack) {

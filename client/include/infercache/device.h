@@ -22,6 +22,14 @@
 // Objects in host memory and objects in a GPU's are not the same: what is put here is found here.
 // GetInto and GetIntoHost copy from one to the other, and stats() counts it.
 //
+// A worker may also lend what it has in memory of its own, without copying it anywhere:
+//
+//   (*device)->Lend({.key = "prefix/7", .source = tensor, .size_bytes = n}, stream);
+//   auto got = (*device)->Borrow("prefix/7");    // in another worker
+//   (*device)->TakeBack("prefix/7");             // OK: nobody has it: it may be changed, or freed
+//
+// That needs a daemon, to bring the two together, and no tier. See docs/gpu.md.
+//
 // Failure: as with the rest of a client, an error is a miss or a refused put with a status that
 // says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver,
 // the tier is off, or its memory cannot be shared. Then host memory is what is left.
@@ -57,7 +65,9 @@ absl::StatusOr<std::string> DeviceUuid(int ordinal);
 class DeviceThread;
 
 // An object in a GPU's memory, pinned while this lives: destroy it when the GPU is done with it, or
-// say ReleaseAfter. Writing to it is writing to what every other worker reads. Move-only.
+// say ReleaseAfter. It may be one that another worker lent: then it is in that worker's memory,
+// stays mapped here even if that worker dies, and keeps it from being taken back. Writing to it is
+// writing to what every other worker reads. Move-only.
 class DeviceObject {
  public:
   DeviceObject(DevicePointer address, uint64_t size_bytes, std::vector<PartSpec> parts,
@@ -67,7 +77,7 @@ class DeviceObject {
   DeviceObject& operator=(DeviceObject&&) noexcept;
   ~DeviceObject();
 
-  // All parts back to back, aligned to 256 bytes. 0 once released.
+  // All parts back to back, aligned to 256 bytes unless it is lent. 0 once released.
   DevicePointer address() const { return address_; }
   uint64_t size_bytes() const { return size_bytes_; }
   // As Object's.
@@ -140,6 +150,29 @@ struct DeviceGetIntoResult {
   uint64_t size_bytes = 0;
 };
 
+// A tensor of the caller's own memory.
+struct LendItem {
+  std::string_view key = {};
+  ObjectInfo info = {};              // without a TTL: it is there until it is taken back
+  std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
+  DevicePointer source = 0;          // in one allocation of this GPU, of this process
+  uint64_t size_bytes = 0;
+  // If the memory cannot be lent, because it was not allocated to be shared, put a copy into host
+  // memory instead, which Device::GetInto and Client::Get find. Counted, and told by the outcome.
+  bool or_copy_to_host = false;
+};
+
+enum class LendOutcome {
+  kRefused,       // `status` says why
+  kLent,          // until TakeBack says OK
+  kCopiedToHost,  // nothing of the caller's is lent
+};
+
+struct LendResult {
+  absl::Status status = {};
+  LendOutcome outcome = LendOutcome::kRefused;
+};
+
 // Totals since the device was opened.
 struct DeviceStats {
   uint64_t chunks_mapped = 0;  // of the daemon's memory; once a session
@@ -147,13 +180,21 @@ struct DeviceStats {
   uint64_t host_to_device_copies = 0, host_to_device_bytes = 0;
   uint64_t device_to_host_copies = 0, device_to_host_bytes = 0;
   uint64_t held_for_streams = 0;  // right now
+
+  uint64_t lent = 0;                                                // tensors
+  uint64_t lent_as_host_copies = 0, lent_as_host_copies_bytes = 0;  // for want of shareable memory
+  uint64_t borrowed = 0;                                            // hits of Borrow
+  // Of other workers' allocations; opened once for each and session, not for each Borrow.
+  uint64_t allocations_opened = 0;
+  uint64_t allocation_failures = 0;  // Borrow failed for want of an address
 };
 
 class Device {
  public:
   class Impl;
   explicit Device(std::unique_ptr<Impl> impl);
-  // Waits for nothing on the GPU: what is held for a stream stays held until that is done.
+  // Waits for nothing on the GPU: what is held for a stream stays held until that is done. What is
+  // lent is lent no longer, and nobody says when the last one has let go: take it back before.
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -184,7 +225,43 @@ class Device {
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, DeviceStream stream,
                                 const CallOptions& call = {});
 
+  // --- Tensors in workers' own memory ---
+  //
+  // Only for the namespace's local_writers, on either side: whoever opens another's memory can
+  // write to all of the allocation that the tensor lies in. Keys of lent tensors are a set of their
+  // own beside the tier's and host memory's, for each GPU and fingerprint.
+
+  // Waits until `stream` has done what it has to do so far, then lends. From then on, and until
+  // TakeBack says OK, the tensor must not be changed, and its memory not freed. ALREADY_EXISTS:
+  // somebody lends this key already; FAILED_PRECONDITION: this client still takes it back.
+  // UNIMPLEMENTED: the memory cannot be shared, or the daemon is too old. After an error that
+  // leaves it open whether the daemon heard of it (DEADLINE_EXCEEDED, UNAVAILABLE), it may be lent:
+  // take it back. If the daemon dies, or its connection is lost, nothing is lent any more.
+  LendResult Lend(const LendItem& item, DeviceStream stream, const CallOptions& call = {});
+  std::vector<LendResult> Lend(std::span<const LendItem> items, DeviceStream stream,
+                               const CallOptions& call = {});
+  // As Get, of what others (or this client) lend: one round trip to the daemon. The first Borrow
+  // from an allocation opens it, which may take the driver long; after that the driver is not
+  // called. FAILED_PRECONDITION: CUDA cannot tell the two processes apart, because their PIDs are
+  // the same, each in its own container. Any error is a miss.
+  DeviceGetResult Borrow(std::string_view key, const CallOptions& call = {});
+  std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,
+                                      const CallOptions& call = {});
+  // Nobody finds the keys from here on; waits until nobody has the tensors. One status a key:
+  //   OK                 nobody has it. It may be changed; and freed, if nothing else of its
+  //                      allocation is lent: then every worker has unmapped that, too.
+  //   DEADLINE_EXCEEDED  somebody still has it: it must be neither changed nor freed. Ask again.
+  //   NOT_FOUND          this device has not lent it.
+  //   UNAVAILABLE        the daemon is gone, and nobody can say who has it. Workers that borrowed
+  //   it
+  //                      let go when they notice and their streams are done. It counts as lent no
+  //                      longer; what to do with its memory is the caller's to decide.
+  absl::Status TakeBack(std::string_view key, const CallOptions& call = {});
+  std::vector<absl::Status> TakeBack(std::span<const std::string_view> keys,
+                                     const CallOptions& call = {});
+
   KeysResult Exists(std::span<const std::string_view> keys, const CallOptions& call = {});
+  KeysResult Touch(std::span<const std::string_view> keys, const CallOptions& call = {});
   KeysResult Delete(std::span<const std::string_view> keys, const CallOptions& call = {});
   MatchResult Match(std::span<const std::string_view> keys, const CallOptions& call = {});
 

@@ -1,5 +1,5 @@
-// What the headers show at their top, compiled as it stands there. Nothing runs it: a GPU and a daemon
-// would have to be there.
+// What the headers show at their top, compiled as it stands there. Nothing runs it: a GPU and a
+// daemon would have to be there.
 
 #include <cstdint>
 #include <utility>

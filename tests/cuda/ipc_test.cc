@@ -1,0 +1,125 @@
+#include "common/cuda/ipc.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/cuda/gpu_fixture.h"
+#include "tests/gpu/legacy_buffer.h"
+
+namespace infercache::cuda {
+namespace {
+
+using gpu::LegacyBuffer;
+using ::testing::HasSubstr;
+
+// What crosses processes is in tests/gpu/lending_test.cc.
+class IpcTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    auto context = PrimaryContext::Retain(driver_, device_.ordinal);
+    ASSERT_TRUE(context.ok()) << context.status();
+    context_ = *std::move(context);
+  }
+  void TearDown() override {
+    context_.reset();
+    GpuTest::TearDown();
+  }
+  AddressRange RangeOf(DevicePointer pointer) {
+    const auto range = FindRange(*context_, device_.ordinal, pointer);
+    EXPECT_TRUE(range.ok()) << range.status();
+    return range.value_or(AddressRange());
+  }
+
+  std::shared_ptr<const PrimaryContext> context_;
+};
+
+TEST_F(IpcTest, ARangeIsTheAllocationThatAPointerPointsInto) {
+  const LegacyBuffer buffer(context_);
+  const AddressRange range = RangeOf(buffer.address() + 100);
+  EXPECT_EQ(range.base, buffer.address());
+  EXPECT_GE(range.bytes, LegacyBuffer::kBytes);
+  EXPECT_TRUE(range.Contains(range.base, range.bytes));
+  EXPECT_TRUE(range.Contains(range.base + range.bytes, 0));
+  EXPECT_FALSE(range.Contains(range.base, range.bytes + 1));
+  EXPECT_FALSE(range.Contains(range.base + 1, range.bytes));
+  EXPECT_FALSE(range.Contains(range.base - 1, 1));
+  EXPECT_FALSE(range.Contains(range.base + 1, ~uint64_t{0}));
+}
+
+TEST_F(IpcTest, APointerThatIsNoDevicesHasNoRange) {
+  int number = 0;
+  const auto range = FindRange(*context_, device_.ordinal, reinterpret_cast<uintptr_t>(&number));
+  EXPECT_EQ(range.status().code(), absl::StatusCode::kInvalidArgument) << range.status();
+}
+
+TEST_F(IpcTest, MemoryOfCudaMallocIsSharedByAHandle) {
+  const LegacyBuffer buffer(context_);
+  const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  EXPECT_FALSE(exported->descriptor.valid());
+}
+
+TEST_F(IpcTest, AHandleDoesNotOpenInTheProcessThatMadeIt) {
+  const LegacyBuffer buffer(context_);
+  const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes, 17);
+  EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr("it has 17"));
+}
+
+TEST_F(IpcTest, MemoryOfCuMemCreateIsSharedByADescriptor) {
+  const auto allocation = Allocation::Create(driver_, device_.ordinal, kChunk);
+  ASSERT_TRUE(allocation.ok());
+  const auto mapping = Mapping::Map(*allocation, device_.ordinal, Mapping::Access::kReadWrite);
+  ASSERT_TRUE(mapping.ok());
+  const AddressRange range = RangeOf(mapping->address() + 4096);
+  EXPECT_EQ(range.base, mapping->address());
+  EXPECT_EQ(range.bytes, kChunk);
+  const auto before = is_fake() ? fake().UseOf(0) : fake_cuda::Use();
+  const auto exported = ExportMemory(*context_, range);
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  ASSERT_TRUE(exported->descriptor.valid());
+  if (is_fake()) {
+    EXPECT_EQ(fake().UseOf(0), before) << "no handle is left behind";
+  }
+  const auto imported = Allocation::Import(driver_, exported->descriptor, kChunk);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  EXPECT_TRUE(Mapping::Map(*imported, device_.ordinal, Mapping::Access::kRead).ok());
+}
+
+TEST_F(IpcTest, MemoryThatWasNotMadeToBeSharedSaysSo) {
+  AllocationProperties properties = {};
+  properties.type = kAllocationPinned;
+  properties.location = {kLocationDevice, device_.ordinal};
+  AllocationHandle handle = 0;
+  ASSERT_EQ(driver_->api().mem_create(&handle, kChunk, &properties, 0), kSuccess);
+  DevicePointer address = 0;
+  ASSERT_EQ(driver_->api().mem_address_reserve(&address, kChunk, 0, 0, 0), kSuccess);
+  ASSERT_EQ(driver_->api().mem_map(address, kChunk, 0, handle, 0), kSuccess);
+  const auto exported = ExportMemory(*context_, RangeOf(address));
+  EXPECT_EQ(exported.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(exported.status().message()), HasSubstr("expandable segments"));
+  ASSERT_EQ(driver_->api().mem_unmap(address, kChunk), kSuccess);
+  ASSERT_EQ(driver_->api().mem_address_free(address, kChunk), kSuccess);
+  ASSERT_EQ(driver_->api().mem_release(handle), kSuccess);
+}
+
+TEST_F(IpcTest, ARefusedExportSaysSo) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const LegacyBuffer buffer(context_);
+  fake().faults().refuse_exports.store(1);
+  EXPECT_EQ(ExportMemory(*context_, RangeOf(buffer.address())).status().code(),
+            absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(IpcTest, BytesThatAreNoHandleOpenNothing) {
+  IpcHandle handle = {};
+  handle.bytes[7] = 'x';
+  EXPECT_FALSE(IpcMapping::Open(context_, handle, 1, 17).ok());
+}
+
+}  // namespace
+}  // namespace infercache::cuda

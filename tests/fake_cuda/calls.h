@@ -1,0 +1,30 @@
+// How an entry point begins: is the driver initialized, is there such a device, such a stream?
+
+#pragma once
+
+#include "tests/fake_cuda/process.h"
+
+namespace infercache::fake_cuda {
+
+// Calls f(process) in an initialized process.
+template <class F>
+Result With(F f) {
+  Process* const process = Process::Get();
+  return process == nullptr ? cuda::kNotInitialized : f(*process);
+}
+template <class F>
+Result WithDevice(cuda::Device device, F f) {
+  return With([&](Process& process) {
+    return process.has_device(device) ? f(process) : cuda::kInvalidDevice;
+  });
+}
+template <class F>
+Result WithStream(cuda::Stream stream, F f) {
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    FakeStream* const found = process.FindStream(stream);
+    return found == nullptr ? cuda::kInvalidHandle : f(process, *found);
+  });
+}
+
+}  // namespace infercache::fake_cuda

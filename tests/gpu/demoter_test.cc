@@ -1,0 +1,193 @@
+// The GPU's thread that moves objects down, and a GPU that hangs or dies under it.
+
+#include "server/gpu/demoter.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <optional>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "server/gpu/device_tiers.h"
+#include "tests/cuda/gpu_fixture.h"
+#include "tests/gpu/device_buffer.h"
+#include "tests/local/local_fixture.h"
+
+namespace infercache::gpu {
+namespace {
+
+using cuda::GpuTest;
+using local::Eventually;
+using store::NamespaceVerbs;
+
+constexpr uint64_t kTierBytes = uint64_t{8} << 20;
+constexpr uint64_t kBlock = uint64_t{256} << 10;
+
+// Bytes that differ from object to object.
+std::string BytesOf(int i) {
+  std::string bytes(kBlock, static_cast<char>('a' + i % 26));
+  bytes.replace(0, 8, std::to_string(10'000'000 + i));
+  return bytes;
+}
+std::string KeyOf(int i) { return "key" + std::to_string(i); }
+
+class DemoterTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (HasFatalFailure()) return;
+    if (is_fake()) before_ = fake().UseOf(0);
+    store_.emplace(store::StoreOptions{.capacity_bytes = 64 << 20}, clock_);
+    ns_ = *store_->CreateNamespace({.name = "kv", .quota_bytes = 32 << 20});
+  }
+  void TearDown() override {
+    if (is_fake()) fake().ClearFaults();
+    tiers_.reset();
+    buffer_.reset();
+    chunks_.clear();
+    ns_.reset();
+    store_.reset();
+    // A thread that was left behind ends when its GPU goes on.
+    if (is_fake()) {
+      EXPECT_TRUE(Eventually([&] { return fake().UseOf(0) == before_; })) << "not given back";
+    }
+    GpuTest::TearDown();
+  }
+
+  void AddTier(Demoter::Options options = {}) {
+    tiers_.emplace(TierOptions{.chunk_bytes = kTierBytes / 2, .demote = true, .demotion = options});
+    const TierResult added =
+        tiers_->Add(*store_, {.ns = ns_, .device = device_.uuid, .bytes = kTierBytes});
+    ASSERT_TRUE(added.status.ok()) << added.status;
+    buffer_.emplace(driver_, device_.ordinal);
+    for (uint32_t i = 0; i < Tier()->chunk_count(); ++i) {
+      const UniqueFd fd = OrDie(Tier()->OpenChunk(i, true));
+      const auto chunk = OrDie(cuda::Allocation::Import(driver_, fd, kTierBytes / 2));
+      chunks_.push_back(
+          OrDie(cuda::Mapping::Map(chunk, device_.ordinal, cuda::Mapping::Access::kReadWrite)));
+    }
+  }
+  NamespaceVerbs Tier() { return NamespaceVerbs(*ns_->FindDeviceTier(device_.uuid)); }
+  // As a worker does it. Only while streams move.
+  void Put(int i) {
+    Put(i, [&](cuda::DevicePointer to) { buffer_->WriteTo(to, BytesOf(i)); });
+  }
+  template <class F>
+  void Put(int i, F write) {
+    auto lease = Tier().TryReserve(KeyOf(i), kBlock);
+    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+    const store::Place place = (*lease)->place();
+    write(chunks_[place.chunk].address() + place.offset);
+    ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
+  }
+  void PutWithoutWriting(int i) {
+    Put(i, [](cuda::DevicePointer) {});
+  }
+
+  MonotonicClock clock_;
+  std::optional<store::Store> store_;
+  std::shared_ptr<store::Namespace> ns_;
+  std::optional<DeviceTiers> tiers_;
+  std::optional<DeviceBuffer> buffer_;
+  std::vector<cuda::Mapping> chunks_;
+  fake_cuda::Use before_;
+};
+
+TEST_F(DemoterTest, BytesMoveDownBeforeTheirRoomIsNeeded) {
+  AddTier();
+  constexpr int kObjects = 100;
+  for (int i = 0; i < kObjects; ++i) {
+    Put(i);
+    ASSERT_TRUE(Eventually([&] { return Tier()->BytesToDemote() == 0; })) << i;
+  }
+  const store::NamespaceStats stats = Tier()->Stats();
+  EXPECT_GT(stats.demoted, 60u);
+  EXPECT_EQ(stats.evicted, stats.demoted) << "none was lost";
+  const NamespaceVerbs host(ns_);
+  int below = 0;
+  for (int i = 0; i < kObjects; ++i) {
+    const auto found = host.Get(KeyOf(i));
+    EXPECT_NE(found.has_value(), Tier().Has(KeyOf(i))) << "in one place";
+    if (!found.has_value()) continue;
+    ++below;
+    EXPECT_TRUE(*found == BytesOf(i)) << i;
+  }
+  EXPECT_EQ(static_cast<uint64_t>(below), stats.demoted);
+}
+
+TEST_F(DemoterTest, TakesOneContextAndGivesItBack) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().contexts.load();
+  AddTier();
+  Put(0);
+  ns_->Flush("");
+  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).contexts == 1; }));
+  EXPECT_EQ(fake().calls().contexts.load(), before + 1);
+}
+
+TEST_F(DemoterTest, HostMemoryIsRegisteredForAsLongAsItIsThere) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().registers.load();
+  const uint64_t given_back = fake().calls().unregisters.load();
+  AddTier();
+  EXPECT_TRUE(Eventually([&] { return fake().calls().registers.load() > before; }));
+  ASSERT_TRUE(store_->DeleteNamespace("kv").ok());
+  EXPECT_TRUE(Eventually([&] {
+    return fake().calls().unregisters.load() - given_back ==
+           fake().calls().registers.load() - before;
+  }));
+}
+
+TEST_F(DemoterTest, AGpuThatHangsHoldsNobodyUp) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  AddTier();
+  fake().StickStreams();
+  for (int i = 0; i < 100; ++i) PutWithoutWriting(i);
+  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().demoting_ms > 0; }));
+  for (int i = 100; i < 200; ++i) PutWithoutWriting(i);
+  EXPECT_TRUE(Tier().Has(KeyOf(199)));
+  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().demoted > 0; }));
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().demoting_ms == 0; }));
+}
+
+TEST_F(DemoterTest, AGpuThatDiesSwitchesItOffAndPutsGoOn) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Mutex mu;
+  absl::Status why;
+  AddTier({.switched_off = [&](const absl::Status& status) {
+    MutexLock lock(&mu);
+    why = status;
+  }});
+  ASSERT_TRUE(Eventually([&] { return fake().UseOf(0).contexts > before_.contexts; }));
+  fake().faults().contexts_dead.store(1);
+  for (int i = 0; i < 100; ++i) PutWithoutWriting(i);
+  EXPECT_TRUE(Eventually([&] {
+    MutexLock lock(&mu);
+    return absl::StrContains(why.message(), "CUDA_ERROR_ILLEGAL_ADDRESS");
+  })) << why;
+  for (int i = 100; i < 200; ++i) PutWithoutWriting(i);
+  EXPECT_TRUE(Tier().Has(KeyOf(199)));
+  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().pins == 0; }));
+  EXPECT_EQ(ns_->Stats().reservations, 0u);
+}
+
+TEST_F(DemoterTest, WhoEndsTheDaemonLeavesAHangingThreadBehind) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  AddTier({.patience = std::chrono::milliseconds(10)});
+  fake().StickStreams();
+  for (int i = 0; i < 40; ++i) PutWithoutWriting(i);
+  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins > 0; }));
+  tiers_.reset();
+  EXPECT_GT(Tier()->Stats().pins, 0u) << "nobody else may have what a GPU still reads";
+  EXPECT_GT(ns_->Stats().reservations, 0u) << "or writes";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().pins == 0; }));
+}
+
+}  // namespace
+}  // namespace infercache::gpu

@@ -1,0 +1,151 @@
+// A worker that lends and borrows as it is told, one line at a time, and answers each with a line.
+//
+//   lending_worker SOCKET DEVICE
+//
+//   alloc KIND       legacy, vmm, or private: memory that cannot be shared. "ok"
+//   fill TEXT        writes it at kOffset. "ok"
+//   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
+//   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
+//   borrow KEY       "hit", "miss", or the code
+//   read             of what was borrowed last. Its text
+//   release          it. "ok"
+//   release_after    it, with the default stream. "ok"
+//   take_back KEY MS "OK", or the code
+//   free             the memory. "ok"
+//   close            the device; only read, release and free may follow. "ok"
+
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+
+#include "client/src/device_impl.h"
+#include "tests/gpu/device_buffer.h"
+#include "tests/gpu/legacy_buffer.h"
+#include "tests/gpu/private_buffer.h"
+#include "tests/or_die.h"
+
+namespace infercache::gpu {
+namespace {
+
+constexpr uint64_t kOffset = 4096;
+constexpr uint64_t kSize = 64;
+
+class LendingWorker {
+ public:
+  LendingWorker(const std::string& socket, const std::string& uuid)
+      : driver_(OrDie(cuda::Driver::Load())),
+        device_(OrDie(cuda::FindDevice(*driver_, uuid))),
+        context_(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))) {
+    const LocalTransport::Options lane = {.path = socket,
+                                          .namespace_name = "default",
+                                          .fingerprint = OrDie(Fingerprint::Make({})),
+                                          .device = {},
+                                          .clock = {}};
+    host_ = OrDie(LocalTransport::Connect(lane));
+    opened_.emplace(OrDie(Device::Impl::Open(
+        {.lane = lane,
+         .host = host_.get(),
+         .deadline = absl::Seconds(30),
+         .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
+        uuid)));
+    copies_.emplace(driver_, device_.ordinal);
+  }
+
+  std::string Do(const std::string& line) {
+    std::istringstream words(line);
+    std::string verb, argument;
+    int64_t ms = 0;
+    words >> verb >> argument >> ms;
+    if (verb == "alloc") return Allocate(argument);
+    if (verb == "fill") {
+      argument.resize(kSize, '.');
+      copies_->WriteTo(address_ + kOffset, argument);
+      return "ok";
+    }
+    if (verb == "lend") return Lend(argument, false);
+    if (verb == "lend_or_copy") return Lend(argument, true);
+    if (verb == "borrow") return Borrow(argument);
+    if (verb == "read") {
+      std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
+      return text.substr(0, text.find('.'));
+    }
+    if (verb == "release") {
+      object_.reset();
+      return "ok";
+    }
+    if (verb == "release_after") return CodeOf(object_->ReleaseAfter(nullptr), "ok");
+    if (verb == "take_back") {
+      return CodeOf(opened_->TakeBack(argument, {.deadline = absl::Milliseconds(ms)}), "OK");
+    }
+    if (verb == "free") {
+      Free();
+      return "ok";
+    }
+    if (verb == "close") {
+      opened_.reset();
+      return "ok";
+    }
+    return "what?";
+  }
+
+ private:
+  static std::string CodeOf(const absl::Status& status, const char* ok) {
+    if (!status.ok()) std::cerr << status << std::endl;
+    return status.ok() ? ok : absl::StatusCodeToString(status.code());
+  }
+  void Free() {
+    legacy_.reset();
+    vmm_.reset();
+    private_.reset();
+  }
+  std::string Allocate(const std::string& kind) {
+    Free();
+    if (kind == "legacy") address_ = legacy_.emplace(context_).address();
+    if (kind == "vmm") address_ = vmm_.emplace(driver_, device_.ordinal).address();
+    if (kind == "private") address_ = private_.emplace(driver_, device_.ordinal).address();
+    return "ok";
+  }
+  std::string Lend(const std::string& key, bool or_copy) {
+    const LendResult lent = opened_->Lend(
+        {.key = key, .source = address_ + kOffset, .size_bytes = kSize, .or_copy_to_host = or_copy},
+        nullptr);
+    if (lent.outcome == LendOutcome::kCopiedToHost) return "copied";
+    return CodeOf(lent.status, "lent");
+  }
+  std::string Borrow(const std::string& key) {
+    DeviceGetResult got = opened_->Borrow(key);
+    if (!got.hit()) return CodeOf(got.status, "miss");
+    object_.emplace(*std::move(got.object));
+    return "hit";
+  }
+
+  const std::shared_ptr<const cuda::Driver> driver_;
+  const cuda::DeviceInfo device_;
+  const std::shared_ptr<const cuda::PrimaryContext> context_;
+  std::unique_ptr<LocalTransport> host_;
+  std::optional<Device> opened_;
+  std::optional<DeviceBuffer> copies_;
+  std::optional<LegacyBuffer> legacy_;
+  std::optional<DeviceBuffer> vmm_;
+  std::optional<PrivateBuffer> private_;
+  cuda::DevicePointer address_ = 0;
+  std::optional<DeviceObject> object_;
+};
+
+}  // namespace
+}  // namespace infercache::gpu
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 64;
+  infercache::gpu::LendingWorker worker(argv[1], argv[2]);
+  std::puts("ready");
+  std::fflush(stdout);
+  for (std::string line; std::getline(std::cin, line);) {
+    std::puts(worker.Do(line).c_str());
+    std::fflush(stdout);
+  }
+}

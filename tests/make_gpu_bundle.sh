@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Makes what tests/run_gpu.sh runs on a machine that has a GPU and its driver, but none of our libraries
+# and no network: daemon, CLI, the tests labelled gpu and bench/gpu, with every library they need.
+#
+#   tests/make_gpu_bundle.sh [--build-dir DIR] [-o FILE.tar.gz]
+#     --build-dir  take the programs from there as they are [build them in build/bundle]
+#     -o           [build/infercache-gpu.tar.gz]
+#
+# There: tar xzf infercache-gpu.tar.gz && infercache-gpu/run_gpu.sh
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+build=
+output=build/infercache-gpu.tar.gz
+most_bytes=$((60 << 20))
+# Where each is in a build folder.
+programs=(bin/infercached bin/infercachectl bench/gpu/infercache_gpu_bench
+  tests/conformance/conformance_test tests/cuda/cuda_test tests/cuda/cuda_holder
+  tests/gpu/gpu_tiers_test tests/gpu/gpu_demoter_test tests/gpu/gpu_sessions_test
+  tests/gpu/gpu_client_test tests/gpu/gpu_death_test tests/gpu/infercache_gpu_worker)
+
+fail() {
+  printf 'make_gpu_bundle.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --build-dir) build=${2:?} && shift ;;
+    -o) output=${2:?} && shift ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    *) fail "unknown argument '$1'; --help lists what there is" ;;
+  esac
+  shift
+done
+
+if [ -z "$build" ]; then
+  build=build/bundle
+  deploy/install-deps.sh
+  cmake --preset release -B "$build" -DINFERCACHE_BUILD_TESTS=ON -DINFERCACHE_BUILD_BENCH=ON >/dev/null
+  cmake --build "$build" --target fake_cuda "${programs[@]##*/}" || fail 'the build failed (above)'
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+bundle=$work/infercache-gpu
+mkdir -p "$bundle"/{bin,libexec,lib,glibc,fake}
+
+for program in "${programs[@]}"; do
+  name=${program##*/}
+  [ -x "$build/$program" ] || fail "$build/$program is not built"
+  strip -o "$bundle/libexec/$name" "$build/$program"
+  install tests/gpu_bundle_program.sh "$bundle/bin/$name"
+done
+strip -o "$bundle/fake/libcuda.so.1" "$build/tests/fake_cuda/lib/libcuda.so.1"
+install tests/run_gpu.sh "$bundle/run_gpu.sh"
+
+# The C library's own files apart: they go together, and only where the system's are older.
+glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libanl|libutil)\.so'
+ldd "$bundle"/libexec/* "$bundle/fake/libcuda.so.1" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+  sort -u | while read -r library; do
+  [[ ${library##*/} =~ $glibc ]] || install -m 644 "$(realpath "$library")" "$bundle/lib/${library##*/}"
+done
+system=$(dirname "$(ldd "$bundle/libexec/infercached" | awk '$1 == "libc.so.6" {print $3}')")
+for library in libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libresolv.so.2; do
+  install -m 755 "$(realpath "$system/$library")" "$bundle/glibc/$library"
+done
+install -m 755 "$(realpath /lib64/ld-linux-x86-64.so.2)" "$bundle/glibc/ld-linux-x86-64.so.2"
+getconf GNU_LIBC_VERSION | cut -d' ' -f2 >"$bundle/glibc/version"
+git -c safe.directory="$root" rev-parse HEAD >"$bundle/revision"
+
+mkdir -p "$(dirname "$output")"
+tar -C "$work" -cz --owner=0 --group=0 -f "$output" infercache-gpu
+bytes=$(stat -c %s "$output")
+printf '%s: %d MiB\n' "$output" $((bytes >> 20))
+[ "$bytes" -le "$most_bytes" ] || fail "it is to be at most $((most_bytes >> 20)) MiB"

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs the tests labelled gpu and bench/gpu on a machine with a GPU, from the bundle that
+# tests/make_gpu_bundle.sh made elsewhere: needs the GPU's driver and a shell, neither gRPC nor a network.
+#
+#   run_gpu.sh [--fake] [--quick] [BUNDLE]
+#     --fake   on the bundle's stand-in for the driver: shows that the bundle works, measures nothing
+#     --quick  measure briefly and give no verdict
+#     BUNDLE   the folder, or the .tar.gz [where this script is]
+#
+# Says which driver and GPU it used. The last line is "N passed, N failed"; exit status 0 only if nothing
+# failed and no measurement missed its target.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+fake=
+quick=
+bundle=
+
+fail() {
+  printf 'run_gpu.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --fake) fake=yes ;;
+    --quick) quick=yes ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    -*) fail "unknown option '$1'; --help lists what there is" ;;
+    *) bundle=$1 ;;
+  esac
+  shift
+done
+
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+if [ -z "$bundle" ]; then
+  bundle=$here
+elif [ -f "$bundle" ]; then
+  tar -C "$work" -xzf "$bundle" || fail "$bundle: cannot be unpacked"
+  bundle=$work/infercache-gpu
+fi
+[ -x "$bundle/bin/infercached" ] || fail "$bundle: no bundle; tests/make_gpu_bundle.sh makes one"
+bundle=$(cd "$bundle" && pwd)
+
+# --- The driver ---
+
+# Only the driver from its folder, whatever else is there.
+driver=$bundle/fake/libcuda.so.1
+if [ -z "$fake" ]; then
+  driver=$(ldconfig -p 2>/dev/null | awk '$1 == "libcuda.so.1" && /x86-64/ {print $NF; exit}')
+  for folder in /usr/lib/x86_64-linux-gnu /usr/lib64 /usr/local/nvidia/lib64 /usr/local/cuda/compat; do
+    [ -n "$driver" ] || [ ! -e "$folder/libcuda.so.1" ] || driver=$folder/libcuda.so.1
+  done
+  [ -n "$driver" ] || fail 'there is no libcuda.so.1 here; --fake runs on the stand-in for it'
+fi
+mkdir "$work/driver" && ln -s "$(realpath "$driver")" "$work/driver/libcuda.so.1"
+export LD_LIBRARY_PATH=$work/driver
+export INFERCACHE_TEST_PROGRAMS=$bundle/bin
+export TMPDIR=$work
+
+printf 'bundle    %s\nmachine   %s, %s cores\ndriver    %s\n' "$(cat "$bundle/revision")" \
+  "$(uname -srm)" "$(nproc)" "$driver"
+[ -n "$fake" ] || nvidia-smi -L 2>/dev/null
+
+# --- Tests ---
+
+passed=0
+failed=0
+
+# check NAME COMMAND...: counts one more that passed or failed.
+check() {
+  local name=$1
+  shift
+  printf '\n=== %s\n' "$name"
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    printf '=== %s: FAILED\n' "$name"
+  fi
+}
+
+for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test; do
+  check "$test" "$bundle/bin/$test" --gtest_brief=1
+done
+check conformance_test "$bundle/bin/conformance_test" --gtest_brief=1 '--gtest_filter=*/Gpu.*'
+
+measure=("$bundle/bin/infercache_gpu_bench" --daemon-binary "$bundle/bin/infercached")
+[ -z "$fake$quick" ] || measure+=(--quick --value-bytes 1048576)
+check measurements "${measure[@]}"
+
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]
