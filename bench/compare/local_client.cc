@@ -102,7 +102,8 @@ void LocalClient::WarmUp(std::string_view value, size_t count) {
 std::shared_ptr<LocalClient> LargeValueClient(const Context& context, const std::string& name) {
   const uint64_t values = context.plan.quick ? 48 : 192;
   const std::string value(size_t{1} << 20, 'v');
-  ProtobufClient(context.servers.ours).CreateNamespace(name, values * value.size());
+  // Where its user may make namespaces.
+  ProtobufClient(context.servers.ours_unix).CreateNamespace(name, values * value.size());
   auto client = std::make_shared<LocalClient>(context.servers.ours_unix, name);
   client->WarmUp(value, 2 * values);
   return client;
