@@ -139,9 +139,10 @@ std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view>
   return results;
 }
 
-absl::Status Device::Impl::Copy(uint64_t bytes, absl::string_view call,
+absl::Status Device::Impl::Copy(uint64_t bytes, cuda::Stream stream, absl::string_view call,
                                 const std::function<cuda::Result(const cuda::Api&)>& copy) {
   if (bytes == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(thread_->CheckNotCapturing(stream));
   const cuda::CurrentContext current(thread_->context());
   RETURN_IF_ERROR(current.status());
   return driver_->Check(copy(driver_->api()), std::string_view(call.data(), call.size()));
@@ -160,7 +161,7 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
     result.status = TooLarge(object.size_bytes(), capacity);
     return result;
   }
-  result.status = Copy(object.size_bytes(), "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
+  result.status = Copy(object.size_bytes(), stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
     return api.memcpy_dtod_async(destination, object.address(), object.size_bytes(), stream);
   });
   if (result.status.ok()) result.status = object.ReleaseAfter(stream);
@@ -180,7 +181,7 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
     result.status = TooLarge(bytes.size(), capacity);
     return result;
   }
-  result.status = Copy(bytes.size(), "cuMemcpyHtoDAsync", [&](const cuda::Api& api) {
+  result.status = Copy(bytes.size(), stream, "cuMemcpyHtoDAsync", [&](const cuda::Api& api) {
     return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
   });
   if (!result.status.ok()) return result;
@@ -268,9 +269,10 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
   if (reserved[0].exists) return {.outcome = PutOutcome::kExists};
   if (!reserved[0].reservation.has_value()) return {.status = reserved[0].status};
   DeviceReservation& room = *reserved[0].reservation;
-  const absl::Status copied = Copy(item.size_bytes, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
-    return api.memcpy_dtod_async(room.address(), item.source, item.size_bytes, stream);
-  });
+  const absl::Status copied =
+      Copy(item.size_bytes, stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
+        return api.memcpy_dtod_async(room.address(), item.source, item.size_bytes, stream);
+      });
   if (!copied.ok()) return {.status = copied};
   PutResult result = Commit({&room, 1}, stream, call)[0];
   if (room) {

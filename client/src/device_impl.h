@@ -72,7 +72,7 @@ class Device::Impl {
   DeviceGetResult OnDevice(GetResult got);
   DeviceReserveResult OnDevice(ReserveResult reserved);
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.
-  absl::Status Copy(uint64_t bytes, absl::string_view call,
+  absl::Status Copy(uint64_t bytes, cuda::Stream stream, absl::string_view call,
                     const std::function<cuda::Result(const cuda::Api&)>& copy);
   DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
                                       uint64_t capacity, cuda::Stream stream,

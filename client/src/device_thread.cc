@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/status_macros.h"
 
 namespace infercache {
 namespace {
@@ -112,7 +113,23 @@ void DeviceThread::OnDone(void* note) {
   state->changed.SignalAll();
 }
 
+absl::Status DeviceThread::CheckNotCapturing(cuda::Stream stream) const {
+  const cuda::CurrentContext current(*context_);
+  RETURN_IF_ERROR(current.status());
+  const cuda::Driver& driver = context_->driver();
+  int capture = 0;
+  RETURN_IF_ERROR(
+      driver.Check(driver.api().stream_is_capturing(stream, &capture), "cuStreamIsCapturing"));
+  if (capture == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the stream is being captured: what is in the cache cannot be part of a graph");
+}
+
 absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept) {
+  // An error of the context is for the callback to tell: nothing is kept for what is dead.
+  if (absl::Status status = CheckNotCapturing(stream); absl::IsFailedPrecondition(status)) {
+    return status;
+  }
   Note* note = nullptr;
   uint64_t number = 0;
   {
@@ -146,6 +163,7 @@ absl::Status DeviceThread::AwaitStream(cuda::Stream stream, Clock::time_point de
     if (!current.status().ok()) return current.status();
     return driver.Check(driver.api().stream_query(stream), "cuStreamQuery");
   };
+  if (absl::Status status = CheckNotCapturing(stream); !status.ok()) return status;
   const absl::Status now = ask();
   if (!absl::IsUnavailable(now)) return now;
   auto signal = std::make_shared<Awaited::Signal>();

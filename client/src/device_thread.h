@@ -43,6 +43,9 @@ class DeviceThread {
   DeviceThread(const DeviceThread&) = delete;
   DeviceThread& operator=(const DeviceThread&) = delete;
 
+  // FAILED_PRECONDITION: `stream` is being captured. What is given to it then is not done now, and
+  // again whenever the graph is launched, when nothing is pinned any more.
+  absl::Status CheckNotCapturing(cuda::Stream stream) const;
   // Takes *kept, and destroys it when `stream` has done what it has to do so far, or its context is
   // dead. After an error *kept is still the caller's.
   absl::Status KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept);

@@ -132,6 +132,7 @@ struct Api {
   Result (*stream_destroy)(Stream stream);
   Result (*stream_synchronize)(Stream stream);
   Result (*stream_query)(Stream stream);
+  Result (*stream_is_capturing)(Stream stream, int* capture);  // 0 = it does what it is told
   Result (*launch_host_func)(Stream stream, HostFunction function, void* user_data);
 
   Result (*event_create)(Event* event, unsigned flags);
@@ -182,6 +183,7 @@ bool ForEachEntryPoint(F f) {
          f("cuStreamDestroy", 4000, &Api::stream_destroy) &&
          f("cuStreamSynchronize", 2000, &Api::stream_synchronize) &&
          f("cuStreamQuery", 2000, &Api::stream_query) &&
+         f("cuStreamIsCapturing", 10000, &Api::stream_is_capturing) &&
          f("cuLaunchHostFunc", 10000, &Api::launch_host_func) &&
          f("cuEventCreate", 2000, &Api::event_create) &&
          f("cuEventDestroy", 4000, &Api::event_destroy) &&

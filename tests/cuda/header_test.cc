@@ -98,6 +98,8 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuStreamSynchronize_v2000>(&compared, "cuStreamSynchronize", 2000,
                                          &Api::stream_synchronize);
   Compare<PFN_cuStreamQuery_v2000>(&compared, "cuStreamQuery", 2000, &Api::stream_query);
+  Compare<PFN_cuStreamIsCapturing_v10000>(&compared, "cuStreamIsCapturing", 10000,
+                                          &Api::stream_is_capturing);
   Compare<PFN_cuLaunchHostFunc_v10000>(&compared, "cuLaunchHostFunc", 10000,
                                        &Api::launch_host_func);
   Compare<PFN_cuEventCreate_v2000>(&compared, "cuEventCreate", 2000, &Api::event_create);

@@ -372,6 +372,12 @@ Result StreamQuery(Stream stream) {
     return on.idle() ? cuda::kSuccess : cuda::kNotReady;
   });
 }
+Result StreamIsCapturing(Stream stream, int* capture) {
+  return WithStream(stream, [&](Process& process, FakeStream&) {
+    *capture = process.state().faults.streams_capture.load() != 0 ? 1 : 0;
+    return cuda::kSuccess;
+  });
+}
 Result LaunchHostFunc(Stream stream, HostFunction function, void* user_data) {
   return WithStream(stream, [&](Process& process, FakeStream& on) {
     on.Add([&process, function, user_data] {
@@ -419,6 +425,7 @@ constexpr Api kApi = {
     .stream_destroy = StreamDestroy,
     .stream_synchronize = StreamSynchronize,
     .stream_query = StreamQuery,
+    .stream_is_capturing = StreamIsCapturing,
     .launch_host_func = LaunchHostFunc,
     .event_create = EventCreate,
     .event_destroy = EventDestroy,

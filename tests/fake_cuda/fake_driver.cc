@@ -34,6 +34,7 @@ void FakeDriver::ClearFaults() {
   faults().creates_to_fail.store(0);
   faults().refuse_exports.store(0);
   faults().refuse_imports.store(0);
+  faults().streams_capture.store(0);
   faults().contexts_dead.store(0);
   faults().same_pid.store(0);
 }

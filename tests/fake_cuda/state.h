@@ -41,9 +41,10 @@ struct Faults {
   std::atomic<int32_t> creates_to_fail;  // so many with "out of memory"; -1 = all
   std::atomic<uint32_t> refuse_exports;
   std::atomic<uint32_t> refuse_imports;
-  std::atomic<uint32_t> streams_stuck;  // a futex: streams wait while it is not 0
-  std::atomic<uint32_t> contexts_dead;  // every call that needs one fails
-  std::atomic<uint32_t> same_pid;       // all processes have one PID value, each in its namespace
+  std::atomic<uint32_t> streams_capture;  // all of them, for a graph
+  std::atomic<uint32_t> streams_stuck;    // a futex: streams wait while it is not 0
+  std::atomic<uint32_t> contexts_dead;    // every call that needs one fails
+  std::atomic<uint32_t> same_pid;         // all processes have one PID value, each in its namespace
 };
 
 // How often each was called, in all processes.

@@ -12,7 +12,6 @@ namespace infercache::fake_cuda {
 namespace {
 
 // At most a moment, so that a stream that is destroyed meanwhile notices.
-// At most a moment, so that a stream that is destroyed meanwhile notices.
 void WaitWhileStuck(std::atomic<uint32_t>& stuck) {
   const timespec moment = {0, 20'000'000};
   syscall(SYS_futex, &stuck, FUTEX_WAIT, 1, &moment, nullptr, 0);

@@ -190,6 +190,23 @@ TEST_F(DeviceClient, APinGoesWhenItsStreamIsDone) {
   EXPECT_EQ(device_client_->stats().held_for_streams, 0u);
 }
 
+// The callback became part of the graph, and was called again at every launch, with what was freed.
+TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  fake().faults().streams_capture.store(1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(got.object->ReleaseAfter(nullptr)));
+  EXPECT_NE(got.object->address(), 0u) << "nothing has changed";
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      device_client_->GetInto("key", buffer_->address(), 5, nullptr).status));
+  const DevicePutItem item = {.key = "other", .source = buffer_->address(), .size_bytes = 5};
+  EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Put(item, nullptr).status));
+  fake().faults().streams_capture.store(0);
+  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+}
+
 TEST_F(DeviceClient, APinGoesWhenItsContextDies) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");

@@ -88,6 +88,7 @@ class DeviceObject {
   // The pin goes when `stream` is done with what it has to do so far, without anybody waiting; or
   // when its context dies, which is the end of all it did. Nothing more may be given to the GPU
   // that reads the object. After an error, which a stream that is none brings, nothing has changed.
+  // FAILED_PRECONDITION: the stream is being captured for a graph, which a pin cannot be part of.
   absl::Status ReleaseAfter(DeviceStream stream);
 
  private:
