@@ -188,8 +188,9 @@ TYPED_TEST(Eviction, WhatHasExpiredGoesThoughNobodyAsks) {
   ASSERT_TRUE(this->PutStatus(item).ok());
   this->Put("eternal", "v");
   this->daemon().clock().AdvanceMs(10'200);
-  while (this->daemon().Stats().expired == 0) std::this_thread::yield();
+  while (this->daemon().Stats().objects == 2) std::this_thread::yield();
   EXPECT_EQ(this->daemon().Stats().objects, 1u);
+  EXPECT_EQ(this->daemon().Stats().expired, 1u);
   EXPECT_EQ(this->ListAll(""), (std::vector<std::string>{"eternal"}));
   // A miss by its time, not by the size of the cache.
   this->Put("short", "v");
