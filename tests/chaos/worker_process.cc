@@ -54,7 +54,6 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(
 
 WorkerProcess::~WorkerProcess() {
   if (pid_ <= 0) return;
-  EndInput();
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
 }
