@@ -2,6 +2,7 @@
 // what the daemon's context takes of the GPU.
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -42,7 +43,12 @@ class FullTier {
   // What is in the GPU is of no consequence.
   void PutUntilDemoted(uint64_t bytes) {
     const uint64_t enough = DemotedBytes() + bytes;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
     do {
+      if (std::chrono::steady_clock::now() > end) {
+        Die(absl::StrCat("in a minute of puts ", enough - DemotedBytes(), " bytes of ", bytes,
+                         " did not move down"));
+      }
       for (int i = 0; i < 4; ++i) PutOne();
     } while (DemotedBytes() < enough);
   }
