@@ -149,9 +149,8 @@ inline constexpr std::array kMetricTable = {
         MetricId::kEvictions, "infercache_evictions_total", MetricKind::kCounter,
         "namespace,tier,reason",
         "Evicted and erased objects: capacity (room for others), neighbour (not the worst, but in "
-        "the "
-        "way of a hole that was large enough), demoted (from a GPU to host memory), expired (their "
-        "TTL) or erased."},
+        "the way of a hole that was large enough), demoted (from a GPU to host memory), expired "
+        "(their TTL) or erased."},
     MetricSpec{MetricId::kEvictedBytes, "infercache_evicted_bytes_total", MetricKind::kCounter,
                "namespace,tier", "Bytes of objects evicted to make room."},
     MetricSpec{MetricId::kDemoted, "infercache_demoted_objects_total", MetricKind::kCounter,

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
+#include "client/src/results.h"
 #include "common/status_macros.h"
 
 namespace infercache {
@@ -24,18 +24,6 @@ struct KeptReservation final : DeviceThread::Kept {
   explicit KeptReservation(DeviceReservation r) : reservation(std::move(r)) {}
   DeviceReservation reservation;
 };
-
-absl::Status TooLarge(uint64_t size_bytes, uint64_t room) {
-  return absl::OutOfRangeError(
-      absl::StrCat("object of ", size_bytes, " bytes, destination of ", room));
-}
-
-template <typename Result>
-std::vector<Result> AllFail(const absl::Status& status, size_t count) {
-  std::vector<Result> results(count);
-  for (Result& result : results) result.status = status;
-  return results;
-}
 
 }  // namespace
 
@@ -125,9 +113,9 @@ std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view>
                                                const CallOptions& call) {
   if (keys.empty()) return {};
   const auto deadline = DeadlineOf(call);
-  if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  if (!deadline.ok()) return FailedBatch<DeviceGetResult>(deadline.status(), keys.size());
   const auto tier = Tier();
-  if (!tier.ok()) return AllFail<DeviceGetResult>(tier.status(), keys.size());
+  if (!tier.ok()) return FailedBatch<DeviceGetResult>(tier.status(), keys.size());
   std::vector<GetResult> got;
   if (!(*tier)->TryGet(keys, Copies::kRefused, &got)) {
     Reached reached = Reached::kNotAsked;
@@ -232,9 +220,9 @@ std::vector<DeviceReserveResult> Device::Impl::Reserve(std::span<const ReserveIt
                                                        const CallOptions& call) {
   if (items.empty()) return {};
   const auto deadline = DeadlineOf(call);
-  if (!deadline.ok()) return AllFail<DeviceReserveResult>(deadline.status(), items.size());
+  if (!deadline.ok()) return FailedBatch<DeviceReserveResult>(deadline.status(), items.size());
   const auto tier = Tier();
-  if (!tier.ok()) return AllFail<DeviceReserveResult>(tier.status(), items.size());
+  if (!tier.ok()) return FailedBatch<DeviceReserveResult>(tier.status(), items.size());
   Reached reached = Reached::kNotAsked;
   std::vector<DeviceReserveResult> results;
   for (ReserveResult& one : (*tier)->ReserveNow(items, *deadline, &reached)) {
@@ -247,11 +235,11 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
                                             cuda::Stream stream, const CallOptions& call) {
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
-  if (!deadline.ok()) return AllFail<PutResult>(deadline.status(), reservations.size());
+  if (!deadline.ok()) return FailedBatch<PutResult>(deadline.status(), reservations.size());
   const auto tier = Tier();
-  if (!tier.ok()) return AllFail<PutResult>(tier.status(), reservations.size());
+  if (!tier.ok()) return FailedBatch<PutResult>(tier.status(), reservations.size());
   const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
-  if (!written.ok()) return AllFail<PutResult>(written, reservations.size());
+  if (!written.ok()) return FailedBatch<PutResult>(written, reservations.size());
   std::vector<Reservation> rooms;
   for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
   Reached reached = Reached::kNotAsked;
@@ -291,9 +279,9 @@ std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda
                                            const CallOptions& call) {
   if (items.empty()) return {};
   const auto deadline = DeadlineOf(call);
-  if (!deadline.ok()) return AllFail<LendResult>(deadline.status(), items.size());
+  if (!deadline.ok()) return FailedBatch<LendResult>(deadline.status(), items.size());
   const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
-  if (!written.ok()) return AllFail<LendResult>(written, items.size());
+  if (!written.ok()) return FailedBatch<LendResult>(written, items.size());
   return loans_->Lend(items, *deadline);
 }
 
@@ -301,7 +289,7 @@ std::vector<DeviceGetResult> Device::Impl::Borrow(std::span<const std::string_vi
                                                   const CallOptions& call) {
   if (keys.empty()) return {};
   const auto deadline = DeadlineOf(call);
-  if (!deadline.ok()) return AllFail<DeviceGetResult>(deadline.status(), keys.size());
+  if (!deadline.ok()) return FailedBatch<DeviceGetResult>(deadline.status(), keys.size());
   return loans_->Borrow(keys, *deadline);
 }
 

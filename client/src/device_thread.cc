@@ -1,11 +1,10 @@
 #include "client/src/device_thread.h"
 
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/start_thread.h"
 #include "common/status_macros.h"
 
 namespace infercache {
@@ -75,13 +74,10 @@ struct DeviceThread::State {
 absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
     std::shared_ptr<const cuda::PrimaryContext> context) {
   std::shared_ptr<DeviceThread> made(new DeviceThread(std::move(context)));
-  // The standard library has no other word for it.
-  try {
-    made->thread_ =
-        std::thread([state = made->state_, kept = made->context_] { Run(*state, *kept); });
-  } catch (const std::system_error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("a thread for the GPU: ", error.what()));
-  }
+  ASSIGN_OR_RETURN(made->thread_,
+                   StartThread("infercache-gpu", [state = made->state_, kept = made->context_] {
+                     Run(*state, *kept);
+                   }));
   return made;
 }
 

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/results.h"
 
 namespace infercache {
 namespace {
@@ -63,8 +64,7 @@ BufferSink::BufferSink(std::vector<std::span<std::byte>> destinations,
 absl::Status BufferSink::Fits(size_t index, uint64_t size_bytes) {
   results_[index].size_bytes = size_bytes;
   if (size_bytes <= destinations_[index].size()) return absl::OkStatus();
-  return absl::OutOfRangeError(absl::StrCat("object of ", size_bytes, " bytes, destination of ",
-                                            destinations_[index].size()));
+  return TooLarge(size_bytes, destinations_[index].size());
 }
 
 absl::StatusOr<std::span<std::byte>> BufferSink::Allocate(size_t index, uint64_t size_bytes) {

@@ -1,7 +1,5 @@
 #include "client/src/io_thread.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -9,11 +7,12 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/src/fork_guard.h"
+#include "common/start_thread.h"
+#include "common/status_macros.h"
 
 namespace infercache {
 namespace {
@@ -62,19 +61,7 @@ absl::StatusOr<std::shared_ptr<IoThread>> IoThread::Acquire() {
     return absl::ResourceExhaustedError(absl::StrCat("epoll or eventfd: ", strerror(errno)));
   }
   std::shared_ptr<IoThread> made(new IoThread(std::move(epoll), std::move(wake)));
-  // Signals are for the program's own threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  absl::Status status;
-  try {
-    made->thread_ = std::thread([io = made.get()] { io->Run(); });
-  } catch (const std::system_error& error) {
-    status = absl::ResourceExhaustedError(absl::StrCat("no thread for I/O: ", error.what()));
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (!status.ok()) return status;
-  pthread_setname_np(made->thread_.native_handle(), "infercache-io");
+  ASSIGN_OR_RETURN(made->thread_, StartThread("infercache-io", [io = made.get()] { io->Run(); }));
   process.thread = made;
   return made;
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/get_sink.h"
 #include "client/src/local_object.h"
+#include "client/src/results.h"
 #include "common/clock.h"
 #include "common/shm/reader.h"
 
@@ -52,11 +53,6 @@ Settled NotFound(LocalLanes::Lane& lane, FindOutcome outcome) {
   if (outcome == FindOutcome::kChanging) return Settled::kAskDaemon;
   lane.CountMiss();
   return Settled::kDecided;
-}
-
-absl::Status TooLarge(uint64_t size_bytes, size_t room) {
-  return absl::OutOfRangeError(
-      absl::StrCat("object of ", size_bytes, " bytes, destination of ", room));
 }
 
 absl::Status BeyondBudget(const LocalSession& session, uint64_t size_bytes) {

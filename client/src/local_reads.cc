@@ -11,6 +11,7 @@
 #include "client/src/daemon_status.h"
 #include "client/src/get_sink.h"
 #include "client/src/local_object.h"
+#include "client/src/results.h"
 
 namespace infercache {
 
@@ -137,8 +138,7 @@ bool GetIntoConversation::Found(size_t index, const v1::FoundItem&, ObjectDescri
   GetIntoResult& result = results[index];
   result.size_bytes = bytes.size();
   if (bytes.size() > destinations_[index].size()) {
-    result.status = absl::OutOfRangeError(absl::StrCat(
-        "object of ", bytes.size(), " bytes, destination of ", destinations_[index].size()));
+    result.status = TooLarge(bytes.size(), destinations_[index].size());
     return false;
   }
   if (!bytes.empty()) std::memcpy(destinations_[index].data(), bytes.data(), bytes.size());

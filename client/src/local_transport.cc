@@ -11,6 +11,7 @@
 #include "client/src/local_reads.h"
 #include "client/src/local_requests.h"
 #include "client/src/local_reserve.h"
+#include "client/src/results.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "convert/types.h"
@@ -109,13 +110,6 @@ class WithItems final : private OwnedItems<Item>, public Base {
 template <typename Result>
 Done<Result> Nobody() {
   return nullptr;
-}
-
-template <typename Result>
-std::vector<Result> FailedBatch(const absl::Status& status, size_t count) {
-  std::vector<Result> results(count);
-  for (Result& result : results) result.status = status;
-  return results;
 }
 
 }  // namespace

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <system_error>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "common/cuda/context.h"
 #include "common/mutex.h"
+#include "common/start_thread.h"
 #include "common/status_macros.h"
 
 namespace infercache::gpu {
@@ -180,19 +179,15 @@ absl::StatusOr<std::unique_ptr<Demoter>> Demoter::Start(std::shared_ptr<const cu
                                                         cuda::Device device, Options options) {
   std::unique_ptr<Demoter> demoter(
       new Demoter(std::make_shared<State>(std::move(driver), device, std::move(options))));
-  // The standard library has no other word for it.
-  try {
-    demoter->thread_ = std::thread([state = demoter->state_] {
-      const absl::Status why = Worker(*state).Run();
-      if (!why.ok() && state->options.switched_off) state->options.switched_off(why);
-      MutexLock lock(&state->mu);
-      state->ended = true;
-      state->added.clear();
-      state->changed.SignalAll();
-    });
-  } catch (const std::system_error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("a thread for the GPU: ", error.what()));
-  }
+  const auto run = [state = demoter->state_] {
+    const absl::Status why = Worker(*state).Run();
+    if (!why.ok() && state->options.switched_off) state->options.switched_off(why);
+    MutexLock lock(&state->mu);
+    state->ended = true;
+    state->added.clear();
+    state->changed.SignalAll();
+  };
+  ASSIGN_OR_RETURN(demoter->thread_, StartThread("infercached-gpu", run));
   return demoter;
 }
 

@@ -1,14 +1,12 @@
 #include "server/gpu/device_tiers.h"
 
-#include <fcntl.h>
-
-#include <cerrno>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/cuda/memory.h"
+#include "common/duplicate_fd.h"
 #include "common/status_macros.h"
 #include "server/store/chunks.h"
 #include "server/store/space.h"
@@ -31,9 +29,7 @@ class DeviceChunks final : public store::Chunks {
 
   std::span<std::byte> bytes(uint32_t) const override { return {}; }
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool) const override {
-    UniqueFd fd(fcntl(chunks_[chunk].descriptor.get(), F_DUPFD_CLOEXEC, 0));
-    if (!fd.valid()) return absl::ErrnoToStatus(errno, "F_DUPFD_CLOEXEC of a GPU's chunk");
-    return fd;
+    return Duplicate(chunks_[chunk].descriptor.get());
   }
 
  private:
@@ -143,8 +139,7 @@ absl::StatusOr<Demoter*> DeviceTiers::DemoterOf(const cuda::DeviceInfo& device) 
   if (!options_.demote) return nullptr;
   std::unique_ptr<Demoter>& demoter = demoters_[device.uuid];
   if (demoter == nullptr) {
-    Demoter::Options options = options_.demotion;
-    ASSIGN_OR_RETURN(demoter, Demoter::Start(driver_, device.ordinal, std::move(options)));
+    ASSIGN_OR_RETURN(demoter, Demoter::Start(driver_, device.ordinal, options_.demotion));
   }
   return demoter.get();
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/duplicate_fd.h"
 #include "common/limits.h"
 #include "common/shm/index_layout.h"
 #include "common/shm/session_page.h"

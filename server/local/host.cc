@@ -1,19 +1,6 @@
 #include "server/local/host.h"
 
-#include <fcntl.h>
-
-#include <cerrno>
-#include <cstring>
-
-#include "absl/strings/str_cat.h"
-
 namespace infercache::local {
-
-absl::StatusOr<UniqueFd> Duplicate(int fd) {
-  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (copy.valid()) return copy;
-  return absl::ResourceExhaustedError(absl::StrCat("F_DUPFD_CLOEXEC: ", strerror(errno)));
-}
 
 void Outstanding::Add(uint64_t n) {
   MutexLock lock(&mu_);

@@ -12,9 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "common/mutex.h"
-#include "common/unique_fd.h"
 #include "server/local/lending.h"
 #include "server/local/local_server.h"
 #include "server/local/openings.h"
@@ -26,9 +24,6 @@
 namespace infercache::local {
 
 inline constexpr uint32_t kProtocolVersion = 1;
-
-// RESOURCE_EXHAUSTED: out of descriptors.
-absl::StatusOr<UniqueFd> Duplicate(int fd);
 
 // A number of things that somebody may wait to be none; whoever has waited may destroy it.
 class Outstanding {

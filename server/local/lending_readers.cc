@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/duplicate_fd.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "server/local/host.h"

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77  // Linux 6.5
@@ -70,6 +71,13 @@ absl::StatusOr<UniqueFd> OpenProcess(int socket, int32_t pid) {
   return NoWitness("pidfd_open", errno);
 }
 
+absl::StatusOr<ucred> Credentials(int socket) {
+  ucred credentials = {};
+  socklen_t bytes = sizeof credentials;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0) return credentials;
+  return absl::UnavailableError(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
+}
+
 }  // namespace
 
 OverflowIds ReadOverflowIds() {
@@ -80,11 +88,7 @@ OverflowIds ReadOverflowIds() {
 }
 
 absl::StatusOr<Peer> IdentifyPeer(int socket) {
-  ucred credentials = {};
-  socklen_t bytes = sizeof credentials;
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) != 0) {
-    return absl::UnavailableError(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
-  }
+  ASSIGN_OR_RETURN(const ucred credentials, Credentials(socket));
   Peer peer;
   peer.user = credentials.uid;
   peer.group = credentials.gid;
@@ -97,10 +101,8 @@ absl::StatusOr<Peer> IdentifyPeer(int socket) {
 }
 
 uint32_t PeerUser(int socket) {
-  ucred credentials = {};
-  socklen_t bytes = sizeof credentials;
-  const bool known = getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) == 0;
-  return known ? credentials.uid : OverflowIds().user;
+  const auto credentials = Credentials(socket);
+  return credentials.ok() ? credentials->uid : OverflowIds().user;
 }
 
 bool Permits(const store::LocalAccess& access, const Peer& peer, const OverflowIds& overflow) {

@@ -1,9 +1,7 @@
-#include <fcntl.h>
-
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/duplicate_fd.h"
 #include "common/status_macros.h"
 #include "server/store/chunks.h"
 
@@ -19,9 +17,7 @@ class HostChunks final : public Chunks {
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool writable) const override {
     const MemorySegment& segment = segments_[chunk];
     if (!writable) return segment.OpenReadOnly();
-    UniqueFd fd(fcntl(segment.fd(), F_DUPFD_CLOEXEC, 0));
-    if (!fd.valid()) return absl::ErrnoToStatus(errno, "F_DUPFD_CLOEXEC of an arena chunk");
-    return fd;
+    return Duplicate(segment.fd());
   }
 
  private:

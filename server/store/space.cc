@@ -168,8 +168,9 @@ uint64_t Space::PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) c
     if (record == 0 || record > index_.view().header().record_capacity) continue;
     // Whatever generation it names: a scan honours it all the same, so it has to weigh.
     if (states_[record].block == BlockAllocator::kNoBlock) continue;
-    bytes += BlockBytes(record);
-    *largest = std::max(*largest, BlockBytes(record));
+    const uint64_t size = BlockBytes(record);
+    bytes += size;
+    *largest = std::max(*largest, size);
   }
   return bytes;
 }

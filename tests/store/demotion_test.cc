@@ -48,6 +48,18 @@ class DemotionTest : public StoreFixture {
     }
     return demotions;
   }
+  // While f runs, or just before or after.
+  template <class F>
+  void FinishBeside(std::vector<Namespace::Demotion> demotions, F f) {
+    std::atomic<bool> begins{false};
+    std::thread mover([&] {
+      begins.store(true);
+      tier_->FinishDemotion(std::move(demotions));
+    });
+    while (!begins.load()) std::this_thread::yield();
+    f();
+    mover.join();
+  }
   size_t Demote(size_t limit = 1) { return tier_->FinishDemotion(Begin(limit)); }
 
   NamespaceVerbs host_{nullptr}, tier_{nullptr};
@@ -185,14 +197,8 @@ TEST_F(DemotionTest, APredecessorNeverOutlivesItsSuccessorBelow) {
     PutInTier("key", 10, {.overwrite = true, .info = {}, .parts = {}});
     auto demotions = Begin();
     ASSERT_EQ(demotions.size(), 1u);
-    std::atomic<bool> begins{false};
-    std::thread mover([&] {
-      begins.store(true);
-      tier_->FinishDemotion(std::move(demotions));
-    });
-    while (!begins.load()) std::this_thread::yield();
-    PutInTier("key", 20, {.overwrite = true, .info = {}, .parts = {}});
-    mover.join();
+    FinishBeside(std::move(demotions),
+                 [this] { PutInTier("key", 20, {.overwrite = true, .info = {}, .parts = {}}); });
     ASSERT_FALSE(host_.Has("key")) << round;
     ASSERT_EQ(tier_.Lookup("key")->size_bytes(), 20u);
   }
@@ -203,14 +209,7 @@ TEST_F(DemotionTest, NothingOutlivesAFlush) {
     PutInTier("key");
     auto demotions = Begin();
     ASSERT_EQ(demotions.size(), 1u);
-    std::atomic<bool> begins{false};
-    std::thread mover([&] {
-      begins.store(true);
-      tier_->FinishDemotion(std::move(demotions));
-    });
-    while (!begins.load()) std::this_thread::yield();
-    host_->Flush("");
-    mover.join();
+    FinishBeside(std::move(demotions), [this] { host_->Flush(""); });
     ASSERT_FALSE(host_.Has("key")) << round;
     ASSERT_FALSE(tier_.Has("key")) << round;
   }
