@@ -2,7 +2,6 @@
 
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
@@ -25,6 +24,7 @@
 #include "server/rpc/error.h"
 #include "server/rpc/flight_stream.h"
 #include "server/rpc/pinned_budget.h"
+#include "server/rpc/reflection.h"
 #include "server/rpc/tls_check.h"
 #include "server/rpc/upload_watch.h"
 
@@ -159,16 +159,19 @@ class RpcServer::Impl {
   ~Impl() { Shutdown(absl::Now()); }
 
   absl::Status Start(const RpcOptions& options) {
-    // All three act on the whole process. A peer's malformed message is its own error, with its own
+    // Both act on the whole process. A peer's malformed message is its own error, with its own
     // status; Protobuf would log it besides.
     google::protobuf::SetLogHandler(nullptr);
     grpc::EnableDefaultHealthCheckService(true);
-    if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
     grpc::ServerBuilder builder;
     SetLimits(options, builder);
     builder.RegisterService(&cache_);
     builder.RegisterService(&admin_);
+    if (options.reflection) {
+      builder.RegisterService(&reflection_);
+      builder.RegisterService(&reflection_v1alpha_);
+    }
     tcp_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
         MakeCredentials(options));
@@ -242,6 +245,8 @@ class RpcServer::Impl {
   Background administration_;
   CacheService cache_;
   AdminService admin_;
+  ReflectionService reflection_{ReflectionService::kV1};
+  ReflectionService reflection_v1alpha_{ReflectionService::kV1Alpha};
   const std::vector<std::string> addresses_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> tcp_;
   std::unique_ptr<grpc::Server> server_;

@@ -1,4 +1,4 @@
-// infercache.v1.Admin, health, reflection and the two ways to stop.
+// infercache.v1.Admin, health and the two ways to stop.
 
 #include <gmock/gmock.h>
 #include <grpcpp/impl/codegen/client_unary_call.h>
