@@ -184,6 +184,7 @@ class Namespace::Impl {
   // --- reclaim.cc ---
   uint64_t FreeReserve(const SpaceUse& use) const;
   std::optional<Room> MakeRoom(uint64_t size, uint64_t meta_size) ABSL_LOCKS_EXCLUDED(evict_mu_);
+  size_t MostVictims(uint64_t size) const;
   // The slow way: one victim, or one hole, after the other. Adds what there is to announce.
   std::optional<Room> EvictAndAllocate(uint64_t size, uint64_t meta_size,
                                        std::vector<Event>* events) ABSL_LOCKS_EXCLUDED(evict_mu_);

@@ -7,7 +7,11 @@
 namespace infercache::store {
 namespace {
 
-constexpr size_t kMaxVictimsPerPut = 64;
+// What one put may evict: no more than this of what is as large as itself; of smaller objects, as
+// many as lie where it goes and some.
+constexpr size_t kMinVictimsPerPut = 64;
+constexpr size_t kMaxVictimsPerPut = 16'384;
+constexpr size_t kMaxHolesPerPut = 64;
 constexpr size_t kVictimsPerLock = 64;  // of upkeep, before puts have their turn
 constexpr int kLocksPerUpkeep = 16;
 // What clients have used is taken in before a victim is chosen: as much of it as a put can wait
@@ -54,27 +58,35 @@ std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size)
   return room;
 }
 
+size_t Namespace::Impl::MostVictims(uint64_t size) const {
+  const SpaceUse use = space_->Use();
+  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
+  return std::clamp<size_t>(2 * size / std::max<uint64_t>(block, 1), kMinVictimsPerPut,
+                            kMaxVictimsPerPut);
+}
+
 std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t meta_size,
                                                       std::vector<Event>* events) {
   DrainAllTouches(kTouchesPerPut);
   MutexLock lock(&evict_mu_);
+  const size_t most = MostVictims(size);
   std::optional<PinnedSet> pinned;
-  for (size_t victims = 0;;) {
+  for (size_t victims = 0, holes = 0;; ++holes) {
     Reap();
     Shortage shortage;
     std::optional<Room> room = space_->Allocate(size, meta_size, &shortage);
-    if (room.has_value() || victims >= kMaxVictimsPerPut) return room;
+    if (room.has_value() || victims >= most || holes == kMaxHolesPerPut) return room;
     if (!pinned.has_value()) pinned = limbo_.Scan();
     // Any victim gives back a record; only bytes need a hole.
     const uint64_t hole = shortage == Shortage::kBytes ? size : 0;
     Removed removed;
-    const size_t gone = EvictFor(hole, kMaxVictimsPerPut - victims, *pinned, &removed);
+    const size_t gone = EvictFor(hole, most - victims, *pinned, &removed);
     if (gone == 0) return std::nullopt;
     victims += gone;
     if (limbo_.has_pages()) {
       // The scan that follows costs the same for many: go on as the next upkeep would.
-      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed),
-                            kMaxVictimsPerPut - victims, *pinned, &removed);
+      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), most - victims,
+                            *pinned, &removed);
     }
     ToLimbo(removed);
     events->insert(events->end(), removed.events.begin(), removed.events.end());
