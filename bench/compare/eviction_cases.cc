@@ -19,13 +19,13 @@
 namespace infercache::bench {
 namespace {
 
-constexpr size_t kValueBytes = size_t{1} << 20;
+constexpr size_t kEvictedBytes = size_t{1} << 20;
 constexpr size_t kHotBytes = size_t{64} << 10;
 constexpr size_t kHotKeys = 16;
 // Removed at once, between measured puts.
 constexpr size_t kBatch = 16;
 
-uint64_t QuotaBytes(const Plan& plan) { return (plan.quick ? 48 : 192) * uint64_t{kValueBytes}; }
+uint64_t QuotaBytes(const Plan& plan) { return (plan.quick ? 48 : 192) * uint64_t{kEvictedBytes}; }
 
 // --- The lanes: one client each, in one namespace ---
 
@@ -33,7 +33,7 @@ class GrpcLane {
  public:
   GrpcLane(const Servers& servers, const std::string& namespace_name)
       : client_(servers.ours), namespace_(namespace_name) {
-    put_ = MakePut("", std::string(kValueBytes, 'v'));
+    put_ = MakePut("", std::string(kEvictedBytes, 'v'));
     put_.mutable_scope()->set_namespace_(namespace_);
   }
 
@@ -68,7 +68,7 @@ class GrpcLane {
 class LocalLane {
  public:
   LocalLane(const Servers& servers, const std::string& namespace_name)
-      : client_(servers.ours_unix, namespace_name), value_(kValueBytes, 'v') {}
+      : client_(servers.ours_unix, namespace_name), value_(kEvictedBytes, 'v') {}
 
   void Put(const std::string& key) { client_.PutInPlace(key, value_); }
   void Remove(const std::vector<std::string>& keys) { client_.Remove(keys); }
@@ -91,11 +91,11 @@ class Stream {
   Stream(const Context& context, const std::string& name, bool with_room)
       : admin_(context.servers.ours_unix),  // where its user may make namespaces
         name_(name),
-        most_objects_(with_room ? QuotaBytes(context.plan) / kValueBytes * 3 / 4 : UINT64_MAX) {
+        most_objects_(with_room ? QuotaBytes(context.plan) / kEvictedBytes * 3 / 4 : UINT64_MAX) {
     admin_.CreateNamespace(name, QuotaBytes(context.plan));
     lane_ = std::make_unique<Lane>(context.servers, name);
     // Once around the arena in both, so that neither side meets cold pages.
-    for (uint64_t i = 0; i < 2 * QuotaBytes(context.plan) / kValueBytes; ++i) Put();
+    for (uint64_t i = 0; i < 2 * QuotaBytes(context.plan) / kEvictedBytes; ++i) Put();
     evicted_before_ = admin_.Stats(name_).evicted();
   }
 

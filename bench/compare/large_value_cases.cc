@@ -14,12 +14,12 @@
 namespace infercache::bench {
 namespace {
 
-constexpr size_t kValueBytes = size_t{1} << 20;
+constexpr size_t kLargeBytes = size_t{1} << 20;
 // As many as stay in no CPU's cache together.
 constexpr size_t kKeys = 64;
 
 std::string Value(uint64_t seed) {
-  std::string value(kValueBytes, '\0');
+  std::string value(kLargeBytes, '\0');
   uint64_t state = seed * 2 + 1;
   for (char& byte : value) {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -81,7 +81,7 @@ void GetMebibyte(const Context& context) {
   for (const std::string& target : Caches(context.servers)) FillAndVerify(target);
   std::vector<grpc::ByteBuffer> requests;
   for (size_t i = 0; i < kKeys; ++i) requests.push_back(ToBuffer(MakeGet(BlockKey(i))));
-  const auto measured = Measured::Take(RawSides(context.servers, "Get", requests, kValueBytes),
+  const auto measured = Measured::Take(RawSides(context.servers, "Get", requests, kLargeBytes),
                                        Statistic::kMean, context.plan);
   context.rows.Print(measured.Compare("grpc_get_1m/plain", {1, 2}, Target::AtLeast(1.1)));
   context.rows.Print(measured.Compare("grpc_get_1m/echo", {3}, Target::AtLeast(0.9)));
@@ -102,7 +102,7 @@ void GetMebibyteProtobuf(const Context& context) {
   const auto sides = ProtobufSides(context.servers, [](std::shared_ptr<ProtobufClient> client) {
     return [client, next = uint64_t{0}]() mutable {
       const v1::GetResponse response = client->Get(MakeGet(BlockKey(next++ % kKeys)));
-      if (response.results(0).value().size() != kValueBytes) Die("Get: a value is missing");
+      if (response.results(0).value().size() != kLargeBytes) Die("Get: a value is missing");
     };
   });
   const auto measured = Measured::Take(sides, Statistic::kMean, context.plan);

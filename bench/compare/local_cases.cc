@@ -23,7 +23,7 @@ namespace {
 
 constexpr size_t kKibibyte = 1024;
 constexpr size_t kMebibyte = size_t{1} << 20;
-constexpr size_t kChain = 4096;
+constexpr size_t kLocalChain = 4096;
 // Calls between two looks at the clock, which takes as long as a hit.
 constexpr size_t kHitsPerLook = 1000;
 // Values of 1 MiB that are used in turn; together they stay in no CPU's cache.
@@ -126,7 +126,7 @@ void LocalCopyMebibyte(const Context& context) {
 }
 
 void LocalMatchChain(const Context& context) {
-  const std::vector<std::string> keys = Keys("lm:", kChain);
+  const std::vector<std::string> keys = Keys("lm:", kLocalChain);
   const auto client = std::make_shared<LocalClient>(context.servers.ours_unix);
   const auto memcached = std::make_shared<MemcachedClient>(context.servers.memcached);
   const auto redis = std::make_shared<RedisClient>(context.servers.redis);
@@ -139,14 +139,16 @@ void LocalMatchChain(const Context& context) {
   const std::vector<Side> sides = {
       {"ours", Timed([client, keys, views = Views(keys)] { client->MatchAll(views); })},
       {"memcached mg", Timed([memcached, request = MemcachedClient::PresenceRequest(keys)] {
-         if (memcached->CountPresent(request, kChain) != kChain) Die("memcached: keys are missing");
+         if (memcached->CountPresent(request, kLocalChain) != kLocalChain)
+           Die("memcached: keys are missing");
        })},
       {"redis EXISTS", Timed([redis, request = RedisClient::PresenceRequest(keys)] {
-         if (redis->CountPresent(request, kChain) != kChain) Die("redis: keys are missing");
+         if (redis->CountPresent(request, kLocalChain) != kLocalChain)
+           Die("redis: keys are missing");
        })}};
   const auto measured = Measured::Take(sides, Statistic::kMean, context.plan);
   // Of a key.
-  const Row row = measured.Compare("local_match_4096", {1, 2}, Target::AtLeast(20), kChain);
+  const Row row = measured.Compare("local_match_4096", {1, 2}, Target::AtLeast(20), kLocalChain);
   context.rows.Print(row);
   context.rows.Print(WithBound(row, "local_match_4096/bound", 0.2, context.plan));
 }

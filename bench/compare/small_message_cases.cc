@@ -17,8 +17,8 @@
 namespace infercache::bench {
 namespace {
 
-constexpr size_t kValueBytes = 1024;
-constexpr size_t kChain = 4096;
+constexpr size_t kSmallBytes = 1024;
+constexpr size_t kGrpcChain = 4096;
 
 std::vector<std::string> BlockKeys(size_t count) {
   std::vector<std::string> keys;
@@ -27,7 +27,7 @@ std::vector<std::string> BlockKeys(size_t count) {
 }
 
 void FillAll(const Servers& servers, const std::vector<std::string>& keys) {
-  const std::string value(kValueBytes, 'v');
+  const std::string value(kSmallBytes, 'v');
   v1::PutRequest request;
   MemcachedClient memcached(servers.memcached);
   RedisClient redis(servers.redis);
@@ -43,7 +43,7 @@ template <typename Client>
 Side GetSide(const std::string& name, const std::string& socket, const std::string& key) {
   const auto client = std::make_shared<Client>(socket);
   return {name, Timed([client, name, key] {
-            if (client->Get(key).size() != kValueBytes) Die(name + ": a value of another size");
+            if (client->Get(key).size() != kSmallBytes) Die(name + ": a value of another size");
           })};
 }
 
@@ -52,7 +52,8 @@ Side PresenceSide(const std::string& name, const std::string& socket,
                   const std::vector<std::string>& keys) {
   const auto client = std::make_shared<Client>(socket);
   return {name, Timed([client, name, request = Client::PresenceRequest(keys)] {
-            if (client->CountPresent(request, kChain) != kChain) Die(name + ": keys are missing");
+            if (client->CountPresent(request, kGrpcChain) != kGrpcChain)
+              Die(name + ": keys are missing");
           })};
 }
 
@@ -64,7 +65,7 @@ void GetKibibyte(const Context& context) {
   const auto client = std::make_shared<RawClient>(context.servers.ours_unix);
   const std::vector<Side> sides = {
       {"ours", Timed([client, request = ToBuffer(MakeGet(keys[0]))] {
-         if (client->Call("Get", request).Length() < kValueBytes) Die("Get: a value is missing");
+         if (client->Call("Get", request).Length() < kSmallBytes) Die("Get: a value is missing");
        })},
       GetSide<MemcachedClient>("memcached", context.servers.memcached, keys[0]),
       GetSide<RedisClient>("redis", context.servers.redis, keys[0])};
@@ -74,7 +75,7 @@ void GetKibibyte(const Context& context) {
 }
 
 void MatchChain(const Context& context) {
-  const std::vector<std::string> keys = BlockKeys(kChain);
+  const std::vector<std::string> keys = BlockKeys(kGrpcChain);
   FillAll(context.servers, keys);
   v1::MatchRequest match;
   for (const std::string& key : keys) match.add_keys(key);
@@ -83,14 +84,14 @@ void MatchChain(const Context& context) {
       {"ours", Timed([client, request = ToBuffer(match)] {
          v1::MatchResponse response;
          Parse(client->Call("Match", request), &response);
-         if (response.prefix_length() != kChain) Die("Match: keys are missing");
+         if (response.prefix_length() != kGrpcChain) Die("Match: keys are missing");
        })},
       PresenceSide<MemcachedClient>("memcached mg", context.servers.memcached, keys),
       PresenceSide<RedisClient>("redis EXISTS", context.servers.redis, keys)};
   const auto measured = Measured::Take(sides, Statistic::kMean, context.plan);
   // Of a key.
-  context.rows.Print(measured.Compare("grpc_match_4096/memcached", {1}, std::nullopt, kChain));
-  context.rows.Print(measured.Compare("grpc_match_4096/redis", {2}, std::nullopt, kChain));
+  context.rows.Print(measured.Compare("grpc_match_4096/memcached", {1}, std::nullopt, kGrpcChain));
+  context.rows.Print(measured.Compare("grpc_match_4096/redis", {2}, std::nullopt, kGrpcChain));
 }
 
 }  // namespace infercache::bench

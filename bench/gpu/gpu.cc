@@ -8,12 +8,6 @@
 namespace infercache::bench {
 namespace {
 
-template <class T>
-T Need(absl::StatusOr<T> result) {
-  if (!result.ok()) Die(std::string(result.status().message()));
-  return *std::move(result);
-}
-
 cuda::DeviceInfo Find(const cuda::Driver& driver, const std::string& name) {
   if (!name.empty()) return Need(cuda::FindDevice(driver, name));
   const std::vector<cuda::DeviceInfo> all = Need(cuda::ListDevices(driver));

@@ -22,12 +22,6 @@ constexpr double kMostMicrosecondsOfAPin = 1;
 constexpr double kMostMicrosecondsAboveTheCopy = 5;
 constexpr double kLeastShareOfBandwidth = 0.95;
 
-template <class T>
-T Need(absl::StatusOr<T> result) {
-  if (!result.ok()) Die(std::string(result.status().message()));
-  return *std::move(result);
-}
-
 // A quarter of a tier is what one client may hold: all the values, twice over.
 uint64_t TierBytes(uint64_t value_bytes) { return 8 * 8 * value_bytes; }
 
