@@ -177,7 +177,7 @@ absl::Status PutConversation::Fill(size_t index, const v1::ReservedItem& item) {
     return BadAnswer("room outside of the arena");
   }
   if (in_place) {
-    value.Read(place);
+    value.ReadToArena(place);
   } else if (items_[index].value.size() == 1) {
     writes_.Add(item.reservation(), items_[index].value[0]);
   } else {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/stream_copy.h"
+
 namespace infercache {
 
 uint64_t ValueBytes(const PutItem& item) { return ValueReader(item.value).remaining(); }
@@ -14,10 +16,23 @@ uint64_t ValueReader::remaining() const {
 }
 
 void ValueReader::Read(std::span<std::byte> destination) {
+  Read(destination, [](std::byte* to, std::span<const std::byte> from) {
+    std::memcpy(to, from.data(), from.size());
+  });
+}
+
+void ValueReader::ReadToArena(std::span<std::byte> destination) {
+  if (destination.size() < kStreamFromBytes) return Read(destination);
+  Read(destination, StreamCopy);
+  EndStreaming();
+}
+
+template <typename Copy>
+void ValueReader::Read(std::span<std::byte> destination, Copy copy) {
   while (!destination.empty()) {
     const std::span<const std::byte> piece = value_[0].subspan(offset_);
     const size_t bytes = std::min(piece.size(), destination.size());
-    if (bytes > 0) std::memcpy(destination.data(), piece.data(), bytes);
+    if (bytes > 0) copy(destination.data(), piece.first(bytes));
     destination = destination.subspan(bytes);
     offset_ += bytes;
     if (offset_ == value_[0].size()) {

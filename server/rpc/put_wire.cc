@@ -1,10 +1,5 @@
 #include "server/rpc/put_wire.h"
 
-#ifdef __SSE2__
-#include <emmintrin.h>  // every x86-64 CPU has it
-#endif
-
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -12,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "common/limits.h"
+#include "common/stream_copy.h"
 #include "server/rpc/error.h"
 #include "server/rpc/field_counter.h"
 #include "server/rpc/wire_reader.h"
@@ -71,39 +67,6 @@ bool ReadItem(WireReader& reader, FieldCounter& counter, PutItemView& view) {
   return true;
 }
 
-// Values from this size on are written past the CPU's caches. As a rule nobody reads them before
-// many others are written, and a store that misses the cache reads its line first, only to
-// overwrite it. glibc does this from a large part of the last level cache on; below, it uses `rep
-// movsb`, which takes about twice the time for pieces of 8 to 16 KiB (AMD Zen 4).
-constexpr size_t kStreamFromBytes = 64 << 10;
-
-#ifdef __SSE2__
-void StreamPiece(std::byte* to, std::string_view from) {
-  constexpr size_t kLine = 64;
-  constexpr size_t kWord = sizeof(__m128i);
-  const size_t to_next_line = -reinterpret_cast<uintptr_t>(to) % kLine;
-  const size_t head = std::min(to_next_line, from.size());
-  std::memcpy(to, from.data(), head);
-  to += head;
-  from.remove_prefix(head);
-  for (; from.size() >= kLine; to += kLine, from.remove_prefix(kLine)) {
-    const auto* source = reinterpret_cast<const __m128i*>(from.data());
-    auto* line = reinterpret_cast<__m128i*>(to);
-    __m128i words[kLine / kWord];
-    for (size_t i = 0; i < kLine / kWord; ++i) words[i] = _mm_loadu_si128(source + i);
-    for (size_t i = 0; i < kLine / kWord; ++i) _mm_stream_si128(line + i, words[i]);
-  }
-  std::memcpy(to, from.data(), from.size());
-}
-// What was streamed is not ordered by the atomics that publish it.
-void EndStreaming() { _mm_sfence(); }
-#else
-void StreamPiece(std::byte* to, std::string_view from) {
-  std::memcpy(to, from.data(), from.size());
-}
-void EndStreaming() {}
-#endif
-
 }  // namespace
 
 void CopyRun(Pieces pieces, const ByteRun& run, std::span<std::byte> destination) {
@@ -113,7 +76,7 @@ void CopyRun(Pieces pieces, const ByteRun& run, std::span<std::byte> destination
   while (!destination.empty()) {
     const std::string_view source = pieces[piece].substr(offset, destination.size());
     if (stream) {
-      StreamPiece(destination.data(), source);
+      StreamCopy(destination.data(), std::as_bytes(std::span(source)));
     } else {
       std::memcpy(destination.data(), source.data(), source.size());
     }
