@@ -1,6 +1,7 @@
-// The inside of a namespace. Its methods are spread over five files by what they are about:
-// namespace.cc (the verbs), reclaim.cc (eviction, expiry, limbo), demotion.cc (moving down),
-// clients.cc (the pages of the same-host lane), listing.cc (List, Flush).
+// The inside of a namespace. Its methods are spread over seven files by what they are about:
+// namespace.cc (making, closing, Stats), put.cc, lookup.cc (all that begins with a key), reclaim.cc
+// (eviction, expiry, limbo), demotion.cc (moving down), clients.cc (the pages of the same-host
+// lane), listing.cc (List, Flush).
 //
 // The order of its locks, and what must not happen under them, is the table "Locks" of
 // ARCHITECTURE.md.
@@ -54,6 +55,10 @@ class Namespace::Impl {
   ~Impl();
 
   // --- namespace.cc ---
+  NamespaceStats Stats();
+  void Close();
+
+  // --- put.cc ---
   absl::StatusOr<std::optional<Room>> Reserve(const PutSpec& spec) {
     return Reserve(spec, HashOf(spec.id));
   }
@@ -63,6 +68,8 @@ class Namespace::Impl {
                                        const UseContext& use);
   void Abort(uint32_t record);
   void Quarantine(uint32_t record) { space_->Quarantine(record); }
+
+  // --- lookup.cc ---
   // The pinned record, 0 for a miss.
   uint32_t Lookup(const ObjectId& id, bool touch, const UseContext& use);
   void Unpin(uint32_t record);
@@ -71,10 +78,6 @@ class Namespace::Impl {
   bool Verify(uint32_t record);
   std::optional<uint64_t> Probe(const ObjectId& id, bool touch, const UseContext& use);
   bool Erase(const Hash128& hash, std::string_view key);
-  // Whether an object of that key is visible; neither hit nor use.
-  bool Has(const Hash128& hash, std::string_view key);
-  NamespaceStats Stats();
-  void Close();
 
   // --- reclaim.cc ---
   bool Maintain();
@@ -84,6 +87,8 @@ class Namespace::Impl {
   static constexpr uint64_t kDemotionReserves = 8;
   uint64_t BytesToDemote() const;
   std::shared_ptr<Namespace> lower() const { return environment_.lower.lock(); }
+  // Whether an object of that key is visible; neither hit nor use.
+  bool Has(const Hash128& hash, std::string_view key);
   // The objects that would go next.
   std::vector<uint32_t> PinColdest(uint64_t bytes, size_t limit) ABSL_LOCKS_EXCLUDED(evict_mu_);
   // Of these, each pinned once by the caller, those that are still what they were and that nobody
@@ -151,13 +156,14 @@ class Namespace::Impl {
   Impl(NamespaceSpec spec, Environment environment, std::unique_ptr<IndexSegment> index,
        std::unique_ptr<Space> space, std::unique_ptr<Ranking> ranking);
 
-  // --- namespace.cc ---
+  Shard& ShardOf(const Hash128& hash) { return *shards_[index_.shard_of(hash)]; }
+
+  // --- put.cc ---
   void Fill(const PutSpec& spec, const Room& room, const Hash128& hash, std::string_view table);
   // For an object that becomes visible now.
   uint32_t ExpiryTick(uint64_t ttl_ms) const;
-  // The visible, unexpired record; an expired one is retired on the way. 0 if none.
-  uint32_t FindLive(Shard& shard, const Hash128& hash, std::string_view key, Removed* removed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  // What pins the visible object of this hash would say; 0 = there is none.
+  uint64_t FindAnchor(const Hash128& hash);
   // Links a record that has become visible; retires the coldest of its chain if that is full.
   // False if all of them are pinned.
   bool Link(Shard& shard, const Hash128& hash, uint32_t record, Removed* removed)
@@ -165,11 +171,16 @@ class Namespace::Impl {
   // Enters a record that has just been linked in the books, the ranking and the events.
   void Publish(Shard& shard, uint32_t record, const UseContext& use, uint64_t anchor, bool replaces,
                Removed* removed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
-  // What pins the visible object of this hash would say; 0 = there is none.
-  uint64_t FindAnchor(const Hash128& hash);
+
+  // --- lookup.cc ---
+  // The visible, unexpired record; an expired one is retired on the way. 0 if none.
+  uint32_t FindLive(Shard& shard, const Hash128& hash, std::string_view key, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   void CountHit(Shard& shard, const shm::Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   void Touch(Shard& shard, uint32_t record, const UseContext& use)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+
+  // --- reclaim.cc ---
   // Unlinks a visible record and makes its generation odd.
   void Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
@@ -179,9 +190,6 @@ class Namespace::Impl {
   Event MakeEvent(EventKind kind, uint32_t record);
   // Into limbo with what was retired, out with the events, and free what can be freed already.
   void Finish(const Removed& removed) ABSL_LOCKS_EXCLUDED(evict_mu_);
-  Shard& ShardOf(const Hash128& hash) { return *shards_[index_.shard_of(hash)]; }
-
-  // --- reclaim.cc ---
   uint64_t FreeReserve(const SpaceUse& use) const;
   std::optional<Room> MakeRoom(uint64_t size, uint64_t meta_size) ABSL_LOCKS_EXCLUDED(evict_mu_);
   size_t MostVictims(uint64_t size) const;

@@ -144,6 +144,44 @@ bool Namespace::Impl::Evict(const Incarnation& victim, const PinnedSet& pinned, 
   return true;
 }
 
+void Namespace::Impl::Retire(Shard& shard, uint32_t record, EventKind why, Removed* removed) {
+  index_.Remove(index().record(record).hash(), record);
+  RetireUnlinked(shard, record, why, removed);
+}
+
+void Namespace::Impl::RetireUnlinked(Shard&, uint32_t number, EventKind why, Removed* removed) {
+  shm::Record& record = index().record(number);
+  const uint64_t generation = record.generation.load(std::memory_order_relaxed);
+  record.generation.store(generation + 1, std::memory_order_seq_cst);
+  space_->state(number).phase.store(Phase::kLimbo, std::memory_order_seq_cst);
+  ranking_->Left(number, why, policy_ms());
+  if (record.expiry_tick != 0) expiring_objects_.fetch_sub(1, std::memory_order_relaxed);
+  if (why == EventKind::kErased || why == EventKind::kFlushed) {
+    erased_.fetch_add(1, std::memory_order_relaxed);
+  } else if (why == EventKind::kExpired) {
+    expired_.fetch_add(1, std::memory_order_relaxed);
+  } else if (why == EventKind::kEvicted) {
+    evicted_.fetch_add(1, std::memory_order_relaxed);
+    evicted_bytes_.fetch_add(record.size(), std::memory_order_relaxed);
+  }
+  removed->retired.push_back(number);
+  removed->events.push_back(MakeEvent(why, number));
+}
+
+Event Namespace::Impl::MakeEvent(EventKind kind, uint32_t number) {
+  const shm::Record& record = index().record(number);
+  Event event;
+  event.sequence = next_event_.fetch_add(1, std::memory_order_relaxed);
+  event.kind = kind;
+  event.namespace_name = spec_.name;
+  event.key_hash = record.hash();
+  event.size_bytes = record.size();
+  const uint64_t used_ms =
+      RecencyClock::TimeMs(space_->state(number).stamp.load(std::memory_order_relaxed));
+  event.idle_ms = policy_ms() > used_ms ? policy_ms() - used_ms : 0;
+  return event;
+}
+
 bool Namespace::Impl::PinnedHere(uint32_t record) const {
   return space_->state(record).pins.load(std::memory_order_seq_cst) != 0;
 }
