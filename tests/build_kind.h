@@ -29,6 +29,6 @@ inline constexpr bool kAddressSanitizer = false;
 #endif
 
 // `n` in a plain build, about what costs the same time under a sanitizer otherwise.
-constexpr int Scaled(int n) { return kThreadSanitizer ? n / 8 : kAddressSanitizer ? n / 2 : n; }
+constexpr int Scaled(int n) { return kThreadSanitizer ? n / 8 : kAddressSanitizer ? n / 4 : n; }
 
 }  // namespace infercache

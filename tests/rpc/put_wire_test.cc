@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/limits.h"
+#include "tests/build_kind.h"
 #include "tests/rpc/put_wire_oracle.h"
 
 namespace infercache::rpc {
@@ -143,7 +144,7 @@ class MessageMaker {
 
 TEST(PutWire, MeansWhatProtobufMeansForRandomRequests) {
   MessageMaker make(1);
-  for (int i = 0; i < 5000; ++i) {
+  for (int i = 0; i < Scaled(5'000); ++i) {
     const std::string put = make.PutRequest();
     ASSERT_EQ(ComparePut(put, make.CutSizes()), "") << "request " << i;
     ASSERT_TRUE(ParsePutRequest(Cut(put, make.CutSizes())).ok()) << "request " << i;
@@ -154,7 +155,7 @@ TEST(PutWire, MeansWhatProtobufMeansForRandomRequests) {
 
 TEST(PutWire, AgreesWithProtobufOnEveryTruncation) {
   MessageMaker make(2);
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < Scaled(20); ++i) {
     const std::string put = make.PutRequest();
     for (size_t size = 0; size < put.size(); ++size) {
       ASSERT_EQ(ComparePut(std::string_view(put).substr(0, size), {7, 0, 64}), "")
@@ -171,7 +172,7 @@ TEST(PutWire, AgreesWithProtobufOnEveryTruncation) {
 TEST(PutWire, AgreesWithProtobufOnDamagedBytes) {
   const google::protobuf::LogSilencer quiet;  // it logs every name that is no UTF-8
   MessageMaker make(3);
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < Scaled(20'000); ++i) {
     std::string put = make.PutRequest();
     if (put.empty()) continue;
     for (size_t flips = 1 + make.Below(3); flips > 0; --flips) {
