@@ -48,14 +48,13 @@ void Connection::OnTick() {
   if (!writer_.empty() || std::exchange(flush_at_tick_, false)) Continue();
 }
 
-// What a client returned before it left counts, though its connection was found closed before that
+// What a client gave back before it left counts, though its connection was found closed before that
 // was read: it would be missing it until its process is gone.
 void Connection::TakeLastReturns() {
   const auto take = [this](std::string_view body) {
     Request request;
-    if (request.ParseFromArray(body.data(), static_cast<int>(body.size())) &&
-        request.has_return_lent()) {
-      session_->loans().ReturnLent(request.return_lent());
+    if (request.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+      session_->GiveBack(request);
     }
   };
   for (const Waiting& waiting : backlog_) take(waiting.body);

@@ -32,6 +32,12 @@ Session::~Session() {
   host_.users.RemoveSlots(user_, grown_slots_);
 }
 
+void Session::GiveBack(const v1::LocalRequest& request) {
+  if (request.has_return_lent()) loans_.ReturnLent(request.return_lent());
+  if (request.has_abort())
+    (void)puts_.Abort(request.abort());  // what it does not know is no matter
+}
+
 void Session::ExpireReservations(std::chrono::steady_clock::time_point now) {
   Count(host_.counters.reservations_expired, puts_.Expire(now));
 }

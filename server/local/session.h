@@ -63,6 +63,8 @@ class Session {
 
   // --- Its end ---
 
+  // Does what `request` asks if that is to give something back, and nothing else.
+  void GiveBack(const v1::LocalRequest& request);
   // Tells the client that its pins have stopped counting.
   void Revoke() { page_->Revoke(); }
   // The reservations, in quarantine: the process may still write.

@@ -54,8 +54,8 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(
 
 WorkerProcess::~WorkerProcess() {
   if (pid_ <= 0) return;
-  kill(pid_, SIGKILL);
-  waitpid(pid_, nullptr, 0);
+  Signal(SIGKILL);
+  Wait();
 }
 
 absl::Status WorkerProcess::Send(std::string_view text) {
@@ -89,6 +89,14 @@ absl::StatusOr<std::string> WorkerProcess::ReadLine(std::chrono::seconds within)
 }
 
 void WorkerProcess::Signal(int signal) const { kill(pid_, signal); }
+
+int WorkerProcess::Wait() {
+  int status = -1;
+  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  return status;
+}
 
 std::chrono::steady_clock::time_point WorkerProcess::AwaitDeath() const {
   pollfd item = {.fd = pidfd_.get(), .events = POLLIN, .revents = 0};

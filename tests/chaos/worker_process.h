@@ -21,12 +21,11 @@ class WorkerProcess {
   // Runs `binary arguments...` with pipes as its standard input and output.
   static absl::StatusOr<std::unique_ptr<WorkerProcess>> Start(
       const std::string& binary, const std::vector<std::string>& arguments);
-  // Ends its input, kills it and waits for it.
+  // Ends its input, kills it and waits for it, unless that was done.
   ~WorkerProcess();
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;
 
-  pid_t pid() const { return pid_; }
   // To its standard input. UNAVAILABLE: it reads no more.
   absl::Status Send(std::string_view text);
   // The next line it prints, without its end. DEADLINE_EXCEEDED; UNAVAILABLE: its output ended.
@@ -37,6 +36,9 @@ class WorkerProcess {
   void Signal(int signal) const;
   // Waits until the kernel reports its death, and returns when that was.
   std::chrono::steady_clock::time_point AwaitDeath() const;
+  // Waits for its end and returns its status, as waitpid has it. Once, and no signals after it: the
+  // pid is then anybody's.
+  int Wait();
   // Ends its standard input: a worker that waits for that exits, and so does its forked child.
   void EndInput() { input_.Reset(); }
 
