@@ -46,12 +46,14 @@ class Inbox {
 // One key's value, from where it is computed to where it is stored.
 class Slot final : public ComputeSlot {
  public:
-  // `claim` may be null. Without `stores`, what is computed stays here.
-  Slot(Client& client, const ComputeHooks& hooks, std::string_view key, size_t index, Claim* claim,
-       bool stores, const CallOptions& call)
+  // `claim` may be null. Without `stores`, what is computed stays here. Its parent, unless the
+  // computation names another, is the key before it.
+  Slot(Client& client, const ComputeHooks& hooks, std::span<const std::string_view> keys,
+       size_t index, Claim* claim, bool stores, const CallOptions& call)
       : client_(client),
         hooks_(hooks),
-        key_(key),
+        key_(keys[index]),
+        parent_(index == 0 ? std::string_view() : keys[index - 1]),
         index_(index),
         claim_(claim),
         stores_(stores),
@@ -68,6 +70,7 @@ class Slot final : public ComputeSlot {
     }
     size_bytes_ = size_bytes;
     info_ = info;
+    if (info_.parent_key.empty()) info_.parent_key = parent_;
     parts_ = std::move(parts);
     if (stores_ && hooks_.in_place && ReserveInPlace()) return reservation_.bytes();
     memory_.reset(new (std::nothrow) std::byte[size_bytes]);
@@ -128,6 +131,7 @@ class Slot final : public ComputeSlot {
   Client& client_;
   const ComputeHooks& hooks_;
   const std::string_view key_;
+  const std::string_view parent_;
   const size_t index_;
   Claim* const claim_;
   const bool stores_;
@@ -181,7 +185,7 @@ class Loop {
   }
 
   ComputeResult Compute(size_t index, Claim* claim, bool stores, const absl::Status& why_not) {
-    Slot slot(client_, hooks_, keys_[index], index, claim, stores, call_);
+    Slot slot(client_, hooks_, keys_, index, claim, stores, call_);
     if (!stores) slot.NotStored(why_not.ok() ? lost_ : why_not);
     if (absl::Status status = compute_(slot); !status.ok()) {
       return {.status = std::move(status), .computed = true};

@@ -317,7 +317,8 @@ Settled LocalReader::Get(std::string_view key, Copies copies, GetResult* result)
   if (!lane) return Settled::kNoSession;
   uint64_t touch = 0;
   const Settled settled = ViewOne(lane, key, copies, NowMs(), result, &touch);
-  if (touch != 0) lane.Touch(touch);
+  // To store it was its use: a request of its own would put it before those it follows.
+  if (touch != 0 && copies != Copies::kOwn) lane.Touch(touch);
   return settled;
 }
 

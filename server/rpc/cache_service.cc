@@ -189,9 +189,11 @@ grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* conte
   return ServeKeys<v1::TouchRequest, v1::TouchResponse>(
       environment_, Method::kTouch, *context, *request, response,
       [](const Scope& scope, const Keys& keys, v1::TouchResponse* answer) {
-        const store::UseContext use{.request = scope.ns->NewRequest()};
+        store::UseContext use{.request = scope.ns->NewRequest(), .ends_request = true};
         answer->set_present(BitsOf(keys, [&scope, &use](const auto& key) {
-          return scope.ns->Probe(scope.Id(key), /*touch=*/true, use).has_value();
+          const bool present = scope.ns->Probe(scope.Id(key), /*touch=*/true, use).has_value();
+          use.ends_request = false;  // the last key comes first
+          return present;
         }));
       });
 }

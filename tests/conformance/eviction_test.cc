@@ -99,6 +99,23 @@ TYPED_TEST(Eviction, AChainGoesFromItsEnd) {
   EXPECT_THAT(this->OrderOfEviction(), ElementsAre(5, 4, 3, 2, 1, 0));
 }
 
+// Each of them is stored by a call of its own.
+TYPED_TEST(Eviction, AChainThatIsComputedGoesFromItsEnd) {
+  std::vector<std::string> keys;
+  for (int i = 0; i < 5; ++i) keys.push_back(this->BlockKey(i));
+  const std::vector<std::string_view> views(keys.begin(), keys.end());
+  for (const ComputeResult& result :
+       this->small_->GetOrCompute(views, [this](ComputeSlot& slot) -> absl::Status {
+         const auto bytes = slot.Allocate(this->kFirstBytes + slot.index(), {}, {});
+         if (!bytes.ok()) return bytes.status();
+         std::fill(bytes->begin(), bytes->end(), std::byte{1});
+         return absl::OkStatus();
+       })) {
+    ASSERT_TRUE(result.status.ok() && result.stored.ok()) << result.status << result.stored;
+  }
+  EXPECT_THAT(this->OrderOfEviction(), ElementsAre(4, 3, 2, 1, 0));
+}
+
 // However many calls it takes to bring its blocks: they are used once, from the last to the first.
 TYPED_TEST(Eviction, AChainThatIsReadIsUsedOnceFromItsEnd) {
   this->PutBlocks(0, 5, /*parent=*/-1);

@@ -358,7 +358,8 @@ class Client {
   // Whatever is wrong with the daemon, each key is computed then. An exception of `compute` goes
   // through, and passes on what the call claims. `compute` may be called a second time for a key
   // whose bytes were lost between its end and their commit (the daemon died, or took no more). It
-  // must not itself wait for a key that this call has won.
+  // must not itself wait for a key that this call has won. Several keys are a chain, as in every
+  // batch: each goes behind the one before it, unless its info names another parent.
   ComputeResult GetOrCompute(std::string_view key, const ComputeFunction& compute,
                              const ComputeOptions& options = {});
   std::vector<ComputeResult> GetOrCompute(std::span<const std::string_view> keys,

@@ -187,13 +187,15 @@ class Client(_core._Client):
         claim_time: float = 60.0,
     ) -> list[View]:
         """`get_or_compute` of many keys: `compute(i)` computes keys[i]. All that this call won is
-        computed before it waits for others. After an exception nothing more is computed."""
+        computed before it waits for others. After an exception nothing more is computed. The keys are a
+        chain, which goes on behind `parent`."""
 
         def described(index: int) -> tuple[list[_arrays.PartIn], Info]:
             start = time.perf_counter()
             value = compute(index)
             cost_ms = (time.perf_counter() - start) * 1e3
-            return _arrays.describe(value), info_of(kind, cost_ms, class_id, ttl, parent)
+            before = parent if index == 0 else None  # the others follow each other
+            return _arrays.describe(value), info_of(kind, cost_ms, class_id, ttl, before)
 
         info_of(kind, 0.0, class_id, ttl, parent)  # before anything is computed
         return [view for view, _ in self._get_or_compute(keys, described, deadline, claim_time)]
