@@ -173,6 +173,11 @@ TEST_F(Stress, TheDaemonIsKilledAndComesBack) {
       ASSERT_LT(steady_clock::now(), deadline) << Stats().local_sessions() << " sessions";
     }
   }
+  // The readers get the time to have found something.
+  for (const auto deadline = steady_clock::now() + std::chrono::seconds(30);
+       Stats().hits() < 100 * kReaders;) {
+    ASSERT_LT(steady_clock::now(), deadline) << Stats().hits() << " hits";
+  }
   for (size_t i = 0; i < workers.size(); ++i) ExpectEndsWell(*workers[i], i < kReaders);
   ExpectEverythingComesBack();
   EXPECT_EQ(daemon_->Stop(), 0);
