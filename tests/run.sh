@@ -212,7 +212,7 @@ print_skipped() {
 # Programs of a stage that failed and then passed.
 print_repeated() {
   [ -e "$results/$1-ctest.log" ] || return 0
-  sed -n 's/.* Test *#[0-9]*: \([^ ]*\) \.*\*\*\*.*/\1/p' "$results/$1-ctest.log" | sort | uniq -u |
+  sed -n '/Not Run/!s/.* Test *#[0-9]*: \([^ ]*\) \.*\*\*\*.*/\1/p' "$results/$1-ctest.log" | sort | uniq -u |
     sed "s/^/  $1: /"
 }
 
