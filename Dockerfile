@@ -48,7 +48,7 @@ USER 7400:7400
 EXPOSE 7400 7401
 STOPSIGNAL SIGTERM
 # Populating memory takes about 0.3 s for each GiB; failures do not count while it starts.
-HEALTHCHECK --interval=3s --timeout=3s --start-period=120s --retries=3 \
+HEALTHCHECK --interval=2s --timeout=3s --retries=30 \
   CMD ["infercachectl", "--deadline", "2s", "ping"]
 ENTRYPOINT ["/usr/bin/infercached"]
 

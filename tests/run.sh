@@ -68,14 +68,15 @@ build() {
 # run_ctest PRESET [ctest options...]: leaves the results where count_tests finds them. A program that
 # fails is run once more, since a few tests have deadlines that a machine busy with other things can
 # miss; both runs are in the log, the summary names it, and a second failure counts. A wrong byte, of
-# which the stress tests' workers tell, is never a matter of time: once is enough.
+# which the stress tests' workers tell, and what a sanitizer finds are never matters of time: once is
+# enough.
 run_ctest() {
   local preset=$1 outcome=0
   shift
   ctest --preset "$preset" --parallel "$(nproc)" --no-tests=error --test-output-size-passed 1048576 \
     --repeat until-pass:2 \
     --output-junit "$results/$preset.xml" "$@" | tee "$results/$preset-ctest.log" || outcome=1
-  ! grep 'WRONG bytes' "$results/$preset-ctest.log" || outcome=1
+  ! grep -E 'WRONG bytes|(Address|Leak|Thread)Sanitizer: |runtime error: ' "$results/$preset-ctest.log" || outcome=1
   return "$outcome"
 }
 

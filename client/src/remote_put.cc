@@ -63,6 +63,7 @@ class RemotePut {
   // The items that fit in one unary call, at least one.
   size_t GroupEnd() const {
     uint64_t bytes = 0;
+    size_t parts = 0;
     size_t end = next_;
     while (end < items_.size() && end - next_ < kMaxKeysPerCall) {
       // Keys, parts and framing count: 64 Ki tiny items must not outgrow the request either.
@@ -71,7 +72,11 @@ class RemotePut {
       if (value_bytes > backend_.max_unary_bytes) break;
       uint64_t item_bytes = value_bytes + item.key.size() + item.info.parent_key.size() + 64;
       for (const PartSpec& part : item.parts) item_bytes += 16 + 10 * part.shape.size();
-      if (end > next_ && bytes + item_bytes > backend_.max_unary_bytes) break;
+      parts += item.parts.size();
+      if (end > next_ &&
+          (bytes + item_bytes > backend_.max_unary_bytes || parts > kMaxPartsPerCall)) {
+        break;
+      }
       bytes += item_bytes;
       ++end;
     }

@@ -79,9 +79,10 @@ std::vector<bool> Namespace::Impl::EvictCopied(std::span<const uint32_t> records
                         state.pins.load(std::memory_order_relaxed) == 1 && !named.Contains(number);
     went.push_back(may_go);
     if (!may_go) continue;
-    demoted_.fetch_add(1, std::memory_order_relaxed);
-    demoted_bytes_.fetch_add(index().record(number).size(), std::memory_order_relaxed);
     Retire(shard, number, EventKind::kEvicted, &removed);
+    // After it was counted as evicted, of which these are a part; Stats reads in the other order.
+    demoted_.fetch_add(1, std::memory_order_release);
+    demoted_bytes_.fetch_add(index().record(number).size(), std::memory_order_relaxed);
   }
   Finish(removed);
   return went;

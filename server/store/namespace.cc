@@ -120,15 +120,16 @@ NamespaceStats Namespace::Impl::Stats() {
     ++s.client_pages;
     page->ForEachPin([&s](uint64_t) { ++s.client_pins; });
   }
+  // Parts of `evicted`, and so before it: no sum of parts may be more than the whole.
+  s.evicted_neighbours = evicted_neighbours_.load(std::memory_order_acquire);
+  s.demoted = demoted_.load(std::memory_order_acquire);
   s.stored = stored_.load(std::memory_order_relaxed);
   s.refused = refused_.load(std::memory_order_relaxed);
   s.erased = erased_.load(std::memory_order_relaxed);
   s.expired = expired_.load(std::memory_order_relaxed);
   s.evicted = evicted_.load(std::memory_order_relaxed);
-  s.evicted_neighbours = evicted_neighbours_.load(std::memory_order_relaxed);
   s.uses = ranking_->Stats();
   s.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);
-  s.demoted = demoted_.load(std::memory_order_relaxed);
   s.demoted_bytes = demoted_bytes_.load(std::memory_order_relaxed);
   s.demotions_refused = demotions_refused_.load(std::memory_order_relaxed);
   const uint64_t since_ms = demoting_since_ms_.load();

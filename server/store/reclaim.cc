@@ -110,7 +110,7 @@ size_t Namespace::Impl::EvictFor(uint64_t size, size_t limit, const PinnedSet& p
     size_t count = 1;
     if (hole.has_value()) {
       for (const Incarnation& neighbour : *hole) count += Evict(neighbour, pinned, removed) ? 1 : 0;
-      evicted_neighbours_.fetch_add(count - 1, std::memory_order_relaxed);
+      evicted_neighbours_.fetch_add(count - 1, std::memory_order_release);
     }
     return count;
   }

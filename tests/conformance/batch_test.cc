@@ -53,6 +53,22 @@ TYPED_TEST(Batches, EmptyOnesHaveEmptyResults) {
   EXPECT_EQ(match.prefix_length, 0u);
 }
 
+// gRPC's server takes 262,144 parts a call: the batch, of which each object is legal, was refused.
+TYPED_TEST(ClientBatches, MayHaveMorePartsThanOneCall) {
+  constexpr size_t kObjects = 65, kPartsOfEach = 4096;
+  const std::string value(kPartsOfEach, 'v');
+  const std::vector<PartSpec> parts(kPartsOfEach, PartSpec{.size_bytes = 1});
+  std::vector<std::string> keys;
+  for (size_t i = 0; i < kObjects; ++i) keys.push_back(absl::StrFormat("parts/%02d", i));
+  std::vector<PutItem> items;
+  for (const std::string& key : keys) {
+    items.push_back({.key = key, .parts = parts, .value = {Bytes(value)}});
+  }
+  for (const PutResult& result : this->client_->Put(items)) {
+    ASSERT_EQ(result.outcome, PutOutcome::kStored) << result.status;
+  }
+}
+
 TYPED_TEST(Batches, AThousandKeepTheirOrder) {
   this->PutMany(1000);
   const std::vector<std::string_view> keys = this->KeysWithHoles();
