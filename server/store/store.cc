@@ -157,6 +157,9 @@ Store::~Store() {
 
 absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec spec) {
   PageKind pages = PageKind::k4k;
+  // What was asked for counts against the capacity: whole pages may be a little more, which nobody
+  // who divides a capacity among namespaces reckons with.
+  const uint64_t asked_bytes = spec.quota_bytes;
   RETURN_IF_ERROR(Complete(options_, &spec, &pages));
   const std::string name = spec.name;
   // The name and the bytes are claimed first, the slow mapping happens without the lock.
@@ -171,13 +174,13 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
           absl::StrCat("there are ", kMaxNamespaces, " namespaces"));
     }
     const uint64_t committed = committed_bytes_->load();
-    if (spec.quota_bytes > options_.capacity_bytes - std::min(committed, options_.capacity_bytes)) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "namespace ", name, ": quota of ", spec.quota_bytes, " bytes, but ", committed,
-          " of the capacity of ", options_.capacity_bytes, " are spoken for"));
+    if (asked_bytes > options_.capacity_bytes - std::min(committed, options_.capacity_bytes)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("namespace ", name, ": quota of ", asked_bytes, " bytes, but ", committed,
+                       " of the capacity of ", options_.capacity_bytes, " are spoken for"));
     }
-    committed_bytes_->fetch_add(spec.quota_bytes);
-    claim = std::shared_ptr<void>(nullptr, [counter = committed_bytes_, bytes = spec.quota_bytes](
+    committed_bytes_->fetch_add(asked_bytes);
+    claim = std::shared_ptr<void>(nullptr, [counter = committed_bytes_, bytes = asked_bytes](
                                                void*) { counter->fetch_sub(bytes); });
     namespaces_[name] = nullptr;  // being made
   }

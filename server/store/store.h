@@ -68,7 +68,8 @@ class Store {
   std::vector<std::shared_ptr<Namespace>> Namespaces() const;
 
   const StoreOptions& options() const { return options_; }
-  // What the quotas of all namespaces, closed ones with leases included, add up to.
+  // What the quotas of all namespaces, closed ones with leases included, add up to, as they were
+  // asked for: each is mapped in whole pages.
   uint64_t committed_bytes() const;
 
   // One round of upkeep for every namespace; see Namespace::Maintain. For tests and for callers
