@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/duplicate_fd.h"
 
 namespace infercache::rpc {
 namespace {
@@ -193,12 +194,12 @@ void Acceptor::Accept(const SocketAddress& peer, AdminRight right, UniqueFd sock
     const int on = 1;
     setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   }
-  UniqueFd witness(fcntl(socket.get(), F_DUPFD_CLOEXEC, 0));
-  if (!witness.valid()) return;
-  const int witness_fd = witness.get();
+  auto witness = Duplicate(socket.get());
+  if (!witness.ok()) return;
+  const int witness_fd = witness->get();
   auto connection =
       std::make_shared<Connection>(is_unix ? UnixPeerName(socket.get()) : peer.ToGrpcUri(),
-                                   peer.is_loopback(), right, std::move(witness));
+                                   peer.is_loopback(), right, *std::move(witness));
   const uint64_t id = next_id_++;
   {
     absl::MutexLock lock(&mu_);

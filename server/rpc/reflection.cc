@@ -10,6 +10,7 @@
 
 #include "infercache/v1/admin.pb.h"
 #include "infercache/v1/cache.pb.h"
+#include "server/rpc/error.h"
 #include "server/rpc/message_bytes.h"
 #include "server/rpc/reflection.pb.h"
 
@@ -102,10 +103,9 @@ class ReflectionStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
           {grpc::StatusCode::INVALID_ARGUMENT, "a reflection request of more than 4 KiB"});
     }
     wire::ServerReflectionRequest request;
-    const grpc::Status parsed =
-        grpc::GenericDeserialize<grpc::ProtoBufferReader, wire::ServerReflectionRequest>(&incoming_,
-                                                                                         &request);
-    if (!parsed.ok()) return Finish({grpc::StatusCode::INVALID_ARGUMENT, "no reflection request"});
+    const absl::Status parsed = ParseRequest(incoming_, &request);
+    incoming_.Clear();
+    if (!parsed.ok()) return Finish(ToGrpcStatus(parsed));
     outgoing_ = ToBuffer(Answer(request));
     StartWrite(&outgoing_);
   }

@@ -1,7 +1,5 @@
 // Putting: the checks, Reserve, Commit and Abort.
 
-#include <utility>
-
 #include "absl/strings/str_cat.h"
 #include "common/crc32c.h"
 #include "common/limits.h"

@@ -21,14 +21,18 @@ constexpr size_t kTouchesPerUpkeep = 65'536;
 constexpr uint32_t kMinBucketsPerSweep = 4096;
 constexpr uint32_t kSweepsPerRound = 100;  // ten seconds of upkeep visit the whole index
 
+// Of visible objects, in bytes; 0 = there are none.
+uint64_t AverageBlock(const SpaceUse& use) {
+  return use.visible == 0 ? 0 : use.visible_bytes / use.visible;
+}
+
 }  // namespace
 
 // max(4 blocks, 1 %), but never so much that a small namespace would hold nothing; and less where
 // somebody moves objects down and has more free before.
 uint64_t Namespace::Impl::FreeReserve(const SpaceUse& use) const {
-  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
   const uint64_t reserve =
-      std::min(std::max(4 * block, use.total_bytes / 100), use.total_bytes / 8);
+      std::min(std::max(4 * AverageBlock(use), use.total_bytes / 100), use.total_bytes / 8);
   return environment_.low_room ? 2 * reserve / kDemotionReserves : reserve;
 }
 
@@ -59,10 +63,8 @@ std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size)
 }
 
 size_t Namespace::Impl::MostVictims(uint64_t size) const {
-  const SpaceUse use = space_->Use();
-  const uint64_t block = use.visible == 0 ? 0 : use.visible_bytes / use.visible;
-  return std::clamp<size_t>(2 * size / std::max<uint64_t>(block, 1), kMinVictimsPerPut,
-                            kMaxVictimsPerPut);
+  const uint64_t block = std::max<uint64_t>(AverageBlock(space_->Use()), 1);
+  return std::clamp<size_t>(2 * size / block, kMinVictimsPerPut, kMaxVictimsPerPut);
 }
 
 std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t meta_size,
