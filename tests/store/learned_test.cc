@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "server/store/eviction/block_cache.h"
@@ -153,6 +154,30 @@ TEST(Learned, AChainInPiecesGoesFromItsEnd) {
   piece(5, 8, 4);
   piece(9, 12, 8);
   for (uint32_t expected = 12; expected > 0; --expected) {
+    const uint32_t victim = cache.policy().Victim(1'010'000, [](uint32_t) { return true; });
+    EXPECT_EQ(victim, expected);
+    cache.Drop(victim, 1'010'000, /*evicted=*/true);
+  }
+}
+
+// Once, what the first of them opened took the blocks of all, whatever their age.
+TEST(Learned, ChainsThatGoOnInOneRequestKeepTheirAges) {
+  BlockCache cache("auto", 100, 100);
+  uint64_t request = 0;
+  const auto use = [&](uint64_t second, std::vector<uint32_t> blocks) {
+    ++request;
+    for (const uint32_t block : blocks)
+      cache.Touch(block, {.now_ms = 1'000'000 + second * 1000, .request = request});
+  };
+  use(1, {2, 1});
+  use(2, {12, 11});
+  use(5, {2, 1});
+  use(6, {12, 11});
+  ++request;
+  for (const auto& [block, anchor] :
+       {std::pair<uint32_t, uint32_t>{13, 12}, {3, 2}, {14, 12}, {4, 2}})
+    cache.Touch(block, {.now_ms = 1'010'000, .request = request, .anchor = anchor});
+  for (const uint32_t expected : {3u, 4u, 2u, 1u, 13u, 14u, 12u, 11u}) {
     const uint32_t victim = cache.policy().Victim(1'010'000, [](uint32_t) { return true; });
     EXPECT_EQ(victim, expected);
     cache.Drop(victim, 1'010'000, /*evicted=*/true);

@@ -43,18 +43,18 @@ class GhostTable {
   // SampleWeight(limit).
   template <class F>
   void Sample(size_t limit, F f) const {
-    const size_t step = entries_.size() / limit + 1;
+    const size_t step = SampleStep(limit);
     for (size_t i = step / 2; i < entries_.size(); i += step) {
       const Entry& entry = entries_[i];
       if (entry.ghost.kind != kFree) f(entry.ghost);
     }
   }
-  double SampleWeight(size_t limit) const {
-    return static_cast<double>(entries_.size() / limit + 1);
-  }
+  double SampleWeight(size_t limit) const { return static_cast<double>(SampleStep(limit)); }
   size_t memory_bytes() const { return entries_.memory_bytes() + chains_.memory_bytes(); }
 
  private:
+  size_t SampleStep(size_t limit) const { return entries_.size() / limit + 1; }
+
   static constexpr uint8_t kFree = 255;  // as a kind
   static constexpr uint32_t kNone = UINT32_MAX;
 

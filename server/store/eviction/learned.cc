@@ -33,10 +33,8 @@ void LearnedPolicy::Begin(const Use& use) {
 }
 
 void LearnedPolicy::CloseSegments() {
-  for (const uint8_t reuse_class : open_classes_) {
-    segments_.Close(std::exchange(open_[reuse_class], 0));
-  }
-  open_classes_.clear();
+  for (const Opened& opened : opened_) segments_.Close(opened.segment);
+  opened_.clear();
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
@@ -76,15 +74,17 @@ void LearnedPolicy::Learn(uint64_t now_ms) {
   requests_ = 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms,
-                                    std::optional<uint64_t> goes_on, uint64_t now_ms) {
-  uint32_t& open = open_[reuse_class];
-  if (open == 0) {
-    open = goes_on ? segments_.OpenBehind(reuse_class, start_ms, *goes_on, now_ms)
-                   : segments_.Open(reuse_class, start_ms, now_ms);
-    open_classes_.push_back(static_cast<uint8_t>(reuse_class));
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor,
+                                    uint64_t now_ms) {
+  const uint64_t goes_on = anchor != 0 ? segments_[anchor].turn : 0;
+  for (size_t i = opened_.size(); i > 0 && opened_.size() - i < kOpenedLookedAt; --i) {
+    const Opened& opened = opened_[i - 1];
+    if (opened.reuse_class == reuse_class && opened.goes_on == goes_on) return opened.segment;
   }
-  return open;
+  const uint32_t segment = anchor != 0 ? segments_.OpenBehind(reuse_class, anchor, now_ms)
+                                       : segments_.Open(reuse_class, start_ms, now_ms);
+  opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, segment});
+  return segment;
 }
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
@@ -104,27 +104,27 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class, use.now_ms);
   const uint64_t start_ms = use.now_ms - use.age_ms;
-  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*goes_on=*/{}, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*anchor=*/0, use.now_ms), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
 void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_class,
                                  uint64_t now_ms) {
-  const uint64_t start_ms = segments_[nodes_[anchor].group].start_ms;
-  const uint64_t turn = segments_[nodes_[anchor].group].turn;
   const int anchor_class = segments_[nodes_[anchor].group].reuse_class;
   if (ReuseTable::EndsRequest(anchor_class)) {
     // It did not end its request after all.
-    segments_.Remove(anchor);
     const uint32_t segment =
-        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), start_ms, turn, now_ms);
+        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), nodes_[anchor].group, now_ms);
+    segments_.Remove(anchor);
     segments_.PushNearest(segment, anchor);
     segments_.Close(segment);
   }
-  if (segments_[nodes_[anchor].group].reuse_class == reuse_class) {
+  const uint32_t group = nodes_[anchor].group;
+  if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
   } else {
-    segments_.PushNearest(OpenSegment(reuse_class, start_ms, turn, now_ms), record);
+    segments_.PushNearest(OpenSegment(reuse_class, segments_[group].start_ms, group, now_ms),
+                          record);
   }
 }
 
@@ -132,13 +132,13 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
   const int class_before = segments_[node.group].reuse_class;
   // The same request twice: it is where it belongs.
-  if (use.repeat && use.request == request_ && open_[class_before] == node.group) return;
+  if (use.repeat && use.request == request_ && segments_[node.group].kept) return;
   Begin(use);
   if (use.repeat) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
     segments_.Remove(record);
-    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*goes_on=*/{}, use.now_ms);
+    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*anchor=*/0, use.now_ms);
     return segments_.PushNearest(segment, record);
   }
   table_.CountReuse(class_before, use.idle_ms);
@@ -146,7 +146,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*goes_on=*/{}, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*anchor=*/0, use.now_ms), record);
 }
 
 size_t LearnedPolicy::MostGhosts() const {

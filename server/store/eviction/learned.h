@@ -9,7 +9,6 @@
 #pragma once
 
 #include <array>
-#include <optional>
 #include <vector>
 
 #include "server/store/eviction/ghosts.h"
@@ -46,9 +45,9 @@ class LearnedPolicy final : public Policy {
   void Begin(const Use& use);
   void KeepTime(uint64_t now_ms);
   void Learn(uint64_t now_ms);
-  // The segment into which the request's blocks of this class go.
-  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, std::optional<uint64_t> goes_on,
-                       uint64_t now_ms);
+  // The segment into which the request's blocks of this class go. `anchor`: the segment that they
+  // go on, 0 = none; of several chains each has its own.
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor, uint64_t now_ms);
   void CloseSegments();
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class, uint64_t now_ms);
   size_t MostGhosts() const;
@@ -65,9 +64,16 @@ class LearnedPolicy final : public Policy {
   LruRival rival_;
   double mean_bytes_ = 0;
 
+  struct Opened {
+    uint8_t reuse_class;
+    uint64_t goes_on;  // the turn of what it goes on, 0 = nothing
+    uint32_t segment;
+  };
+  // A request goes through its chains one after the other.
+  static constexpr size_t kOpenedLookedAt = 16;
+
   uint64_t request_ = 0;  // whose segments are open
-  std::array<uint32_t, ReuseTable::kClasses> open_ = {};
-  std::vector<uint8_t> open_classes_;
+  std::vector<Opened> opened_;
   // Classes whose pinned blocks the search in progress has moved, and where.
   std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};
   std::vector<uint8_t> renewed_classes_;

@@ -1,5 +1,7 @@
 #include "server/store/eviction/segments.h"
 
+#include <utility>
+
 namespace infercache::store {
 
 constexpr int kBins = ReuseTable::kBins;
@@ -13,42 +15,66 @@ Segments::Segments(PolicyNode* nodes)
   for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
 }
 
-uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms) {
-  uint32_t segment = free_;
-  if (segment != 0) {
-    free_ = segments_[segment].newer;
+uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later,
+                        uint64_t now_ms) {
+  uint32_t made = free_;
+  if (made != 0) {
+    free_ = segments_[made].newer;
   } else {
-    segment = static_cast<uint32_t>(segments_.size());
+    made = static_cast<uint32_t>(segments_.size());
     segments_.emplace_back();
   }
-  segments_[segment] = {.reuse_class = static_cast<uint8_t>(reuse_class),
-                        .bin = static_cast<uint8_t>(ReuseTable::BinOf(now_ms - start_ms)),
-                        .kept = true,
-                        .start_ms = start_ms,
-                        .turn = turn};
-  return segment;
+  const uint32_t earlier = later != 0 ? segments_[later].earlier : latest_;
+  segments_[made] = {.later = later,
+                     .earlier = earlier,
+                     .reuse_class = static_cast<uint8_t>(reuse_class),
+                     .bin = static_cast<uint8_t>(ReuseTable::BinOf(now_ms - start_ms)),
+                     .kept = true,
+                     .start_ms = start_ms,
+                     .turn = turn};
+  (later != 0 ? segments_[later].earlier : latest_) = made;
+  if (earlier != 0) segments_[earlier].later = made;
+  LinkBehind(made, NewerInCell(made));
+  return made;
 }
 
 uint32_t Segments::Open(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
-  const uint32_t made = Make(reuse_class, start_ms, ++turns_, now_ms);
-  uint32_t newer = 0;
-  for (uint32_t at = cells_[CellOf(segments_[made])].newest;
-       at != 0 && segments_[at].start_ms > start_ms; at = segments_[at].older) {
-    newer = at;
+  uint32_t later = 0;
+  for (uint32_t at = latest_; at != 0 && segments_[at].start_ms > start_ms;
+       at = segments_[at].earlier) {
+    later = at;
   }
-  LinkBehind(made, newer);
-  return made;
+  return Make(reuse_class, start_ms, ++turns_, later, now_ms);
 }
 
-uint32_t Segments::OpenBehind(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms) {
-  const uint32_t made = Make(reuse_class, start_ms, turn, now_ms);
-  uint32_t newer = 0;
-  for (uint32_t at = cells_[CellOf(segments_[made])].newest;
-       at != 0 && segments_[at].start_ms >= start_ms; at = segments_[at].older) {
-    newer = at;
+uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor, uint64_t now_ms) {
+  const uint64_t start_ms = segments_[anchor].start_ms;
+  const uint64_t turn = segments_[anchor].turn;
+  uint32_t later = anchor;
+  while (true) {
+    const uint32_t earlier = segments_[later].earlier;
+    if (earlier == 0 || segments_[earlier].turn != turn) break;
+    later = earlier;
   }
-  LinkBehind(made, newer);
-  return made;
+  return Make(reuse_class, start_ms, turn, later, now_ms);
+}
+
+// Thousands may lie between an old anchor and now. Where its class is a common one, another of its
+// cell is near among all that came later; where it is a rare one, the cell has few.
+uint32_t Segments::NewerInCell(uint32_t number) const {
+  const Segment& segment = segments_[number];
+  const int cell = CellOf(segment);
+  const auto is_earlier = [&segment](const Segment& other) {
+    return std::pair(other.start_ms, other.turn) < std::pair(segment.start_ms, segment.turn);
+  };
+  uint32_t later = segment.later;
+  uint32_t newer = 0, older = cells_[cell].newest;
+  while (later != 0 && CellOf(segments_[later]) != cell) {
+    if (older == 0 || is_earlier(segments_[older])) return newer;
+    later = segments_[later].later;
+    newer = std::exchange(older, segments_[older].older);
+  }
+  return later;
 }
 
 void Segments::LinkBehind(uint32_t number, uint32_t newer) {
@@ -97,6 +123,9 @@ void Segments::Close(uint32_t segment) {
   segments_[segment].kept = false;
   if (segments_[segment].size != 0) return;
   Unlink(segment);
+  const uint32_t later = segments_[segment].later, earlier = segments_[segment].earlier;
+  (later != 0 ? segments_[later].earlier : latest_) = earlier;
+  if (earlier != 0) segments_[earlier].later = later;
   segments_[segment].newer = free_;
   free_ = segment;
 }

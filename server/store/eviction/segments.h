@@ -23,7 +23,8 @@ class Segments {
   struct Segment {
     uint32_t nearest = 0, deepest = 0;  // records
     uint32_t size = 0;
-    uint32_t newer = 0, older = 0;  // segments of its cell; `newer` also links free ones
+    uint32_t newer = 0, older = 0;    // segments of its cell; `newer` also links free ones
+    uint32_t later = 0, earlier = 0;  // of all segments, by start and turn
     uint8_t reuse_class = 0;
     uint8_t bin = 0;
     bool kept = false;  // even when it is empty: its request may go on
@@ -39,8 +40,9 @@ class Segments {
 
   // A new one, the newest of those that started no later, in a turn of its own. Kept.
   uint32_t Open(int reuse_class, uint64_t start_ms, uint64_t now_ms);
-  // The same for a request that goes on: the oldest of those that started no earlier.
-  uint32_t OpenBehind(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms);
+  // The same for a request that goes on: it starts with `anchor`, in its turn, and is the oldest
+  // there.
+  uint32_t OpenBehind(int reuse_class, uint32_t anchor, uint64_t now_ms);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
@@ -75,14 +77,12 @@ class Segments {
   // Calls f(segment) for about `limit` of them at most. Each stands for SampleWeight(limit).
   template <class F>
   void Sample(size_t limit, F f) const {
-    const size_t step = segments_.size() / limit + 1;
+    const size_t step = SampleStep(limit);
     for (size_t i = 1 + step / 2; i < segments_.size(); i += step) {
       if (segments_[i].size != 0) f(segments_[i]);
     }
   }
-  double SampleWeight(size_t limit) const {
-    return static_cast<double>(segments_.size() / limit + 1);
-  }
+  double SampleWeight(size_t limit) const { return static_cast<double>(SampleStep(limit)); }
   size_t memory_bytes() const;
 
  private:
@@ -95,7 +95,11 @@ class Segments {
   static int CellOf(const Segment& segment) {
     return ReuseTable::CellOf(segment.reuse_class, segment.bin);
   }
-  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint64_t now_ms);
+  size_t SampleStep(size_t limit) const { return segments_.size() / limit + 1; }
+  // Makes a segment and links it, just earlier than `later`; 0 = as the latest.
+  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later, uint64_t now_ms);
+  // The one behind which it belongs in its cell; 0 = it is the newest.
+  uint32_t NewerInCell(uint32_t segment) const;
   // Into its cell, just older than `newer`; 0 = as the newest.
   void LinkBehind(uint32_t segment, uint32_t newer);
   void Unlink(uint32_t segment);
@@ -109,6 +113,7 @@ class Segments {
   PolicyNode* const nodes_;
   std::vector<Segment> segments_;  // 0 is none
   uint32_t free_ = 0;
+  uint32_t latest_ = 0;
   uint64_t turns_ = 0;
   size_t records_ = 0;
   std::vector<Cell> cells_;
