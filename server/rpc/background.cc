@@ -4,14 +4,16 @@
 
 namespace infercache::rpc {
 
-Background::Background() : thread_([this] { Run(); }) {}
+Background::Background(int threads) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
+}
 
 Background::~Background() {
   {
     absl::MutexLock lock(&mu_);
     stop_ = true;
   }
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void Background::Post(std::function<void()> task) {

@@ -241,8 +241,9 @@ class RpcServer::Impl {
   CallMonitor monitor_;
   Acceptor acceptor_;
   const Environment environment_;
-  Background lists_;
-  Background administration_;
+  Background lists_{2};
+  // Populating a large namespace takes a minute, and must not hold up a flush.
+  Background administration_{4};
   CacheService cache_;
   AdminService admin_;
   ReflectionService reflection_{ReflectionService::kV1};
