@@ -20,7 +20,7 @@ build_packages=(
 package_packages=(dpkg-dev file)
 # The second compiler, its sanitizers and checkers, and the test libraries.
 test_packages=(
-  clang clang-format libclang-rt-14-dev llvm-14
+  clang clang-format clang-tidy libclang-rt-14-dev llvm-14
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev
   shellcheck spin openssl curl python3 python3-dev python3-venv groff-base
   prometheus # for promtool

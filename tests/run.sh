@@ -18,10 +18,11 @@
 #   pyasan  the Python client's extension and the C++ client in it with gcc's AddressSanitizer: tests/python. Only
 #           when it is named
 #   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
+#   tidy    clang-tidy with .clang-tidy's checks, on all but the tests. Only when it is named
 set -euo pipefail
 
 all_stages=(style model dev python asan tsan)
-more_stages=(clang pyasan)
+more_stages=(clang pyasan tidy)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -184,6 +185,13 @@ stage_asan() { build asan && run_ctest asan; }
 stage_tsan() { build tsan && run_ctest tsan; }
 
 stage_clang() { build clang; }
+
+# On the batches in which the preset compiles, so that a header is read once for several files.
+stage_tidy() {
+  build clang infercache_messages infercache_proto infercache_rpc_wire_proto || return 1
+  find build/clang -name 'unity_*_cxx.cxx' -not -path 'build/clang/tests/*' -print0 |
+    xargs -0 -n 1 -P "$(job_count)" clang-tidy -p build/clang --quiet 2>/dev/null
+}
 
 # --- Running them ---
 
