@@ -21,15 +21,17 @@ class MessageMaker {
  public:
   explicit MessageMaker(uint32_t seed) : random_(seed) {}
 
-  size_t Below(size_t bound) {
-    return std::uniform_int_distribution<size_t>(0, bound - 1)(random_);
-  }
+  size_t Below(size_t bound) { return random_() % bound; }
 
   std::string Bytes(size_t max) { return Exactly(Below(max + 1)); }
 
   std::string Exactly(size_t size) {
-    std::string bytes(size, '\0');
-    for (char& c : bytes) c = static_cast<char>(Below(256));
+    std::string bytes;
+    while (bytes.size() < size) {
+      const uint64_t word = random_();
+      bytes.append(reinterpret_cast<const char*>(&word), sizeof word);
+    }
+    bytes.resize(size);
     return bytes;
   }
 
@@ -139,7 +141,7 @@ class MessageMaker {
   }
 
  private:
-  std::mt19937 random_;
+  std::mt19937_64 random_;
 };
 
 TEST(PutWire, MeansWhatProtobufMeansForRandomRequests) {

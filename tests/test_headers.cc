@@ -1,0 +1,2 @@
+// A target that precompiles headers needs a source of its own.
+int main() { return 0; }
