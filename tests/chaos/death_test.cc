@@ -58,6 +58,7 @@ class AtEachStep : public LocalFixture, public ::testing::WithParamInterface<Ste
              stats.reservations == (GetParam().reservation ? 1u : 0u) &&
              stats.client_pins == (GetParam().pin ? 1u : 0u) &&
              stats.pins == (GetParam().lease ? 1u : 0u) &&
+             stats.claims.claims == (GetParam().claim ? 1u : 0u) &&
              (!GetParam().perhaps_committed || stats.objects == 2);
     })) << "it does not hold what it should";
   }
@@ -65,7 +66,8 @@ class AtEachStep : public LocalFixture, public ::testing::WithParamInterface<Ste
   bool NothingIsHeld() {
     const store::NamespaceStats stats = ns_->Stats();
     return server_->stats().sessions == 1 && stats.reservations == 0 && stats.client_pins == 0 &&
-           stats.pins == 0 && stats.limbo_bytes == 0 && stats.quarantined_bytes == 0;
+           stats.pins == 0 && stats.claims.claims == 0 && stats.limbo_bytes == 0 &&
+           stats.quarantined_bytes == 0;
   }
 
   void ExpectSoon(steady_clock::time_point since) {
@@ -124,6 +126,7 @@ TEST_P(AtEachStep, AStoppedWorkerHoldsUpNobody) {
   EXPECT_GT(stats.evicted, 100u);
   EXPECT_EQ(stats.reservations, GetParam().reservation ? 1u : 0u);
   EXPECT_EQ(stats.client_pins, GetParam().pin ? 1u : 0u);
+  EXPECT_EQ(stats.claims.claims, GetParam().claim ? 1u : 0u);
   EXPECT_EQ(server_->stats().sessions, 1u + (GetParam().session ? 1 : 0));
   worker_->Signal(SIGCONT);
   worker_->EndInput();

@@ -16,6 +16,7 @@ struct Step {
   bool reservation = false;  // the worker holds one
   bool pin = false;          // in its page
   bool lease = false;        // by Lookup
+  bool claim = false;        // on the key of its object, which others wait for
   bool committed = false;    // its object is visible, and stays
   // Whether the last request was read cannot be told from outside: the object may be visible.
   bool perhaps_committed = false;
@@ -28,16 +29,26 @@ inline constexpr std::array kSteps = {
     Step{.name = "open", .session = true},
     Step{.name = "mapped", .session = true},
     Step{.name = "half_inline", .session = true},
+    Step{.name = "inline_sent", .session = true, .perhaps_committed = true},
+    Step{.name = "grow_sent", .session = true},
+    Step{.name = "half_reserve", .session = true},
+    Step{.name = "reserve_sent", .session = true, .reservation = true},
     Step{.name = "reserved", .session = true, .reservation = true},
     Step{.name = "half_written", .session = true, .reservation = true},
     Step{.name = "written", .session = true, .reservation = true},
+    Step{.name = "half_write", .session = true, .reservation = true},
     Step{.name = "half_commit", .session = true, .reservation = true},
     Step{.name = "commit_sent", .session = true, .perhaps_committed = true},
     Step{.name = "committed", .session = true, .committed = true},
+    Step{.name = "abort_sent", .session = true},
     Step{.name = "aborted", .session = true},
-    Step{.name = "slot_stored", .session = true, .pin = true},
+    Step{.name = "claim_sent", .session = true, .claim = true},
+    Step{.name = "claimed", .session = true, .claim = true},
+    // The slot's store is done or not; the second look changes nothing that others can see.
     Step{.name = "pinned", .session = true, .pin = true},
+    Step{.name = "lookup_sent", .session = true, .lease = true},
     Step{.name = "leased", .session = true, .lease = true},
+    Step{.name = "release_sent", .session = true},
     Step{.name = "touching", .session = true},
 };
 

@@ -52,44 +52,68 @@ class Worker {
     if (step_ == "open") return;
     Check(client_->MapChunks());
     if (step_ == "mapped") return;
-    if (GoToAPut() || GoToAGet()) return;
+    if (GoToAPut() || GoToAGet() || GoToAClaim()) return;
     std::fprintf(stderr, "worker: no step '%s'\n", step_.c_str());
     _exit(2);
   }
 
  private:
   bool GoToAPut() {
-    if (step_ == "half_inline") {
+    if (step_ == "half_inline" || step_ == "inline_sent") {
       v1::LocalRequest request;
-      request.set_id(7);
       auto& item = *request.mutable_put_inline()->add_items();
-      item.mutable_object()->set_key("half");
+      item.mutable_object()->set_key("reserved");
       item.mutable_object()->set_size_bytes(8192);
       item.set_value(std::string(8192, 'i'));
+      step_ == "half_inline" ? SendHalf(request) : SendUnread(request);
+      return true;
+    }
+    if (step_ == "half_reserve" || step_ == "reserve_sent") {
+      step_ == "half_reserve" ? SendHalf(MakeReserve()) : SendUnread(MakeReserve());
+      return true;
+    }
+    for (const char* later : {"reserved", "half_written", "written", "half_write", "half_commit",
+                              "commit_sent", "committed", "abort_sent", "aborted"}) {
+      if (step_ == later) return GoOnFromAReservation();
+    }
+    return false;
+  }
+
+  bool GoOnFromAReservation() {
+    Reserve();
+    if (step_ == "reserved") return true;
+    v1::LocalRequest request;
+    if (step_ == "half_write") {
+      auto& write = *request.mutable_write();
+      write.set_reservation(place_.reservation());
+      write.set_data(std::string(kObjectBytes / 2, 'w'));
       SendHalf(request);
       return true;
     }
-    const bool known = step_ == "reserved" || step_ == "half_written" || step_ == "written" ||
-                       step_ == "half_commit" || step_ == "commit_sent" || step_ == "committed" ||
-                       step_ == "aborted";
-    if (!known) return false;
-    Reserve();
-    if (step_ == "reserved") return true;
     const auto bytes = client_->chunk(place_.chunk()).subspan(place_.offset(), kObjectBytes);
     std::memset(bytes.data(), 'w', step_ == "half_written" ? bytes.size() / 2 : bytes.size());
     if (step_ == "half_written" || step_ == "written") return true;
-    v1::LocalRequest request;
-    request.set_id(9);
-    if (step_ == "aborted") {
+    if (step_ == "abort_sent" || step_ == "aborted") {
       request.mutable_abort()->add_reservations(place_.reservation());
-      Check(client_->Ask(request).status());
-      return true;
+    } else {
+      request.mutable_commit()->add_reservations(place_.reservation());
     }
-    request.mutable_commit()->add_reservations(place_.reservation());
     if (step_ == "half_commit") {
       SendHalf(request);
-    } else if (step_ == "commit_sent") {
-      Check(client_->Send(request));
+    } else if (step_ == "commit_sent" || step_ == "abort_sent") {
+      SendUnread(request);
+    } else {
+      Check(client_->Ask(request).status());
+    }
+    return true;
+  }
+
+  bool GoToAClaim() {
+    if (step_ != "claim_sent" && step_ != "claimed") return false;
+    v1::LocalRequest request;
+    request.mutable_get_or_reserve()->add_keys("reserved");
+    if (step_ == "claim_sent") {
+      SendUnread(request);
     } else {
       Check(client_->Ask(request).status());
     }
@@ -97,12 +121,27 @@ class Worker {
   }
 
   bool GoToAGet() {
-    if (step_ == "leased") {
+    if (step_ == "lookup_sent" || step_ == "leased" || step_ == "release_sent") {
       v1::LocalRequest request;
       request.mutable_lookup()->add_keys("visible");
+      if (step_ == "lookup_sent") {
+        SendUnread(request);
+        return true;
+      }
       const auto answer = client_->Ask(request);
       Check(answer.status());
-      if (answer->response.found().items(0).lease() == 0) Check(absl::NotFoundError("visible"));
+      const uint64_t lease = answer->response.found().items(0).lease();
+      if (lease == 0) Check(absl::NotFoundError("visible"));
+      if (step_ == "leased") return true;
+      request = {};
+      request.mutable_release()->add_leases(lease);
+      Check(client_->Send(request));
+      return true;
+    }
+    if (step_ == "grow_sent") {
+      v1::LocalRequest request;
+      request.mutable_grow_slots()->set_slots(4096);
+      SendUnread(request);
       return true;
     }
     if (step_ == "touching") {
@@ -110,29 +149,40 @@ class Worker {
       for (uint64_t i = 0; i < 100; ++i) client_->page().touch(0, i).store(shm::MakePin(1, 2));
       return true;
     }
-    if (step_ != "slot_stored" && step_ != "pinned") return false;
+    if (step_ != "pinned") return false;
     shm::SessionPage page = client_->page();
     page.RaiseSlotsInUse(1);
     const shm::IndexView index = client_->index();
     const Hash128 hash = HashKey(index.header().hash_seed, Fingerprint().hash(), "visible");
     const auto found = shm::FindAndPin(index, hash, "visible", /*now_ms=*/0, page.slot(0));
     if (found.outcome != shm::FindOutcome::kPinned) Check(absl::NotFoundError("visible"));
-    // Between the slot's store and the second look the word is the same; what is left to do is not.
     return true;
   }
 
-  void Reserve() {
+  static v1::LocalRequest MakeReserve() {
     v1::LocalRequest request;
     auto& item = *request.mutable_reserve()->add_items();
     item.set_key("reserved");
     item.set_size_bytes(kObjectBytes);
+    return request;
+  }
+
+  void Reserve() {
+    v1::LocalRequest request = MakeReserve();
     const auto answer = client_->Ask(request);
     Check(answer.status());
     place_ = answer->response.reserved().items(0);
     if (place_.reservation() == 0) Check(absl::ResourceExhaustedError(place_.message()));
   }
 
-  void SendHalf(const v1::LocalRequest& request) {
+  // All of it; the answer comes or not, and nobody reads it.
+  void SendUnread(v1::LocalRequest request) {
+    request.set_id(9);
+    Check(client_->Send(request));
+  }
+
+  void SendHalf(v1::LocalRequest request) {
+    request.set_id(7);
     const std::string frame = RawClient::EncodeFrame(request.SerializeAsString());
     Check(client_->SendBytes(std::string_view(frame).substr(0, frame.size() / 2)));
   }
