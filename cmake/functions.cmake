@@ -51,7 +51,8 @@ function(infercache_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
 
-# infercache_fuzzer(NAME SOURCES... PRIVATE libs...): a libFuzzer target, run from its seeds by ctest.
+# infercache_fuzzer(NAME SOURCES... PRIVATE libs...): a libFuzzer target, which ctest runs for some seconds
+# from its seeds, the files of the folder seeds/NAME, and from what earlier runs of this build have found.
 function(infercache_fuzzer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;PRIVATE" ${ARGN})
   if(NOT INFERCACHE_BUILD_FUZZERS)
@@ -59,6 +60,12 @@ function(infercache_fuzzer name)
   endif()
   infercache_executable(${name} SOURCES ${ARG_SOURCES} PRIVATE ${ARG_PRIVATE})
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-  add_test(NAME ${name} COMMAND ${name} -max_total_time=5 -timeout=10 -rss_limit_mb=2048)
+  set(corpus ${CMAKE_CURRENT_BINARY_DIR}/corpus/${name})
+  file(MAKE_DIRECTORY ${corpus})
+  set(seeds ${CMAKE_CURRENT_SOURCE_DIR}/seeds/${name})
+  if(NOT EXISTS ${seeds})
+    set(seeds)
+  endif()
+  add_test(NAME ${name} COMMAND ${name} -max_total_time=5 -timeout=10 -rss_limit_mb=2048 ${corpus} ${seeds})
   set_tests_properties(${name} PROPERTIES TIMEOUT 120 LABELS fuzz)
 endfunction()

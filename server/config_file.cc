@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <unistd.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cerrno>
 #include <set>
+#include <sstream>
 #include <vector>
 
 #include "common/unique_fd.h"
@@ -192,6 +194,42 @@ class Reader {
   std::vector<std::string> errors_;
 };
 
+// Counts documents and does nothing else with them.
+class DocumentCounter final : public YAML::EventHandler {
+ public:
+  // YAML::LoadAll finds documents without end where one begins with a comma: this looks for a
+  // second one, and no further.
+  explicit DocumentCounter(const std::string& text) {
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    while (count_ < 2 && parser.HandleNextDocument(*this)) {
+    }
+  }
+
+  bool several() const { return count_ > 1; }
+  const YAML::Mark& latest() const { return latest_; }
+
+ private:
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    ++count_;
+    latest_ = mark;
+  }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+  int count_ = 0;
+  YAML::Mark latest_;
+};
+
 }  // namespace
 
 absl::Status ApplyYaml(std::string_view text, std::string_view name, Config& config,
@@ -199,11 +237,11 @@ absl::Status ApplyYaml(std::string_view text, std::string_view name, Config& con
   Reader reader(name, config, origins);
   // yaml-cpp reports by throwing; this is where that ends.
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) {
-      reader.Error(documents[1], "the file", "holds more than one YAML document");
-    } else if (!documents.empty()) {
-      reader.ReadSection(documents[0], "");
+    const std::string content(text);
+    if (const DocumentCounter documents(content); documents.several()) {
+      reader.SyntaxError(documents.latest(), "the file holds more than one YAML document");
+    } else {
+      reader.ReadSection(YAML::Load(content), "");
     }
   } catch (const YAML::Exception& e) {
     reader.SyntaxError(e.mark, e.msg);

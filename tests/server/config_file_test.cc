@@ -126,6 +126,12 @@ TEST_F(ConfigFile, NamesTheLineOfASyntaxError) {
               HasSubstr("more than one YAML document"));
 }
 
+// yaml-cpp finds empty documents there without end, until there is no more memory.
+TEST_F(ConfigFile, SurvivesADocumentThatBeginsWithAComma) {
+  EXPECT_THAT(ErrorOf(","), HasSubstr("c.yaml:1:1: "));
+  EXPECT_THAT(ErrorOf("capacity: 1GiB\n---\n,"), HasSubstr("c.yaml:2:"));
+}
+
 TEST_F(ConfigFile, SurvivesDeepNesting) {
   std::string deep(100'000, '[');
   EXPECT_FALSE(Read(deep).ok());
