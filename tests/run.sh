@@ -188,7 +188,7 @@ stage_clang() { build clang; }
 
 # On the batches in which the preset compiles, so that a header is read once for several files.
 stage_tidy() {
-  build clang infercache_messages infercache_proto infercache_rpc_wire_proto || return 1
+  build clang infercache_messages infercache_proto infercache_rpc_wire_proto infercache_revision || return 1
   find build/clang -name 'unity_*_cxx.cxx' -not -path 'build/clang/tests/*' -print0 |
     xargs -0 -n 1 -P "$(job_count)" clang-tidy -p build/clang --quiet 2>/dev/null
 }

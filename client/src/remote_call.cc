@@ -88,7 +88,8 @@ class UnaryCall final : public RemoteCall {
  public:
   UnaryCall(RemoteCalls& calls, absl::Time deadline, bool wait_for_ready, grpc::ByteBuffer request,
             RemoteCalls::UnaryDone done)
-      : RemoteCall(calls, deadline), request_(std::move(request)), done_(std::move(done)) {
+      : RemoteCall(calls, deadline), done_(std::move(done)) {
+    request_.Swap(&request);
     context().set_wait_for_ready(wait_for_ready);
   }
 

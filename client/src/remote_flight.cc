@@ -218,7 +218,7 @@ class FlightStreamCall final : public RemoteCall, public StreamReactor {
       const bool idle = asks_.empty() && claims_ == 0;
       if (!outbox_.empty() && !over_ && !broken_) {
         writing_ = write = true;
-        outgoing_ = std::move(outbox_.front());
+        outgoing_.Swap(&outbox_.front());
         outbox_.pop_front();
       } else if ((idle || over_ || broken_) && !unheld_) {
         // gRPC may end the call from here on: nothing is started any more.

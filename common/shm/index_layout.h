@@ -1,10 +1,11 @@
 // The shared index: what lies where in the segment that the daemon writes and readers map
 // read-only. docs/shared_memory.md is the normative text; this header is its C++ form.
 //
-//   +--------------+----------------------------+--------------------+------------------+-----------+
-//   | IndexHeader  | Bucket[bucket_count]       | Bucket[overflow_   | Record[record_   | key heap
-//   | | one page     | by hash                    |   bucket_count]    |   capacity + 1]  | |
-//   +--------------+----------------------------+--------------------+------------------+-----------+
+//   IndexHeader                      one page
+//   Bucket[bucket_count]             by hash
+//   Bucket[overflow_bucket_count]
+//   Record[record_capacity + 1]      by number; 0 is none
+//   key heap                         what does not fit into a record
 //
 // All integers are little-endian. Everything after the header is written by the daemon only, under
 // the lock of the shard that the hash belongs to; readers follow reader.h.
@@ -83,31 +84,20 @@ inline constexpr uint64_t kExpiryTickMs = 100;
 
 // One object. While `generation` is even the record is visible and everything else in it is
 // constant; a reader that has pinned it (reader.h) reads it with plain loads.
-//
-//   0            8        16       24        32          40       44        48       52    54 96
-//   +------------+--------+--------+---------+-----------+--------+---------+--------+-----+----------+
-//   | generation | hash.lo| hash.hi| place   | bits      | expiry | checksum| cost ms| meta|
-//   meta[42] |
-//   +------------+--------+--------+---------+-----------+--------+---------+--------+-size+----------+
-//
-//   place  segment << 48 | byte offset in that arena chunk
-//   bits   from the lowest: size 44 | kind 4 | class 4 | key size 11 | meta is in the heap 1
-//   expiry ticks of 100 ms since expiry_epoch_ms, 0 = never
-//   meta   the key and, behind it, the part table (part_table.h). If it does not fit, meta holds
-//   its
-//          offset in the key heap (8 bytes) and the daemon's number for that heap block (4 bytes).
 struct Record {
   static constexpr size_t kInlineMetaBytes = 42;
 
   std::atomic<uint64_t> generation;
   uint64_t hash_lo;
   uint64_t hash_hi;
-  uint64_t place;
-  uint64_t bits;
-  uint32_t expiry_tick;
-  uint32_t checksum;  // CRC32C of the value if the namespace keeps checksums, else 0
+  uint64_t place;        // segment << 48 | byte offset in that arena chunk
+  uint64_t bits;         // size 44 | kind 4 | class 4 | key size 11 | meta is in the heap 1
+  uint32_t expiry_tick;  // of kExpiryTickMs since expiry_epoch_ms, 0 = never
+  uint32_t checksum;     // CRC32C of the value if the namespace keeps checksums, else 0
   float compute_cost_ms;
   uint16_t meta_size;
+  // The key and, behind it, the part table (part_table.h). If they do not fit: their offset in the
+  // key heap (8 bytes) and the daemon's number for that heap block (4 bytes).
   char meta[kInlineMetaBytes];
 
   Hash128 hash() const { return {hash_lo, hash_hi}; }
@@ -138,7 +128,8 @@ struct Record {
            uint64_t{key_size} << 52 | uint64_t{meta_in_heap} << 63;
   }
 };
-static_assert(sizeof(Record) == 96 && std::is_standard_layout_v<Record>);
+static_assert(sizeof(Record) == 96 && offsetof(Record, meta) == 54 &&
+              std::is_standard_layout_v<Record>);
 
 // A mapped index segment, taken apart. Copyable; does not own the memory. The daemon's view points
 // to writable memory; readers only ever load through theirs. Whatever is in the segment, nothing

@@ -63,7 +63,8 @@ class GetStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
 
     v1::GetStreamHeader& header = *header_.mutable_header();
-    auto lease = scope.ns->Lookup(scope.Id(request.key()), /*touch=*/!request.counted());
+    auto lease = scope.ns->Lookup(scope.Id(request.key()), /*touch=*/!request.counted(),
+                                  {.ends_request = true});
     if (!lease) return absl::OkStatus();
     const uint64_t size = lease->bytes().size();
     const auto now = std::chrono::steady_clock::now();
@@ -79,7 +80,7 @@ class GetStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void Write(grpc::ByteBuffer message) {
-    message_ = std::move(message);
+    message_.Swap(&message);
     scope_.AddResponseBytes(message_.Length());
     StartWrite(&message_);
   }

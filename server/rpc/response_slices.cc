@@ -135,7 +135,7 @@ class ResponseDraft {
         return;
       }
     }
-    auto lease = scope_.ns->Lookup(id, touch_);
+    auto lease = scope_.ns->Lookup(id, touch_, {.ends_request = true});
     if (!lease) return;
     const uint64_t size = lease->bytes().size();
     if (HasRoom(size, 0)) draft.description = DescribeFound(*lease);

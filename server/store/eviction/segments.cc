@@ -187,9 +187,9 @@ void Segments::Advance(uint64_t now_ms) {
 
 void Segments::SetOrder(const std::vector<uint16_t>& order) {
   filled_ = {};
-  for (uint16_t rank = 0; rank < order.size(); ++rank) {
+  for (size_t rank = 0; rank < order.size(); ++rank) {
     cell_at_[rank] = order[rank];
-    rank_of_[order[rank]] = rank;
+    rank_of_[order[rank]] = static_cast<uint16_t>(rank);
     if (cells_[order[rank]].records != 0) filled_[rank / 64] |= uint64_t{1} << (rank % 64);
   }
 }
