@@ -29,9 +29,9 @@ function(infercache_executable name)
 endfunction()
 
 # infercache_runs_once(NAME...): code that no test spends its time in, but that takes long to compile
-# because of what it includes (CLI11). Where it is instrumented, optimising it takes half of that.
+# because of what it includes (CLI11). In builds for tests, optimising it takes half of that.
 function(infercache_runs_once)
-  if(INFERCACHE_SANITIZE)
+  if(NOT CMAKE_BUILD_TYPE)
     foreach(name ${ARGN})
       target_compile_options(${name} PRIVATE -O0)
     endforeach()
