@@ -239,7 +239,9 @@ absl::Status ApplyYaml(std::string_view text, std::string_view name, Config& con
   try {
     const std::string content(text);
     if (const DocumentCounter documents(content); documents.several()) {
-      reader.SyntaxError(documents.latest(), "the file holds more than one YAML document");
+      reader.SyntaxError(
+          documents.latest(),
+          "the file holds more than one YAML document, or one that begins with a comma");
     } else {
       reader.ReadSection(YAML::Load(content), "");
     }

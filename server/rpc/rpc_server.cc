@@ -242,7 +242,7 @@ class RpcServer::Impl {
   Acceptor acceptor_;
   const Environment environment_;
   Background lists_{2};
-  // Populating a large namespace takes a minute, and must not hold up a flush.
+  // A namespace that is being populated, which can take a minute, must not hold up a flush.
   Background administration_{4};
   CacheService cache_;
   AdminService admin_;

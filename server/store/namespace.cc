@@ -194,6 +194,7 @@ std::optional<uint64_t> Namespace::Probe(const ObjectId& id, bool touch, const U
 uint64_t Namespace::NewRequest() { return impl_->ranking().NewRequest(); }
 Hash128 Namespace::ChainHash(const ObjectId& id) const { return impl_->ChainHash(id); }
 absl::StatusOr<std::string> Namespace::SetPolicy(std::string_view name) {
+  MutexLock change(&set_policy_mu_);
   ASSIGN_OR_RETURN(std::string previous, impl_->ranking().SetPolicy(name, impl_->policy_ms()));
   for (const auto& tier : Tiers()) RETURN_IF_ERROR(tier->SetPolicy(name).status());
   return previous;

@@ -16,7 +16,7 @@ struct Step {
   bool reservation = false;  // the worker holds one
   bool pin = false;          // in its page
   bool lease = false;        // by Lookup
-  bool claim = false;        // on the key of its object, which others wait for
+  bool claim = false;        // on the key of its object
   bool committed = false;    // its object is visible, and stays
   // Whether the last request was read cannot be told from outside: the object may be visible.
   bool perhaps_committed = false;

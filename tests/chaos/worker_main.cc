@@ -65,11 +65,19 @@ class Worker {
       item.mutable_object()->set_key("reserved");
       item.mutable_object()->set_size_bytes(8192);
       item.set_value(std::string(8192, 'i'));
-      step_ == "half_inline" ? SendHalf(request) : SendUnread(request);
+      if (step_ == "half_inline") {
+        SendHalf(request);
+      } else {
+        SendUnread(request);
+      }
       return true;
     }
-    if (step_ == "half_reserve" || step_ == "reserve_sent") {
-      step_ == "half_reserve" ? SendHalf(MakeReserve()) : SendUnread(MakeReserve());
+    if (step_ == "half_reserve") {
+      SendHalf(MakeReserve());
+      return true;
+    }
+    if (step_ == "reserve_sent") {
+      SendUnread(MakeReserve());
       return true;
     }
     for (const char* later : {"reserved", "half_written", "written", "half_write", "half_commit",

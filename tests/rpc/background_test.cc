@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 
 namespace infercache::rpc {
@@ -11,9 +12,15 @@ namespace {
 // A flush timed out while a large namespace was populated.
 TEST(Background, ALongTaskDoesNotHoldUpTheNext) {
   std::promise<void> flushed;
-  Background background(2);
-  background.Post([done = flushed.get_future().share()] { done.wait(); });
-  background.Post([&flushed] { flushed.set_value(); });
+  std::future_status seen = std::future_status::timeout;
+  {
+    Background background(2);
+    background.Post([&seen, done = flushed.get_future().share()] {
+      seen = done.wait_for(std::chrono::seconds(20));
+    });
+    background.Post([&flushed] { flushed.set_value(); });
+  }
+  EXPECT_EQ(seen, std::future_status::ready);
 }
 
 TEST(Background, RunsWhatIsQueuedBeforeItGoes) {

@@ -21,21 +21,26 @@ TEST(Segments, LieByAgeInEveryCell) {
   std::vector<PolicyNode> nodes(kRecords + 1);
   Segments segments(nodes.data());
   std::mt19937 random(1);
-  uint64_t now_ms = 1'000'000;
+  uint64_t now_ms = 1'000'000, advanced_ms = 0;
   uint32_t behind = 0;
+  const auto age = [&segments](uint32_t segment) {
+    return std::pair(segments[segment].start_ms, segments[segment].turn);
+  };
   for (uint32_t record = 1; record <= kRecords; ++record) {
     now_ms += random() % 3;
-    segments.Advance(now_ms);
+    if (now_ms - advanced_ms >= 100) segments.Advance(advanced_ms = now_ms);
     const int reuse_class = random() % 100 == 0 ? 5 : static_cast<int>(random() % 3);
     const PolicyNode& before = nodes[1 + random() % record];
     const uint32_t anchor = before.list != 0 ? before.group : 0;
     const bool goes_on = anchor != 0 && random() % 3 == 0;
-    const uint32_t segment = goes_on ? segments.OpenBehind(reuse_class, anchor, now_ms)
-                                     : segments.Open(reuse_class, now_ms, now_ms);
+    const uint64_t start_ms = now_ms - (random() % 4 == 0 ? random() % 50'000 : 0);
+    const uint32_t segment =
+        goes_on ? segments.OpenBehind(reuse_class, anchor) : segments.Open(reuse_class, start_ms);
     if (goes_on) {
       ++behind;
-      EXPECT_EQ(segments[segment].start_ms, segments[anchor].start_ms);
-      EXPECT_EQ(segments[segment].turn, segments[anchor].turn);
+      EXPECT_EQ(age(segment), age(anchor));
+      const uint32_t older = segments[segment].older;
+      EXPECT_TRUE(older == 0 || age(older) < age(segment)) << "it is not its turn's oldest";
     }
     segments.PushNearest(segment, record);
     segments.Close(segment);
@@ -49,9 +54,8 @@ TEST(Segments, LieByAgeInEveryCell) {
   for (int cell = 0; cell < ReuseTable::kCells; ++cell) {
     std::pair<uint64_t, uint64_t> last = {0, 0};
     while (const uint32_t segment = segments.OldestIn(cell)) {
-      const std::pair age = {segments[segment].start_ms, segments[segment].turn};
-      ASSERT_LE(last, age) << "cell " << cell;
-      last = age;
+      ASSERT_LE(last, age(segment)) << "cell " << cell;
+      last = age(segment);
       segments.Remove(segments[segment].deepest);
       ++seen;
     }
@@ -75,8 +79,25 @@ TEST(Segments, AnOldAnchorCostsLittle) {
     segments.Advance(now_ms);
     const int reuse_class = static_cast<int>(record % 8);
     const uint32_t anchor = record > kRecords / 2 ? nodes[record - kRecords / 3].group : 0;
-    put(record, anchor != 0 ? segments.OpenBehind(reuse_class, anchor, now_ms)
-                            : segments.Open(reuse_class, now_ms, now_ms));
+    put(record, anchor != 0 ? segments.OpenBehind(reuse_class, anchor)
+                            : segments.Open(reuse_class, now_ms));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+// Their places must not be looked for among all that is used meanwhile.
+TEST(Segments, WhatComesFromAnotherPolicyCostsLittle) {
+  constexpr uint32_t kRecords = Scaled(400'000);
+  std::vector<PolicyNode> nodes(kRecords + 1);
+  Segments segments(nodes.data());
+  const auto start = std::chrono::steady_clock::now();
+  segments.Advance(2'000'000);
+  for (uint32_t record = 1; record <= kRecords; ++record) {
+    const bool moved = record % 2 == 0;
+    const uint32_t segment =
+        segments.Open(static_cast<int>(record / 2 % 8), moved ? 1'000'000 + record / 4 : 2'000'000);
+    segments.PushNearest(segment, record);
+    segments.Close(segment);
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }

@@ -74,15 +74,15 @@ void LearnedPolicy::Learn(uint64_t now_ms) {
   requests_ = 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor,
-                                    uint64_t now_ms) {
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor) {
   const uint64_t goes_on = anchor != 0 ? segments_[anchor].turn : 0;
-  for (size_t i = opened_.size(); i > 0 && opened_.size() - i < kOpenedLookedAt; --i) {
+  // A request goes through its chains one after the other: what it looks for is the latest.
+  for (size_t i = opened_.size(); i > 0; --i) {
     const Opened& opened = opened_[i - 1];
     if (opened.reuse_class == reuse_class && opened.goes_on == goes_on) return opened.segment;
   }
-  const uint32_t segment = anchor != 0 ? segments_.OpenBehind(reuse_class, anchor, now_ms)
-                                       : segments_.Open(reuse_class, start_ms, now_ms);
+  const uint32_t segment = anchor != 0 ? segments_.OpenBehind(reuse_class, anchor)
+                                       : segments_.Open(reuse_class, start_ms);
   opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, segment});
   return segment;
 }
@@ -102,19 +102,18 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
     node.uses = static_cast<uint8_t>(std::min(ghost->uses + 1, 255));
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
-  if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class, use.now_ms);
+  if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class);
   const uint64_t start_ms = use.now_ms - use.age_ms;
-  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*anchor=*/0, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*anchor=*/0), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
-void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_class,
-                                 uint64_t now_ms) {
+void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_class) {
   const int anchor_class = segments_[nodes_[anchor].group].reuse_class;
   if (ReuseTable::EndsRequest(anchor_class)) {
     // It did not end its request after all.
     const uint32_t segment =
-        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), nodes_[anchor].group, now_ms);
+        segments_.OpenBehind(ReuseTable::WithoutEnd(anchor_class), nodes_[anchor].group);
     segments_.Remove(anchor);
     segments_.PushNearest(segment, anchor);
     segments_.Close(segment);
@@ -123,8 +122,7 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
   if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
   } else {
-    segments_.PushNearest(OpenSegment(reuse_class, segments_[group].start_ms, group, now_ms),
-                          record);
+    segments_.PushNearest(OpenSegment(reuse_class, segments_[group].start_ms, group), record);
   }
 }
 
@@ -138,7 +136,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
     segments_.Remove(record);
-    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*anchor=*/0, use.now_ms);
+    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*anchor=*/0);
     return segments_.PushNearest(segment, record);
   }
   table_.CountReuse(class_before, use.idle_ms);
@@ -146,7 +144,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*anchor=*/0, use.now_ms), record);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*anchor=*/0), record);
 }
 
 size_t LearnedPolicy::MostGhosts() const {
@@ -211,7 +209,7 @@ void LearnedPolicy::Renew(uint32_t record, uint64_t now_ms) {
   const int reuse_class = segments_[nodes_[record].group].reuse_class;
   uint32_t& renewed = renewed_[reuse_class];
   if (renewed == 0) {
-    renewed = segments_.Open(reuse_class, now_ms, now_ms);
+    renewed = segments_.Open(reuse_class, now_ms);
     renewed_classes_.push_back(static_cast<uint8_t>(reuse_class));
   }
   segments_.Remove(record);

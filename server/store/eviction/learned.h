@@ -47,9 +47,9 @@ class LearnedPolicy final : public Policy {
   void Learn(uint64_t now_ms);
   // The segment into which the request's blocks of this class go. `anchor`: the segment that they
   // go on, 0 = none; of several chains each has its own.
-  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor, uint64_t now_ms);
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor);
   void CloseSegments();
-  void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class, uint64_t now_ms);
+  void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class);
   size_t MostGhosts() const;
 
   uint32_t VictimByIndex(uint64_t now_ms, MayGo may_go);
@@ -69,8 +69,6 @@ class LearnedPolicy final : public Policy {
     uint64_t goes_on;  // the turn of what it goes on, 0 = nothing
     uint32_t segment;
   };
-  // A request goes through its chains one after the other.
-  static constexpr size_t kOpenedLookedAt = 16;
 
   uint64_t request_ = 0;  // whose segments are open
   std::vector<Opened> opened_;

@@ -15,8 +15,7 @@ Segments::Segments(PolicyNode* nodes)
   for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
 }
 
-uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later,
-                        uint64_t now_ms) {
+uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later) {
   uint32_t made = free_;
   if (made != 0) {
     free_ = segments_[made].newer;
@@ -25,29 +24,39 @@ uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint3
     segments_.emplace_back();
   }
   const uint32_t earlier = later != 0 ? segments_[later].earlier : latest_;
+  const uint64_t age_ms = advanced_ms_ > start_ms ? advanced_ms_ - start_ms : 0;
   segments_[made] = {.later = later,
                      .earlier = earlier,
                      .reuse_class = static_cast<uint8_t>(reuse_class),
-                     .bin = static_cast<uint8_t>(ReuseTable::BinOf(now_ms - start_ms)),
+                     .bin = static_cast<uint8_t>(ReuseTable::BinOf(age_ms)),
                      .kept = true,
                      .start_ms = start_ms,
                      .turn = turn};
   (later != 0 ? segments_[later].earlier : latest_) = made;
-  if (earlier != 0) segments_[earlier].later = made;
+  (earlier != 0 ? segments_[earlier].later : earliest_) = made;
   LinkBehind(made, NewerInCell(made));
   return made;
 }
 
-uint32_t Segments::Open(int reuse_class, uint64_t start_ms, uint64_t now_ms) {
-  uint32_t later = 0;
-  for (uint32_t at = latest_; at != 0 && segments_[at].start_ms > start_ms;
-       at = segments_[at].earlier) {
-    later = at;
+// Mostly there is none. What another policy had comes in the order of its last uses, between new
+// requests: the next one is near the last one.
+uint32_t Segments::EarliestAfter(uint64_t start_ms) {
+  if (latest_ == 0 || segments_[latest_].start_ms <= start_ms) return 0;
+  uint32_t later = looked_up_ != 0 ? looked_up_ : earliest_;
+  while (segments_[later].start_ms <= start_ms) later = segments_[later].later;
+  while (true) {
+    const uint32_t earlier = segments_[later].earlier;
+    if (earlier == 0 || segments_[earlier].start_ms <= start_ms) break;
+    later = earlier;
   }
-  return Make(reuse_class, start_ms, ++turns_, later, now_ms);
+  return looked_up_ = later;
 }
 
-uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor, uint64_t now_ms) {
+uint32_t Segments::Open(int reuse_class, uint64_t start_ms) {
+  return Make(reuse_class, start_ms, ++turns_, EarliestAfter(start_ms));
+}
+
+uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
   const uint64_t start_ms = segments_[anchor].start_ms;
   const uint64_t turn = segments_[anchor].turn;
   uint32_t later = anchor;
@@ -56,7 +65,7 @@ uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor, uint64_t now_ms)
     if (earlier == 0 || segments_[earlier].turn != turn) break;
     later = earlier;
   }
-  return Make(reuse_class, start_ms, turn, later, now_ms);
+  return Make(reuse_class, start_ms, turn, later);
 }
 
 // Thousands may lie between an old anchor and now. Where its class is a common one, another of its
@@ -125,7 +134,8 @@ void Segments::Close(uint32_t segment) {
   Unlink(segment);
   const uint32_t later = segments_[segment].later, earlier = segments_[segment].earlier;
   (later != 0 ? segments_[later].earlier : latest_) = earlier;
-  if (earlier != 0) segments_[earlier].later = later;
+  (earlier != 0 ? segments_[earlier].later : earliest_) = later;
+  if (looked_up_ == segment) looked_up_ = later;
   segments_[segment].newer = free_;
   free_ = segment;
 }
@@ -171,7 +181,8 @@ void Segments::Remove(uint32_t record) {
 }
 
 void Segments::Advance(uint64_t now_ms) {
-  ForEachClass([&](int reuse_class) {
+  advanced_ms_ = now_ms;
+  for (int reuse_class = 0; reuse_class < ReuseTable::kClasses; ++reuse_class) {
     for (int bin = 0; bin + 1 < kBins; ++bin) {
       const Cell& cell = cells_[ReuseTable::CellOf(reuse_class, bin)];
       while (cell.oldest != 0) {
@@ -182,7 +193,7 @@ void Segments::Advance(uint64_t now_ms) {
         LinkBehind(oldest, 0);
       }
     }
-  });
+  }
 }
 
 void Segments::SetOrder(const std::vector<uint16_t>& order) {

@@ -39,10 +39,10 @@ class Segments {
   size_t records_in(int cell) const { return cells_[cell].records; }
 
   // A new one, the newest of those that started no later, in a turn of its own. Kept.
-  uint32_t Open(int reuse_class, uint64_t start_ms, uint64_t now_ms);
+  uint32_t Open(int reuse_class, uint64_t start_ms);
   // The same for a request that goes on: it starts with `anchor`, in its turn, and is the oldest
   // there.
-  uint32_t OpenBehind(int reuse_class, uint32_t anchor, uint64_t now_ms);
+  uint32_t OpenBehind(int reuse_class, uint32_t anchor);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
@@ -52,7 +52,7 @@ class Segments {
   void InsertBehind(uint32_t anchor, uint32_t record);
   void Remove(uint32_t record);
 
-  // Moves segments to the bins of their age.
+  // Moves segments to the bins of their age, which is taken at this time until the next call.
   void Advance(uint64_t now_ms);
 
   // Cells in the order in which their blocks are to go. REQUIRES: every cell that has records, or
@@ -97,7 +97,9 @@ class Segments {
   }
   size_t SampleStep(size_t limit) const { return segments_.size() / limit + 1; }
   // Makes a segment and links it, just earlier than `later`; 0 = as the latest.
-  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later, uint64_t now_ms);
+  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later);
+  // The earliest of those that start after `start_ms`. 0 = none.
+  uint32_t EarliestAfter(uint64_t start_ms);
   // The one behind which it belongs in its cell; 0 = it is the newest.
   uint32_t NewerInCell(uint32_t segment) const;
   // Into its cell, just older than `newer`; 0 = as the newest.
@@ -113,7 +115,9 @@ class Segments {
   PolicyNode* const nodes_;
   std::vector<Segment> segments_;  // 0 is none
   uint32_t free_ = 0;
-  uint32_t latest_ = 0;
+  uint32_t latest_ = 0, earliest_ = 0;
+  uint32_t looked_up_ = 0;  // near what EarliestAfter found last; 0 = nothing
+  uint64_t advanced_ms_ = 0;
   uint64_t turns_ = 0;
   size_t records_ = 0;
   std::vector<Cell> cells_;
