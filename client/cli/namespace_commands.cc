@@ -1,5 +1,7 @@
 // namespace list|create|policy|delete
 
+#include <chrono>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/context.h"
+#include "client/cli/progress.h"
 #include "client/cli/units.h"
 #include "common/absl_view.h"
 #include "common/status_macros.h"
@@ -118,7 +121,16 @@ absl::StatusOr<ExitCode> CreateNamespace(const Context& context, const CreateArg
   ASSIGN_OR_RETURN(const ClientOptions options,
                    context.MakeClientOptions(CreationDeadline(NeededBytes(spec))));
   ASSIGN_OR_RETURN(const auto admin, AdminClient::Connect(options));
-  ASSIGN_OR_RETURN(const v1::NamespaceSpec made, admin->CreateNamespace(spec));
+  // Comes when the memory is populated.
+  auto answer =
+      std::async(std::launch::async, [&admin, &spec] { return admin->CreateNamespace(spec); });
+  {
+    Progress progress(absl::StrCat("namespace create ", spec.name()));
+    while (answer.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready) {
+      progress.Spin();
+    }
+  }
+  ASSIGN_OR_RETURN(const v1::NamespaceSpec made, answer.get());
   Print(context.json() ? JsonLine(MessageJson(made)) : SpecsText({made}));
   return ExitCode::kOk;
 }

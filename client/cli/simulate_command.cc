@@ -12,6 +12,7 @@
 #include "client/cli/belady.h"
 #include "client/cli/context.h"
 #include "client/cli/parallel.h"
+#include "client/cli/progress.h"
 #include "client/cli/simulate.h"
 #include "client/cli/trace.h"
 #include "client/cli/units.h"
@@ -131,6 +132,28 @@ Json RowsJson(const std::vector<Row>& rows) {
   return json;
 }
 
+// A row for each policy and capacity, and the optimum's. Fewer if it is interrupted.
+absl::StatusOr<std::vector<Row>> SimulateAll(const Trace& trace, const SimulateArguments& arguments,
+                                             const InterruptGuard& guard) {
+  const double total =
+      static_cast<double>(arguments.capacities.size() * (arguments.policies.size() + 1));
+  Progress progress("simulate");
+  std::vector<Row> rows;
+  const auto add = [&](Row row) {
+    rows.push_back(std::move(row));
+    progress.Show(static_cast<double>(rows.size()), total);
+  };
+  for (const Capacity& capacity : arguments.capacities) {
+    for (const std::string& policy : arguments.policies) {
+      ASSIGN_OR_RETURN(Row row, SimulateOne(trace, arguments, policy, capacity));
+      add(std::move(row));
+      if (guard.interrupted()) return rows;
+    }
+    add(Optimum(trace, capacity));
+  }
+  return rows;
+}
+
 absl::StatusOr<ExitCode> RunSimulate(const Context& context, const SimulateArguments& arguments) {
   if (arguments.block_bytes == 0 || arguments.block_bytes > kMaxObjectBytes) {
     return absl::InvalidArgumentError("--block-bytes must be above 0 and at most 1TiB");
@@ -140,15 +163,8 @@ absl::StatusOr<ExitCode> RunSimulate(const Context& context, const SimulateArgum
   }
   ASSIGN_OR_RETURN(const Trace trace, Trace::Load(arguments.trace_file));
   const InterruptGuard guard;
-  std::vector<Row> rows;
-  for (const Capacity& capacity : arguments.capacities) {
-    for (const std::string& policy : arguments.policies) {
-      ASSIGN_OR_RETURN(Row row, SimulateOne(trace, arguments, policy, capacity));
-      rows.push_back(std::move(row));
-      if (guard.interrupted()) return ExitCode::kInterrupted;
-    }
-    rows.push_back(Optimum(trace, capacity));
-  }
+  ASSIGN_OR_RETURN(const std::vector<Row> rows, SimulateAll(trace, arguments, guard));
+  if (guard.interrupted()) return ExitCode::kInterrupted;
   if (!context.json()) {
     Print(RowsText(rows));
     return ExitCode::kOk;

@@ -287,7 +287,7 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   std::vector<std::shared_ptr<Namespace>> Tiers() const ABSL_LOCKS_EXCLUDED(tiers_mu_);
 
   const std::unique_ptr<Impl> impl_;
-  Mutex set_policy_mu_;  // one change at a time, of the tiers too
+  Mutex set_policy_mu_;     // one change at a time, of the tiers too
   mutable Mutex tiers_mu_;  // a leaf
   std::vector<DeviceTier> tiers_ ABSL_GUARDED_BY(tiers_mu_);
 };

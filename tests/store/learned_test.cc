@@ -123,10 +123,10 @@ TEST(Learned, IsLruUntilThereIsSomethingToGoBy) {
 TEST(Learned, WithinAMillisecondTheLastUsedGoesLast) {
   BlockCache cache("auto", 10, 10);
   uint64_t request = 0;
-  const auto use = [&](uint32_t block, bool ends_request) {
-    cache.Touch(block, {.now_ms = 1'000'000, .request = ++request, .ends_request = ends_request});
+  const auto use = [&](uint32_t block, bool ends_request, uint64_t now_ms = 1'000'000) {
+    cache.Touch(block, {.now_ms = now_ms, .request = ++request, .ends_request = ends_request});
   };
-  use(1, false);
+  use(1, false, 1'000'000 - 20);
   use(2, false);
   use(1, true);
   use(3, false);
@@ -209,7 +209,7 @@ TEST_P(ConstantUse, KeepsAnObjectBesideAFastWriter) {
   for (uint32_t ms = 0; ms < kMs; ++ms, ++now_ms) {
     if (ms % 4 == 0) {
       gone += cache.Has(hot) ? 0 : 1;
-      cache.Touch(hot, {.now_ms = now_ms, .request = ++number});
+      cache.Touch(hot, {.now_ms = now_ms, .request = ++number, .ends_request = true});
     }
     for (uint32_t i = 0; i < kWritesPerMs; ++i) {
       cache.Touch(next++, {.now_ms = now_ms, .request = ++number});

@@ -128,9 +128,16 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
 
 void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
-  const int class_before = segments_[node.group].reuse_class;
+  const Segments::Segment& before = segments_[node.group];
+  const int class_before = before.reuse_class;
   // The same request twice: it is where it belongs.
-  if (use.repeat && use.request == request_ && segments_[node.group].kept) return;
+  if (use.repeat && use.request == request_ && before.kept) return;
+  // What is used all the time is not worth a move each time. It ends its request: nothing deeper
+  // moves either.
+  if (use.repeat && use.ends_request && before.size == 1 &&
+      use.now_ms - before.start_ms < kSettledMs) {
+    return;
+  }
   Begin(use);
   if (use.repeat) {
     // No evidence, but the latest use: else what is in constant use would go before all that was

@@ -40,6 +40,7 @@ class LearnedPolicy final : public Policy {
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
+  static constexpr uint64_t kSettledMs = 10;
 
   // Closes the segments of the request before, and does what time has made due.
   void Begin(const Use& use);
