@@ -1,5 +1,5 @@
 // 1 MiB over gRPC beside the handler a user would write and beside a bare echo. The echo bounds
-// what can be asked for: it is itself only 1.2 to 1.3 times as fast as that handler.
+// what can be asked for: it is itself less than twice as fast as that handler.
 
 #include <memory>
 #include <string>
