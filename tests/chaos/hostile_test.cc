@@ -284,6 +284,36 @@ TEST_F(Hostile, TheIndexCannotBeWrittenByAnyMeans) {
   ExpectSealed(client.page_descriptor().get(), client.welcome().page_bytes(), true);
 }
 
+// A namespace's writers may do to its bytes what they like; all else is out of their reach.
+TEST_F(Hostile, AWriterThatPunchesHolesSpoilsOnlyValuesOfItsNamespace) {
+  Create("spoiled", 8 * kMiB);
+  const std::string value(64 * 1024, 'v');
+  local::Worker other = Open({.namespace_name = "spoiled"});
+  other.Put("before", value);
+  RawClient client = Connect();
+  ASSERT_TRUE(client.Open({.namespace_name = "spoiled"}).ok());
+  v1::LocalRequest request;
+  request.mutable_map_chunks()->set_first(0);
+  const auto answer = client.Ask(request);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  ASSERT_FALSE(answer->descriptors.empty());
+  const auto chunk_bytes = static_cast<off_t>(client.welcome().chunk_bytes());
+  for (int i = 0; i < 20; ++i) {
+    for (const UniqueFd& chunk : answer->descriptors) {
+      ASSERT_EQ(
+          fallocate(chunk.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, chunk_bytes), 0);
+    }
+    EXPECT_TRUE(traffic_->AwaitRounds(20));
+  }
+  // Zeros where there were bytes, in place and through the daemon; and room as before.
+  EXPECT_EQ(other.Get("before", clock_.NowMs()), std::string(value.size(), '\0'));
+  const auto found = other.Lookup({"before"});
+  EXPECT_EQ(other.BytesOf(found[0]), std::string(value.size(), '\0'));
+  other.Release({found[0].lease()});
+  other.Put("after", value);
+  EXPECT_EQ(other.Get("after", clock_.NowMs()), value);
+}
+
 TEST_F(Hostile, AReadersChunksCannotBeWrittenByAnotherUser) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root, to become another user";
   RawClient client = Connect();
