@@ -46,6 +46,7 @@ PinnedSet Limbo::ScanLocked() const {
   PinnedSet set;
   for (const auto& page : pages_) {
     page->ForEachPin([&](uint64_t pin) {
+      ++set.pins_;
       const uint32_t record = shm::PinnedRecord(pin);
       if (record == 0 || record > record_capacity_) return;  // the page is the client's to spoil
       if (record / 64 >= set.words_.size()) set.words_.resize(record / 64 + 1);

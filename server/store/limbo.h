@@ -28,10 +28,13 @@ class PinnedSet {
   bool Contains(uint32_t record) const {
     return record / 64 < words_.size() && ((words_[record / 64] >> (record % 64)) & 1) != 0;
   }
+  // How many the scan met, of one record more than once: what it cost.
+  size_t pins() const { return pins_; }
 
  private:
   friend class Limbo;
   std::vector<uint64_t> words_;  // empty = nothing is pinned
+  size_t pins_ = 0;
 };
 
 class Limbo {

@@ -13,6 +13,8 @@ constexpr size_t kMinVictimsPerPut = 64;
 constexpr size_t kMaxVictimsPerPut = 16'384;
 constexpr size_t kMaxHolesPerPut = 64;
 constexpr size_t kVictimsPerLock = 64;  // of upkeep, before puts have their turn
+// What one scan of the clients' pins is done for: a victim costs about as much as so many pins.
+constexpr size_t kPinsPerVictim = 256;
 constexpr int kLocksPerUpkeep = 16;
 // What clients have used is taken in before a victim is chosen: as much of it as a put can wait
 // for, and much more in the background.
@@ -20,6 +22,8 @@ constexpr size_t kTouchesPerPut = 1024;
 constexpr size_t kTouchesPerUpkeep = 65'536;
 constexpr uint32_t kMinBucketsPerSweep = 4096;
 constexpr uint32_t kSweepsPerRound = 100;  // ten seconds of upkeep visit the whole index
+
+size_t VictimsPerScan(const PinnedSet& pinned) { return pinned.pins() / kPinsPerVictim; }
 
 // Of visible objects, in bytes; 0 = there are none.
 uint64_t AverageBlock(const SpaceUse& use) {
@@ -87,8 +91,9 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
     victims += gone;
     if (limbo_.has_pages()) {
       // The scan that follows costs the same for many: go on as the next upkeep would.
-      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), most - victims,
-                            *pinned, &removed);
+      const size_t more = std::max(most - victims, VictimsPerScan(*pinned));
+      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), more, *pinned,
+                            &removed);
     }
     ToLimbo(removed);
     events->insert(events->end(), removed.events.begin(), removed.events.end());
@@ -235,15 +240,17 @@ bool Namespace::Impl::EvictToReserve() {
   free_reserve_bytes_.store(reserve, std::memory_order_relaxed);
   if (use.free_bytes >= reserve) return false;
   Removed removed;
-  size_t gone = 0;
+  bool more = false;  // else the reserve is there, or nothing may go
   {
     MutexLock lock(&evict_mu_);
-    gone = EvictBytes(reserve - use.free_bytes, kVictimsPerLock, limbo_.Scan(), &removed);
+    const PinnedSet pinned = limbo_.Scan();
+    const size_t most = std::max(kVictimsPerLock, VictimsPerScan(pinned));
+    more = EvictBytes(reserve - use.free_bytes, most, pinned, &removed) == most;
     ToLimbo(removed);
     Reap();
   }
   Announce(removed.events);
-  return gone == kVictimsPerLock;  // else the reserve is there, or nothing may go
+  return more;
 }
 
 void Namespace::Impl::SweepExpired() {
