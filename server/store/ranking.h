@@ -91,6 +91,9 @@ class Ranking {
     uint64_t size_bytes = 0;
   };
   static constexpr size_t kNotes = 512;
+  // Records are used in no order of theirs: what a note needs is fetched while those before it are
+  // taken in.
+  static constexpr size_t kNotesAhead = 8;
   // Of a change of policy, under one lock: some 50 us; and as much as a put can wait for.
   static constexpr size_t kMovesPerLock = 512;
   static constexpr size_t kMovesPerVictim = 16;
@@ -103,15 +106,17 @@ class Ranking {
 
   void Write(Note note) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void TakeNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of recency_, by runs: an operation on what all threads share would wait for each note's stores.
+  uint64_t NextStamp(uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Threads look at the clock before they write: a note may be older than the one before it. For
   // the policies time does not go back.
   uint64_t NeverBack(uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return latest_ms_ = std::max(latest_ms_, now_ms);
   }
-  void Apply(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ApplyArrival(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ApplyUse(const Note& note, uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ApplyDeparture(const Note& note) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Apply(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyArrival(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyUse(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ApplyDeparture(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // A miss, by what it is due to.
   void CountMiss(uint64_t hash, uint32_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Policy& PolicyOf(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -143,6 +148,9 @@ class Ranking {
   uint64_t moved_request_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<Note> taken_ ABSL_GUARDED_BY(mu_);  // keeps its memory
   uint64_t latest_ms_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t next_stamp_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t stamps_ms_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t stamps_left_ ABSL_GUARDED_BY(mu_) = 0;
 
   UseStats stats_ ABSL_GUARDED_BY(mu_);
   size_t members_ ABSL_GUARDED_BY(mu_) = 0;

@@ -38,14 +38,16 @@ class RecencyClock {
  public:
   static constexpr int kSequenceBits = 20;
 
-  uint64_t Next(uint64_t now_ms) {
+  uint64_t Next(uint64_t now_ms) { return NextRun(now_ms, 1); }
+  // The first of so many, all of which are the caller's.
+  uint64_t NextRun(uint64_t now_ms, uint32_t count) {
     const uint64_t floor = now_ms << kSequenceBits;
     uint64_t last = last_.load(std::memory_order_relaxed);
-    uint64_t next;
+    uint64_t first;
     do {
-      next = last < floor ? floor : last + 1;
-    } while (!last_.compare_exchange_weak(last, next, std::memory_order_relaxed));
-    return next;
+      first = last < floor ? floor : last + 1;
+    } while (!last_.compare_exchange_weak(last, first + count - 1, std::memory_order_relaxed));
+    return first;
   }
   static uint64_t TimeMs(uint64_t stamp) { return stamp >> kSequenceBits; }
 

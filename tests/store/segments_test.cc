@@ -48,6 +48,11 @@ TEST(Segments, LieByAgeInEveryCell) {
       const uint32_t leaves = 1 + random() % record;
       if (nodes[leaves].list != 0) segments.Remove(leaves);
     }
+    const PolicyNode& used = nodes[1 + random() % record];
+    if (random() % 4 == 0 && used.list != 0) {
+      segments.Reopen(used.group, reuse_class, start_ms);
+      segments.Close(used.group);
+    }
   }
   EXPECT_GT(behind, kRecords / 4);
   size_t seen = 0;
@@ -62,6 +67,41 @@ TEST(Segments, LieByAgeInEveryCell) {
   }
   EXPECT_GT(seen, kRecords / 2);
   EXPECT_EQ(segments.records(), 0u);
+}
+
+TEST(Segments, AReopenedOneIsAsIfItsRecordsHadComeNow) {
+  std::vector<PolicyNode> nodes(4);
+  Segments segments(nodes.data());
+  const uint32_t used = segments.Open(/*reuse_class=*/0, /*start_ms=*/1'000'000);
+  for (const uint32_t record : {1, 2}) segments.PushNearest(used, record);
+  segments.Close(used);
+  const uint32_t other = segments.Open(/*reuse_class=*/0, 1'000'000);
+  segments.PushNearest(other, 3);
+  segments.Close(other);
+  segments.Advance(1'100'000);
+  const int old_cell = ReuseTable::CellOf(0, ReuseTable::BinOf(100'000));
+  const int new_cell = ReuseTable::CellOf(3, 0);
+  ASSERT_EQ(segments.records_in(old_cell), 3u);
+
+  segments.Reopen(used, /*reuse_class=*/3, 1'100'000);
+  EXPECT_EQ(segments.records(), 3u);
+  EXPECT_EQ(segments.records_in(old_cell), 1u);
+  EXPECT_EQ(segments.records_in(new_cell), 2u);
+  EXPECT_EQ(segments.OldestIn(old_cell), other);
+  EXPECT_EQ(segments.OldestOf(3), used);
+  EXPECT_EQ(segments.FirstCell(0), old_cell);
+  std::vector<int> classes;
+  segments.ForEachClass([&classes](int reuse_class) { classes.push_back(reuse_class); });
+  EXPECT_EQ(classes, (std::vector{0, 3}));
+  EXPECT_EQ(segments[used].nearest, 2u);
+  EXPECT_EQ(segments[used].deepest, 1u);
+  // Kept until it is closed, as any other.
+  segments.Remove(1);
+  segments.Remove(2);
+  EXPECT_EQ(segments[used].size, 0u);
+  EXPECT_TRUE(segments[used].kept);
+  segments.Close(used);
+  EXPECT_EQ(segments.Open(0, 1'100'000), used) << "it was not given back";
 }
 
 // Its place was once looked for among all segments of its cell that began later: this took 82 s.

@@ -74,17 +74,41 @@ void LearnedPolicy::Learn(uint64_t now_ms) {
   requests_ = 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor) {
-  const uint64_t goes_on = anchor != 0 ? segments_[anchor].turn : 0;
+uint32_t LearnedPolicy::FindOpened(int reuse_class, uint64_t goes_on) const {
   // A request goes through its chains one after the other: what it looks for is the latest.
   for (size_t i = opened_.size(); i > 0; --i) {
     const Opened& opened = opened_[i - 1];
     if (opened.reuse_class == reuse_class && opened.goes_on == goes_on) return opened.segment;
   }
-  const uint32_t segment = anchor != 0 ? segments_.OpenBehind(reuse_class, anchor)
-                                       : segments_.Open(reuse_class, start_ms);
+  return 0;
+}
+
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms) {
+  if (const uint32_t opened = FindOpened(reuse_class, /*goes_on=*/0); opened != 0) return opened;
+  const uint32_t segment = segments_.Open(reuse_class, start_ms);
+  opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, segment});
+  return segment;
+}
+
+uint32_t LearnedPolicy::OpenSegmentBehind(int reuse_class, uint32_t anchor) {
+  const uint64_t goes_on = segments_[anchor].turn;
+  if (const uint32_t opened = FindOpened(reuse_class, goes_on); opened != 0) return opened;
+  const uint32_t segment = segments_.OpenBehind(reuse_class, anchor);
   opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, segment});
   return segment;
+}
+
+void LearnedPolicy::Move(uint32_t record, int reuse_class, uint64_t now_ms) {
+  const uint32_t group = nodes_[record].group;
+  // What is used alone, which is most of what has no chain, goes with its segment.
+  if (segments_[group].size == 1 && !segments_[group].kept &&
+      FindOpened(reuse_class, /*goes_on=*/0) == 0) {
+    segments_.Reopen(group, reuse_class, now_ms);
+    opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, group});
+    return;
+  }
+  segments_.Remove(record);
+  segments_.PushNearest(OpenSegment(reuse_class, now_ms), record);
 }
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
@@ -103,8 +127,7 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class);
-  const uint64_t start_ms = use.now_ms - use.age_ms;
-  segments_.PushNearest(OpenSegment(reuse_class, start_ms, /*anchor=*/0), record);
+  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms - use.age_ms), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
@@ -122,7 +145,7 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
   if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
   } else {
-    segments_.PushNearest(OpenSegment(reuse_class, segments_[group].start_ms, group), record);
+    segments_.PushNearest(OpenSegmentBehind(reuse_class, group), record);
   }
 }
 
@@ -142,16 +165,12 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   if (use.repeat) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
-    segments_.Remove(record);
-    const uint32_t segment = OpenSegment(class_before, use.now_ms, /*anchor=*/0);
-    return segments_.PushNearest(segment, record);
+    return Move(record, class_before, use.now_ms);
   }
   table_.CountReuse(class_before, use.idle_ms);
   rival_.CountUse(use.idle_ms, /*hit=*/true);
-  segments_.Remove(record);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
-  const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms, /*anchor=*/0), record);
+  Move(record, table_.ClassOf(node.uses, use.ends_request, node.class_id), use.now_ms);
 }
 
 size_t LearnedPolicy::MostGhosts() const {

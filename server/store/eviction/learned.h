@@ -25,6 +25,9 @@ class LearnedPolicy final : public Policy {
 
   void Insert(uint32_t record, const Use& use) override;
   void Touch(uint32_t record, const Use& use) override;
+  void Prefetch(uint32_t record, int step) const override {
+    segments_.Prefetch(nodes_[record].group, /*neighbours=*/step == 1);
+  }
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
   size_t memory_bytes() const override {
@@ -46,10 +49,15 @@ class LearnedPolicy final : public Policy {
   void Begin(const Use& use);
   void KeepTime(uint64_t now_ms);
   void Learn(uint64_t now_ms);
-  // The segment into which the request's blocks of this class go. `anchor`: the segment that they
-  // go on, 0 = none; of several chains each has its own.
-  uint32_t OpenSegment(int reuse_class, uint64_t start_ms, uint32_t anchor);
+  // The segment into which the request's blocks of this class go; or of it those that go on the
+  // segment `anchor`: of several chains each has its own.
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms);
+  uint32_t OpenSegmentBehind(int reuse_class, uint32_t anchor);
+  // The one that is open for them; 0 = none. `goes_on`: see Opened.
+  uint32_t FindOpened(int reuse_class, uint64_t goes_on) const;
   void CloseSegments();
+  // A member is used, and is of this class from now on.
+  void Move(uint32_t record, int reuse_class, uint64_t now_ms);
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class);
   size_t MostGhosts() const;
 

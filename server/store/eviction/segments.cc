@@ -23,19 +23,35 @@ uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint3
     made = static_cast<uint32_t>(segments_.size());
     segments_.emplace_back();
   }
-  const uint32_t earlier = later != 0 ? segments_[later].earlier : latest_;
-  const uint64_t age_ms = advanced_ms_ > start_ms ? advanced_ms_ - start_ms : 0;
-  segments_[made] = {.later = later,
-                     .earlier = earlier,
-                     .reuse_class = static_cast<uint8_t>(reuse_class),
-                     .bin = static_cast<uint8_t>(ReuseTable::BinOf(age_ms)),
-                     .kept = true,
-                     .start_ms = start_ms,
-                     .turn = turn};
-  (later != 0 ? segments_[later].earlier : latest_) = made;
-  (earlier != 0 ? segments_[earlier].later : earliest_) = made;
-  LinkBehind(made, NewerInCell(made));
+  segments_[made] = {};
+  Link(made, reuse_class, start_ms, turn, later);
   return made;
+}
+
+void Segments::Link(uint32_t number, int reuse_class, uint64_t start_ms, uint64_t turn,
+                    uint32_t later) {
+  Segment& segment = segments_[number];
+  const uint64_t age_ms = advanced_ms_ > start_ms ? advanced_ms_ - start_ms : 0;
+  segment.reuse_class = static_cast<uint8_t>(reuse_class);
+  segment.bin = static_cast<uint8_t>(ReuseTable::BinOf(age_ms));
+  segment.kept = true;
+  segment.start_ms = start_ms;
+  segment.turn = turn;
+  segment.later = later;
+  segment.earlier = later != 0 ? segments_[later].earlier : latest_;
+  (later != 0 ? segments_[later].earlier : latest_) = number;
+  (segment.earlier != 0 ? segments_[segment.earlier].later : earliest_) = number;
+  EnterCell(number, NewerInCell(number));
+  CountInClass(reuse_class, segment.size);
+}
+
+void Segments::Unlink(uint32_t number) {
+  const Segment& segment = segments_[number];
+  LeaveCell(number);
+  CountInClass(segment.reuse_class, -int64_t{segment.size});
+  (segment.later != 0 ? segments_[segment.later].earlier : latest_) = segment.earlier;
+  (segment.earlier != 0 ? segments_[segment.earlier].later : earliest_) = segment.later;
+  if (looked_up_ == number) looked_up_ = segment.later;
 }
 
 // Mostly there is none. What another policy had comes in the order of its last uses, between new
@@ -54,6 +70,11 @@ uint32_t Segments::EarliestAfter(uint64_t start_ms) {
 
 uint32_t Segments::Open(int reuse_class, uint64_t start_ms) {
   return Make(reuse_class, start_ms, ++turns_, EarliestAfter(start_ms));
+}
+
+void Segments::Reopen(uint32_t segment, int reuse_class, uint64_t start_ms) {
+  Unlink(segment);
+  Link(segment, reuse_class, start_ms, ++turns_, EarliestAfter(start_ms));
 }
 
 uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
@@ -86,25 +107,25 @@ uint32_t Segments::NewerInCell(uint32_t number) const {
   return later;
 }
 
-void Segments::LinkBehind(uint32_t number, uint32_t newer) {
+void Segments::EnterCell(uint32_t number, uint32_t newer) {
   Segment& segment = segments_[number];
   Cell& cell = cells_[CellOf(segment)];
   segment.newer = newer;
   segment.older = newer != 0 ? segments_[newer].older : cell.newest;
   (newer != 0 ? segments_[newer].older : cell.newest) = number;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = number;
-  CountRecords(CellOf(segment), segment.size);
+  CountInCell(CellOf(segment), segment.size);
 }
 
-void Segments::Unlink(uint32_t number) {
+void Segments::LeaveCell(uint32_t number) {
   const Segment& segment = segments_[number];
   Cell& cell = cells_[CellOf(segment)];
   (segment.newer != 0 ? segments_[segment.newer].older : cell.newest) = segment.older;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = segment.newer;
-  CountRecords(CellOf(segment), -int64_t{segment.size});
+  CountInCell(CellOf(segment), -int64_t{segment.size});
 }
 
-void Segments::CountRecords(int cell, int64_t more) {
+void Segments::CountInCell(int cell, int64_t more) {
   cells_[cell].records = static_cast<uint32_t>(cells_[cell].records + more);
   const uint16_t rank = rank_of_[cell];
   const uint64_t bit = uint64_t{1} << (rank % 64);
@@ -115,27 +136,26 @@ void Segments::CountRecords(int cell, int64_t more) {
   }
 }
 
-void Segments::CountMember(const Segment& segment, int more) {
-  const int reuse_class = segment.reuse_class;
-  records_ += more;
-  class_records_[reuse_class] += more;
+void Segments::CountInClass(int reuse_class, int64_t more) {
+  class_records_[reuse_class] = static_cast<uint32_t>(class_records_[reuse_class] + more);
   const uint64_t bit = uint64_t{1} << (reuse_class % 64);
   if (class_records_[reuse_class] != 0) {
     classes_[reuse_class / 64] |= bit;
   } else {
     classes_[reuse_class / 64] &= ~bit;
   }
-  CountRecords(CellOf(segment), more);
+}
+
+void Segments::CountMember(const Segment& segment, int more) {
+  records_ += more;
+  CountInClass(segment.reuse_class, more);
+  CountInCell(CellOf(segment), more);
 }
 
 void Segments::Close(uint32_t segment) {
   segments_[segment].kept = false;
   if (segments_[segment].size != 0) return;
   Unlink(segment);
-  const uint32_t later = segments_[segment].later, earlier = segments_[segment].earlier;
-  (later != 0 ? segments_[later].earlier : latest_) = earlier;
-  (earlier != 0 ? segments_[earlier].later : earliest_) = later;
-  if (looked_up_ == segment) looked_up_ = later;
   segments_[segment].newer = free_;
   free_ = segment;
 }
@@ -188,9 +208,9 @@ void Segments::Advance(uint64_t now_ms) {
       while (cell.oldest != 0) {
         const uint32_t oldest = cell.oldest;
         if (now_ms - segments_[oldest].start_ms < ReuseTable::EdgeMs(bin + 1)) break;
-        Unlink(oldest);
+        LeaveCell(oldest);
         ++segments_[oldest].bin;
-        LinkBehind(oldest, 0);
+        EnterCell(oldest, 0);
       }
     }
   }

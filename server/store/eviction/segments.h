@@ -35,6 +35,15 @@ class Segments {
   explicit Segments(PolicyNode* nodes);
 
   const Segment& operator[](uint32_t segment) const { return segments_[segment]; }
+  // Into the CPU's cache: a segment, which may be any number, or those that it is linked to.
+  void Prefetch(uint32_t number, bool neighbours) const {
+    if (number >= segments_.size()) return;
+    const Segment& segment = segments_[number];
+    if (!neighbours) return __builtin_prefetch(&segment, /*rw=*/1);
+    for (const uint32_t other : {segment.newer, segment.older, segment.later, segment.earlier}) {
+      __builtin_prefetch(&segments_[other], /*rw=*/1);
+    }
+  }
   size_t records() const { return records_; }
   size_t records_in(int cell) const { return cells_[cell].records; }
 
@@ -43,6 +52,9 @@ class Segments {
   // The same for a request that goes on: it starts with `anchor`, in its turn, and is the oldest
   // there.
   uint32_t OpenBehind(int reuse_class, uint32_t anchor);
+  // What Open returns, of a segment that is there: with its records, without taking them out of it
+  // and putting them back.
+  void Reopen(uint32_t segment, int reuse_class, uint64_t start_ms);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
@@ -96,16 +108,20 @@ class Segments {
     return ReuseTable::CellOf(segment.reuse_class, segment.bin);
   }
   size_t SampleStep(size_t limit) const { return segments_.size() / limit + 1; }
-  // Makes a segment and links it, just earlier than `later`; 0 = as the latest.
   uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later);
+  // Links a segment that is in no list, just earlier than `later`; 0 = as the latest. Keeps it.
+  void Link(uint32_t segment, int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later);
+  void Unlink(uint32_t segment);
   // The earliest of those that start after `start_ms`. 0 = none.
   uint32_t EarliestAfter(uint64_t start_ms);
   // The one behind which it belongs in its cell; 0 = it is the newest.
   uint32_t NewerInCell(uint32_t segment) const;
   // Into its cell, just older than `newer`; 0 = as the newest.
-  void LinkBehind(uint32_t segment, uint32_t newer);
-  void Unlink(uint32_t segment);
-  void CountRecords(int cell, int64_t more);
+  void EnterCell(uint32_t segment, uint32_t newer);
+  void LeaveCell(uint32_t segment);
+  void CountInCell(int cell, int64_t more);
+  void CountInClass(int reuse_class, int64_t more);
+  // Of a record that comes or goes.
   void CountMember(const Segment& segment, int more);
   uint32_t SkipEmpty(uint32_t segment) const {
     while (segment != 0 && segments_[segment].size == 0) segment = segments_[segment].newer;
