@@ -111,6 +111,29 @@ def test_a_page_names_the_one_before_it(storage):
     assert [info[-1] for info in backend._infos(keys[:2], None)] == [None, keys[0]]
 
 
+def test_a_batch_is_a_chain_by_either_interface(storage, monkeypatch):
+    """What the controller's backup hands over: slices of a prompt's pages in their order, of as many
+    as its batch size; in batch_set, without what comes before."""
+    backend = storage()
+    seen = []
+    put_many = backend._client._put_many
+
+    def spy(puts, deadline):
+        seen.append([(key, info[-1]) for key, _, info, _ in puts])
+        return put_many(puts, deadline)
+
+    monkeypatch.setattr(backend._client, "_put_many", spy)
+    keys = [f"{i:064x}" for i in range(4)]
+    pages = [np.full(100, i, np.float32) for i in range(4)]
+    assert backend.batch_set(keys[:3], pages[:3]) and backend.set(keys[3], pages[3])
+    assert seen == [[(keys[0], None), (keys[1], keys[0]), (keys[2], keys[1])], [(keys[3], None)]]
+    backend.clear()
+    seen.clear()
+    extra = HiCacheStorageExtraInfo(prefix_keys=keys[:2])
+    assert backend.batch_set_v1(keys[2:], indices(0, 1), extra) == [True, True]
+    assert seen == [[(keys[2], keys[1]), (keys[3], keys[2])]]
+
+
 def test_tensors_are_kept_with_dtype_and_shape(storage):
     torch = pytest.importorskip("torch")
     backend = storage()

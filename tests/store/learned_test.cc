@@ -1,10 +1,12 @@
-// That the learned index learns, what it does before, and what hints are worth.
+// That the learned index learns, what it does before, whom it lets in, and what hints are worth.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -95,13 +97,160 @@ TEST(Learned, AUselessHintCostsNearlyNothing) {
   EXPECT_GT(with, 0.95 * without) << "without " << without;
 }
 
+// Four prompts of 8 blocks a second. Half of them come back once, after a minute; nothing but the
+// hint tells which. There is room for all that will, and for half of all.
+std::vector<Workload::Request> PromptsOfWhichHalfComeBack() {
+  constexpr uint64_t kComesBackMs = 60'000;
+  std::vector<Workload::Request> requests;
+  std::mt19937 random(1);
+  uint32_t next = 1;
+  for (uint64_t t = 0; t < 3'600'000; t += 250) {
+    Workload::Request request{.now_ms = 1'000'000 + t, .blocks = {}, .chat = random() % 2 == 0};
+    for (int i = 0; i < 8; ++i) request.blocks.push_back(next++);
+    requests.push_back(request);
+    if (!request.chat) continue;
+    request.now_ms += kComesBackMs;
+    requests.push_back(std::move(request));
+  }
+  std::stable_sort(requests.begin(), requests.end(),
+                   [](const auto& a, const auto& b) { return a.now_ms < b.now_ms; });
+  return requests;
+}
+
+// Hits only of those that come back, of which the first time is always a miss.
 TEST(Learned, AGoodHintHelps) {
-  auto requests = Workload::Make(3600);
+  const auto requests = PromptsOfWhichHalfComeBack();
   const double without = HitRatio("auto", requests);
   const double with = HitRatio("auto", requests, [](const Workload::Request& request, uint32_t) {
     return static_cast<uint8_t>(request.chat ? 5 : 9);
   });
-  EXPECT_GE(with, without) << "with " << with;
+  const double mostly = HitRatio("auto", requests, [](const auto& request, uint32_t block) {
+    const bool right = block / 8 % 5 != 0;
+    return static_cast<uint8_t>(request.chat == right ? 5 : 9);
+  });
+  EXPECT_GT(with, without + 0.15) << "with " << with;
+  EXPECT_GT(mostly, without + 0.08) << "with one that is right four times of five " << mostly;
+}
+
+// Blocks of two kinds, told apart by their hints, come back after two seconds if they do: of one
+// all, of the other as many among ten times as many. The rest of these is still there.
+TEST(Learned, WhatIsStillThereUnusedCountsAgainstItsKind) {
+  constexpr uint32_t kSeconds = 300, kGoodASecond = 5, kPoorASecond = 50;
+  constexpr uint8_t kGoodHint = 5, kPoorHint = 9;
+  constexpr uint32_t kBlocks = kSeconds * (kGoodASecond + kPoorASecond) + 2;
+  BlockCache cache("auto", kBlocks, kBlocks);
+  uint64_t now_ms = 1'000'000, request = 0;
+  const auto use = [&](uint32_t block, uint8_t hint) {
+    cache.Touch(block, {.now_ms = now_ms, .request = ++request}, hint);
+  };
+  uint32_t next = 1;
+  for (uint32_t second = 0; second < kSeconds; ++second) {
+    const uint32_t first = next;
+    for (uint32_t i = 0; i < kGoodASecond; ++i) use(next++, kGoodHint);
+    for (uint32_t i = 0; i < kPoorASecond; ++i) use(next++, kPoorHint);
+    now_ms += 2'000;
+    for (uint32_t i = 0; i < 2 * kGoodASecond; ++i)
+      use(first + i, i < kGoodASecond ? kGoodHint : kPoorHint);
+  }
+  ASSERT_EQ(cache.size(), next - 1) << "some have gone";
+  now_ms += 60'000;
+  const uint32_t good = next++, poor = next++;
+  use(good, kGoodHint);
+  use(poor, kPoorHint);
+  const auto is_new = [&](uint32_t block) { return block == good || block == poor; };
+  EXPECT_EQ(cache.policy().Victim(now_ms, is_new), poor) << "LRU would name the other";
+}
+
+// An hour of the workload, whose requests say by a hint what they are.
+class Admission {
+ public:
+  explicit Admission(size_t capacity) : cache_("auto", next_ + 100, capacity) {
+    for (const auto& request : requests_) {
+      ++number_;
+      for (size_t i = request.blocks.size(); i-- > 0;)
+        Use(request.blocks[i], request.chat, request.now_ms);
+    }
+  }
+
+  // A new block; false if it went itself. One that is let in sends somebody else.
+  bool LetsIn(bool chat) {
+    const std::vector<uint32_t> before = Members();
+    ++number_;
+    Use(next_, chat, requests_.back().now_ms + 250);
+    const bool there = cache_.Has(next_++);
+    EXPECT_EQ(Members() != before, there);
+    return there;
+  }
+
+ private:
+  static constexpr uint8_t kChatHint = 5, kOneOffHint = 9;
+
+  void Use(uint32_t block, bool chat, uint64_t now_ms) {
+    cache_.Touch(block, {.now_ms = now_ms, .request = number_}, chat ? kChatHint : kOneOffHint);
+  }
+  std::vector<uint32_t> Members() const {
+    std::vector<uint32_t> there;
+    for (uint32_t block = 1; block <= next_; ++block) {
+      if (cache_.Has(block)) there.push_back(block);
+    }
+    return there;
+  }
+  static uint32_t AfterAll(const std::vector<Workload::Request>& requests) {
+    uint32_t next = Workload::kFirstOneOff;
+    for (const auto& request : requests) next = std::max(next, request.blocks.back() + 1);
+    return next;
+  }
+
+  const std::vector<Workload::Request> requests_ = Workload::Make(3600);
+  uint32_t next_ = AfterAll(requests_);
+  BlockCache cache_;
+  uint64_t number_ = 0;
+};
+
+TEST(Learned, ANewBlockThatIsTheWorstGoesItself) {
+  Admission full_of_chats(/*capacity=*/1000);
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(full_of_chats.LetsIn(/*chat=*/false));
+}
+
+TEST(Learned, ANewBlockThatIsNotTheWorstIsLetIn) {
+  Admission with_room_for_all_chats(/*capacity=*/2500);
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(with_room_for_all_chats.LetsIn(/*chat=*/true));
+}
+
+struct GhostsCase {
+  uint64_t block_bytes;
+  uint32_t ghosts_a_member;
+};
+
+class Ghosts : public ::testing::TestWithParam<GhostsCase> {};
+INSTANTIATE_TEST_SUITE_P(Of, Ghosts,
+                         ::testing::Values(GhostsCase{4 << 10, 2}, GhostsCase{(256 << 10) - 1, 2},
+                                           GhostsCase{256 << 10, 4}, GhostsCase{16 << 20, 4}),
+                         [](const auto& info) {
+                           return std::to_string(info.param.block_bytes) + "Bytes";
+                         });
+
+// Twice as many as there are members, and four times as many where a block is so large that they do
+// not matter beside it.
+TEST_P(Ghosts, AreAsManyAsTheSizeOfABlockAllows) {
+  constexpr uint32_t kCapacity = 500;
+  // Whether a block that comes back after so many others is known as one that was there.
+  const auto known = [](uint32_t others) {
+    BlockCache cache("auto", others + 1, kCapacity);
+    const auto use = [&](uint32_t block, uint64_t ms) {
+      cache.Touch(
+          block,
+          {.now_ms = 1'000'000 + ms, .request = 1 + ms, .size_bytes = GetParam().block_bytes});
+    };
+    for (uint32_t block = 1; block <= others + 1; ++block) use(block, block);
+    EXPECT_FALSE(cache.Has(1));
+    use(1, others + 2);
+    return cache.node(1).uses == 2;
+  };
+  // Its own eviction is the first; each of the others that comes from then on is one.
+  const uint32_t most = (1 + GetParam().ghosts_a_member) * kCapacity;
+  EXPECT_TRUE(known(most - 1));
+  EXPECT_FALSE(known(most));
 }
 
 TEST(Learned, IsLruUntilThereIsSomethingToGoBy) {

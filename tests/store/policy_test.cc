@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "server/store/eviction/block_cache.h"
@@ -217,6 +218,58 @@ TEST_P(EveryPolicy, PassesOverEachOnceInATurn) {
               0u);
   }
   EXPECT_LE(asked, 2 * 2000 + 500);
+}
+
+// Of each policy with requests of one block, and of 16.
+class PolicyMemory : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {
+ protected:
+  static constexpr uint32_t kObjects = 65'536;
+  static constexpr double kMostBytes = 128;
+  static constexpr double kGhostBytes = 36;
+  static constexpr double kRounding = 1;  // pieces of tables that are not full
+
+  // Requests for so many new blocks, and one in three for blocks half as old as all of them.
+  void Store(uint32_t blocks) {
+    const uint32_t a_request = std::get<1>(GetParam());
+    for (const uint32_t end = next_ + blocks; next_ < end; next_ += a_request) {
+      now_ms_ += 10;
+      ++request_;
+      for (uint32_t i = a_request; i-- > 0;) Use(next_ + i, i + 1 == a_request);
+      if (request_ % 3 != 0) continue;
+      ++request_;
+      for (uint32_t i = a_request; i-- > 0;) Use(1 + next_ / 2 + i, i + 1 == a_request);
+    }
+  }
+  double BytesAnObject() {
+    return sizeof(PolicyNode) + static_cast<double>(cache_.policy().memory_bytes()) / kObjects;
+  }
+
+  BlockCache cache_ = BlockCache(std::get<0>(GetParam()), 4 * kObjects, kObjects);
+
+ private:
+  void Use(uint32_t block, bool ends_request) {
+    cache_.Touch(block, {.now_ms = now_ms_, .request = request_, .ends_request = ends_request});
+  }
+
+  uint32_t next_ = 1;
+  uint64_t now_ms_ = 1'000'000, request_ = 0;
+};
+INSTANTIATE_TEST_SUITE_P(Policies, PolicyMemory,
+                         ::testing::Combine(::testing::ValuesIn(kAll), ::testing::Values(1, 16)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) +
+                                  std::to_string(std::get<1>(info.param)) + "Blocks";
+                         });
+
+TEST_P(PolicyMemory, IsAtMost128BytesAnObjectAndItsGhosts) {
+  Store(kObjects);
+  ASSERT_EQ(cache_.size(), kObjects);
+  EXPECT_LE(BytesAnObject(), kMostBytes) << "nothing has gone: there are no ghosts";
+  RecordProperty("bytes_an_object", std::to_string(BytesAnObject()));
+  Store(2 * kObjects);
+  ASSERT_EQ(cache_.size(), kObjects);
+  constexpr double kMostGhosts = 2;  // an object
+  EXPECT_LE(BytesAnObject(), kMostBytes + kMostGhosts * kGhostBytes + kRounding);
 }
 
 TEST_P(EveryPolicy, HoldsWhatFitsUnderRandomUses) {

@@ -18,7 +18,7 @@ import numpy as np
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
 
 from ._arrays import describe
-from ._client import Client, Info, Put, info_of
+from ._client import Client, Info, info_of
 from ._core import View
 from ._errors import DaemonError
 
@@ -123,8 +123,12 @@ class InfercacheStorage(HiCacheStorage):
     ) -> bool:
         if self._client is None or values is None:
             return False
-        puts = [Put(key, value, "kv", ttl=self._ttl) for key, value in zip(keys, values, strict=True)]
-        return all(self._client.put_many(puts))
+        # Slices of one prompt's pages in their order, as in batch_set_v1; what is before them is not told.
+        infos = self._infos(keys, None)
+        puts = [
+            (key, describe(value), info, False) for key, value, info in zip(keys, values, infos, strict=True)
+        ]
+        return all(outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None))
 
     # --- The rest ---
 
