@@ -10,12 +10,11 @@
 
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <vector>
+
+#include "server/store/eviction/pieces.h"
 
 namespace infercache::store {
 
@@ -57,26 +56,6 @@ class GhostTable {
 
   static constexpr uint8_t kFree = 255;  // as a kind
   static constexpr uint32_t kNone = UINT32_MAX;
-
-  // An array whose elements stay where they are as it grows.
-  template <class T>
-  class Pieces {
-   public:
-    size_t size() const { return size_; }
-    T& operator[](size_t i) { return (*pieces_[i / kPiece])[i % kPiece]; }
-    const T& operator[](size_t i) const { return (*pieces_[i / kPiece])[i % kPiece]; }
-    void PushBack(const T& value) {
-      if (size_ == pieces_.size() * kPiece) pieces_.push_back(std::make_unique<Piece>());
-      (*this)[size_++] = value;
-    }
-    size_t memory_bytes() const { return pieces_.size() * sizeof(Piece); }
-
-   private:
-    static constexpr size_t kPiece = 1024;
-    using Piece = std::array<T, kPiece>;
-    std::vector<std::unique_ptr<Piece>> pieces_;
-    size_t size_ = 0;
-  };
 
   struct Entry {
     uint32_t hash_high = 0;

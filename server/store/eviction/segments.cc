@@ -8,10 +8,10 @@ constexpr int kBins = ReuseTable::kBins;
 
 Segments::Segments(PolicyNode* nodes)
     : nodes_(nodes),
-      segments_(1),
       cells_(ReuseTable::kCells),
       rank_of_(ReuseTable::kCells),
       cell_at_(ReuseTable::kCells) {
+  segments_.PushBack({});
   for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
 }
 
@@ -21,7 +21,7 @@ uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint3
     free_ = segments_[made].newer;
   } else {
     made = static_cast<uint32_t>(segments_.size());
-    segments_.emplace_back();
+    segments_.PushBack({});
   }
   segments_[made] = {};
   Link(made, reuse_class, start_ms, turn, later);
@@ -243,7 +243,7 @@ uint32_t Segments::OldestOf(int reuse_class) const {
 }
 
 size_t Segments::memory_bytes() const {
-  return sizeof *this + segments_.capacity() * sizeof(Segment) +
+  return sizeof *this + segments_.memory_bytes() +
          ReuseTable::kCells * (sizeof(Cell) + 2 * sizeof(uint16_t));
 }
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "server/store/eviction/pieces.h"
 #include "server/store/eviction/policy.h"
 #include "server/store/eviction/reuse_table.h"
 
@@ -129,7 +130,7 @@ class Segments {
   }
 
   PolicyNode* const nodes_;
-  std::vector<Segment> segments_;  // 0 is none
+  Pieces<Segment> segments_;  // 0 is none
   uint32_t free_ = 0;
   uint32_t latest_ = 0, earliest_ = 0;
   uint32_t looked_up_ = 0;  // near what EarliestAfter found last; 0 = nothing
