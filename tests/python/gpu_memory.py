@@ -2,7 +2,6 @@
 
 import ctypes
 
-import ml_dtypes  # noqa: F401  (numpy's bfloat16 and float8)
 import numpy as np
 
 POINTER = ctypes.c_uint64

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 
 import ml_dtypes
@@ -410,6 +412,26 @@ def test_gpus_by_every_name(gpu_client, gpus):
     for wrong in (None, 1.5, True):
         with pytest.raises(TypeError, match="a GPU is"):
             gpu_client.device(wrong)
+
+
+def test_without_a_driver_it_says_why(gpu_daemon, tmp_path):
+    (tmp_path / "libcuda.so.1").write_text("no library")
+    program = f"""
+import infercache
+with infercache.connect({gpu_daemon.endpoint!r}) as client:
+    client.put("without a driver", b"value", overwrite=True)
+    assert bytes(client.get("without a driver")) == b"value"
+    for gpu in ("auto", 0):
+        try:
+            client.device(gpu)
+        except infercache.DeviceError as error:
+            print(error.code, error.reason)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        check=True, capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert told.count("UNIMPLEMENTED no CUDA driver: libcuda.so.1") == 2, told
 
 
 def test_not_over_grpc(gpu_daemon, gpus, connect):
