@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import infercache
-from conftest import until
+from conftest import LIMIT_S, until
 from device_worker import VALUE
 from gpu_memory import Consumer, DlpackArray, read
 from gpus import MIB, TIER
@@ -270,6 +270,28 @@ def test_ten_thousand_views_leave_nothing(device, gpu):
     until(lambda: gpu.limbo() == 0, "the bytes are free again")
 
 
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_a_process_ends_with_all_that_it_has(device, gpu, stuck):
+    device.put("key", gpu.array(np.arange(1000)))
+    program = f"""
+import infercache
+client = infercache.connect({gpu.daemon.endpoint!r}, fingerprint={device.client.fingerprint!r})
+device = client.device(0)
+views = [device.get("key") for _ in range(4)]
+views[1].__cuda_array_interface__
+kept = views[0].part(), views[2].__dlpack__()
+views[3].release()
+del views[2]
+print("ending")
+"""
+    gpu.state.streams_stuck = stuck
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ending\n", "")
+    gpu.state.streams_stuck = 0
+    device.delete("key")
+    until(lambda: gpu.limbo() == 0, "the daemon has it back")
+
+
 def test_a_client_pins_no_more_than_its_budget(device, gpu):
     views = []
     for i in range(TIER // MIB):
@@ -290,6 +312,25 @@ def test_a_put_waits_for_its_stream_within_its_deadline(device, gpu):
     assert (refused.outcome, refused.code) == ("refused", "DEADLINE_EXCEEDED") and not refused
     gpu.state.streams_stuck = 0
     assert device.put("key", array).outcome == "stored"
+
+
+def test_other_threads_run_while_a_put_and_a_lend_wait_for_their_stream(device, gpu):
+    arrays = [gpu.array(np.arange(4)), gpu.array(np.arange(4))]
+    gpu.state.streams_stuck = 1
+    done = []
+    threads = [
+        threading.Thread(target=lambda: done.append(device.put("key", arrays[0], deadline=LIMIT_S).outcome)),
+        threading.Thread(target=lambda: done.append(device.lend("lent", arrays[1], deadline=LIMIT_S).outcome)),
+    ]
+    for waiting, thread in enumerate(threads, 1):
+        thread.start()
+        until(lambda: device.stats()["held_for_streams"] == waiting, "it waits")
+    assert not done
+    gpu.state.streams_stuck = 0
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == ["lent", "stored"]
+    assert device.take_back("lent")
 
 
 def test_a_stream_goes_by_every_name(device, gpu):
