@@ -1,4 +1,4 @@
-// infercache.DeviceView and DeviceTensor: a cached object in a GPU's memory, and one part of it.
+// infercache.DeviceView: a cached object in a GPU's memory.
 //
 // The bytes belong to whatever was made from them last, as with View: a view, a part, a tensor of
 // another library. Each keeps the pin until it dies, and device_pin.h says what becomes of it then.
@@ -10,26 +10,9 @@
 #include <nanobind/nanobind.h>
 
 #include "client/python/ext/device_pin.h"
+#include "client/python/ext/device_tensor.h"
 
 namespace infercache::python {
-
-// A number of a stream as DLPack and Python have it: 0 and 1 are the legacy default stream.
-DeviceStream ToStream(uint64_t handle);
-
-class DeviceTensor {
- public:
-  DeviceTensor(SharedPin pin, size_t part) : pin_(std::move(pin)), part_(part) {}
-
-  // ForkedError.
-  const SharedPin& pin() const;
-  size_t part() const { return part_; }
-  const PartSpec& spec() const { return pin()->object().parts()[part_]; }
-  DevicePointer address() const { return pin()->object().part_address(part_); }
-
- private:
-  SharedPin pin_;
-  size_t part_;
-};
 
 class DeviceView {
  public:

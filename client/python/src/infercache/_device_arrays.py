@@ -52,7 +52,9 @@ def stream_handle(stream: Any) -> int:
                 handle = getattr(stream, name)
                 break
     if isinstance(handle, bool) or not isinstance(handle, int):
-        raise TypeError(f"a stream is a handle or has cuda_stream, ptr or __cuda_stream__; not {_arrays.type_name(stream)}")
+        raise TypeError(
+            f"a stream is a handle or has cuda_stream, ptr or __cuda_stream__; not {_arrays.type_name(stream)}"
+        )
     if handle < 0:
         raise ValueError(f"a stream's handle is not negative: {handle}")
     return 0 if handle == _LEGACY_DEFAULT_STREAM else handle
@@ -85,7 +87,9 @@ def describe(value: Any, ordinal: int, stream: Any) -> Source:
     if said is not None:
         return source
     if len(streams) > 1:
-        raise ValueError("the tensors were written in different streams; say stream=, and have that wait for the others")
+        raise ValueError(
+            "the tensors were written in different streams; say stream=, and have that wait for the others"
+        )
     return source._replace(stream=streams.pop())
 
 
