@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes what tests/run_gpu.sh runs on a machine that has a GPU and its driver, but none of our libraries
-# and no network: daemon, CLI, the tests labelled gpu and bench/gpu, with every library they need.
+# and no network: daemon, CLI, the tests labelled gpu and bench/gpu, with every library they need; and the
+# Python client for the minor version of the python3 here, where pip reaches a package index.
 #
 #   tests/make_gpu_bundle.sh [--build-dir DIR] [-o FILE.tar.gz]
 #     --build-dir  take the programs from there as they are [build them in build/bundle]
@@ -38,9 +39,10 @@ if [ -z "$build" ]; then
   build=build/bundle
   deploy/install-deps.sh
   cmake --preset release -B "$build" -DINFERCACHE_BUILD_TESTS=ON -DINFERCACHE_BUILD_BENCH=ON >/dev/null
-  cmake --build "$build" --target fake_cuda "${programs[@]##*/}" || fail 'the build failed (above)'
+  cmake --build "$build" --target fake_cuda infercache_client "${programs[@]##*/}" || fail 'the build failed (above)'
 fi
 
+build=$(realpath "$build")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 bundle=$work/infercache-gpu
@@ -55,9 +57,33 @@ done
 strip -o "$bundle/fake/libcuda.so.1" "$build/tests/fake_cuda/lib/libcuda.so.1"
 install tests/run_gpu.sh "$bundle/run_gpu.sh"
 
+# The extension finds our libraries, and these each other, in lib/, unless the process has them already:
+# an RPATH, unlike a RUNPATH, is also for what a library needs in turn.
+add_python_client() {
+  local venv=$build/venv
+  [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || return 1
+  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    'scikit-build-core>=0.11' 'nanobind>=3.0' 'numpy>=1.24' || return 1
+  cmake --install "$build" --component client --prefix "$build/client" >/dev/null || return 1
+  # shellcheck disable=SC2016  # $ORIGIN is the loader's
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+    --config-settings=cmake.define.INFERCACHE_PREBUILT="$build/client" \
+    --config-settings=cmake.define.CMAKE_INSTALL_RPATH='$ORIGIN/../../lib' \
+    --config-settings=cmake.define.CMAKE_MODULE_LINKER_FLAGS=-Wl,--disable-new-dtags \
+    --target "$bundle/python" client/python || return 1
+  strip "$bundle"/python/infercache/_core*.so
+  rm -rf "$bundle"/python/*.dist-info "$bundle"/python/infercache/__pycache__
+  install -m 644 tests/python/gpu_interop.py tests/python/gpu_memory.py "$bundle/python/"
+}
+if ! add_python_client; then
+  rm -rf "$bundle/python"
+  printf 'make_gpu_bundle.sh: without the Python client (above)\n' >&2
+fi
+
 # The C library's own files apart: they go together, and only where the system's are older.
 glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libanl|libutil)\.so'
-ldd "$bundle"/libexec/* "$bundle/fake/libcuda.so.1" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+mapfile -t extensions < <(find "$bundle" -path '*/python/*.so')
+ldd "$bundle"/libexec/* "$bundle/fake/libcuda.so.1" "${extensions[@]}" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
   sort -u | while read -r library; do
   [[ ${library##*/} =~ $glibc ]] || install -m 644 "$(realpath "$library")" "$bundle/lib/${library##*/}"
 done

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests labelled gpu and bench/gpu on a machine with a GPU, from the bundle that
-# tests/make_gpu_bundle.sh made elsewhere: needs the GPU's driver and a shell, neither gRPC nor a network.
+# tests/make_gpu_bundle.sh made elsewhere: needs the GPU's driver and a shell, neither gRPC nor a network. Then
+# the Python client's test with PyTorch, where there are PyTorch and the minor version of Python that the bundle
+# has the client for; else it is skipped, and says why.
 #
 #   run_gpu.sh [--fake] [--quick] [BUNDLE]
 #     --fake   on the bundle's stand-in for the driver: shows that the bundle works, measures nothing
 #     --quick  measure briefly and give no verdict
 #     BUNDLE   the folder, or the .tar.gz [where this script is]
+#   PYTHON     in the environment: the interpreter [python3]
 #
 # Says which driver and GPU it used. The last line is "N passed, N failed"; exit status 0 only if nothing
 # failed and no measurement missed its target.
@@ -66,18 +69,38 @@ printf 'bundle    %s\nmachine   %s, %s cores\ndriver    %s\n' "$(cat "$bundle/re
 
 passed=0
 failed=0
+skipped=()
 
-# check NAME COMMAND...: counts one more that passed or failed.
+# check NAME COMMAND...: counts one more that passed or failed. 77 says that it was skipped.
 check() {
-  local name=$1
+  local name=$1 status=0
   shift
   printf '\n=== %s\n' "$name"
-  if "$@"; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    printf '=== %s: FAILED\n' "$name"
-  fi
+  "$@" || status=$?
+  case $status in
+    0) passed=$((passed + 1)) ;;
+    77) skipped+=("$name") ;;
+    *)
+      failed=$((failed + 1))
+      printf '=== %s: FAILED\n' "$name"
+      ;;
+  esac
+}
+
+skip() {
+  printf 'SKIPPED: %s\n' "$*"
+  return 77
+}
+
+python_interop() {
+  local python=${PYTHON:-python3} suffix
+  [ -d "$bundle/python" ] || skip 'the bundle has no Python client' || return
+  suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') ||
+    skip "there is no $python; PYTHON names another" || return
+  [ -e "$bundle/python/infercache/_core$suffix" ] ||
+    skip "$python loads _core$suffix; the bundle has $(cd "$bundle/python/infercache" && echo _core*.so)" || return
+  PYTHONDONTWRITEBYTECODE=1 "$python" "$bundle/python/gpu_interop.py" --daemon "$bundle/bin/infercached" \
+    ${fake:+--fake}
 }
 
 for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test; do
@@ -85,9 +108,12 @@ for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_clie
 done
 check conformance_test "$bundle/bin/conformance_test" --gtest_brief=1 '--gtest_filter=*/Gpu.*'
 
+check python_interop python_interop
+
 measure=("$bundle/bin/infercache_gpu_bench" --daemon-binary "$bundle/bin/infercached")
 [ -z "$fake$quick" ] || measure+=(--quick --value-bytes 1048576)
 check measurements "${measure[@]}"
 
+[ "${#skipped[@]}" = 0 ] || printf '\nSkipped (why: above): %s\n' "${skipped[*]}"
 printf '\n%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

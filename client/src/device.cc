@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/device_copy.h"
 #include "client/src/device_impl.h"
 #include "client/src/device_thread.h"
 #include "common/cuda/driver.h"
@@ -14,6 +15,12 @@ namespace {
 struct KeptPin final : DeviceThread::Kept {
   explicit KeptPin(std::unique_ptr<Object::Storage> p) : pin(std::move(p)) {}
   std::unique_ptr<Object::Storage> pin;
+};
+
+// One of several that have a pin.
+struct SharedPin final : Object::Storage {
+  explicit SharedPin(std::shared_ptr<Object::Storage> p) : pin(std::move(p)) {}
+  std::shared_ptr<Object::Storage> pin;
 };
 
 cuda::Stream ToCuda(DeviceStream stream) { return static_cast<cuda::Stream>(stream); }
@@ -58,6 +65,28 @@ absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
     pin_ = std::move(static_cast<KeptPin&>(*kept).pin);
   }
   return status;
+}
+
+absl::Status DeviceObject::ReleaseAfter(std::span<const DeviceStream> streams) {
+  if (streams.size() == 1) return ReleaseAfter(streams[0]);
+  if (pin_ == nullptr) return absl::OkStatus();
+  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
+  const std::shared_ptr<Object::Storage> shared = std::move(pin_);
+  for (const DeviceStream stream : streams) {
+    std::unique_ptr<DeviceThread::Kept> kept =
+        std::make_unique<KeptPin>(std::make_unique<SharedPin>(shared));
+    if (absl::Status status = thread_->KeepUntilDone(ToCuda(stream), &kept); !status.ok()) {
+      pin_ = std::make_unique<SharedPin>(shared);
+      return status;
+    }
+  }
+  address_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to) const {
+  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
+  return infercache::CopyToHost(thread_->context(), address_ + offset, to);
 }
 
 Device::Device(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -246,10 +246,27 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   return (*tier)->CommitNow(rooms, *deadline, &reached);
 }
 
+absl::Status Device::Impl::Gather(std::span<const DevicePiece> pieces, DevicePointer to,
+                                  cuda::Stream stream, bool* begun) {
+  for (const DevicePiece& piece : pieces) {
+    RETURN_IF_ERROR(Copy(piece.size_bytes, stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
+      return api.memcpy_dtod_async(to, piece.address, piece.size_bytes, stream);
+    }));
+    to += piece.size_bytes;
+    *begun = true;
+  }
+  return absl::OkStatus();
+}
+
 PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
                             const CallOptions& call) {
+  const DevicePiece only = {.address = item.source, .size_bytes = item.size_bytes};
+  const std::span<const DevicePiece> pieces =
+      item.pieces.empty() ? std::span(&only, 1) : std::span(item.pieces);
+  uint64_t size = 0;
+  for (const DevicePiece& piece : pieces) size += piece.size_bytes;
   const ReserveItem reserve = {.key = item.key,
-                               .size_bytes = item.size_bytes,
+                               .size_bytes = size,
                                .info = item.info,
                                .parts = item.parts,
                                .overwrite = item.overwrite};
@@ -257,13 +274,11 @@ PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
   if (reserved[0].exists) return {.outcome = PutOutcome::kExists};
   if (!reserved[0].reservation.has_value()) return {.status = reserved[0].status};
   DeviceReservation& room = *reserved[0].reservation;
-  const absl::Status copied =
-      Copy(item.size_bytes, stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
-        return api.memcpy_dtod_async(room.address(), item.source, item.size_bytes, stream);
-      });
-  if (!copied.ok()) return {.status = copied};
-  PutResult result = Commit({&room, 1}, stream, call)[0];
-  if (room) {
+  bool begun = false;
+  const absl::Status copied = Gather(pieces, room.address(), stream, &begun);
+  PutResult result =
+      copied.ok() ? Commit({&room, 1}, stream, call)[0] : PutResult{.status = copied};
+  if (room && begun) {
     // The stream is not done, or dead: nobody gets the room before it is.
     std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
     if (!thread_->KeepUntilDone(stream, &kept).ok()) {

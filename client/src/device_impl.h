@@ -74,6 +74,10 @@ class Device::Impl {
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.
   absl::Status Copy(uint64_t bytes, cuda::Stream stream, absl::string_view call,
                     const std::function<cuda::Result(const cuda::Api&)>& copy);
+  // Copies the pieces to `to`, one behind the other. After an error *begun says whether the stream
+  // may still write there.
+  absl::Status Gather(std::span<const DevicePiece> pieces, DevicePointer to, cuda::Stream stream,
+                      bool* begun);
   DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);

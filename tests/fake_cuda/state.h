@@ -56,6 +56,7 @@ struct Calls {
   std::atomic<uint64_t> freed_while_open;
 };
 
+// Its beginning is mirrored in tests/python/fake_gpus.py.
 struct State {
   std::atomic<uint64_t> magic;  // last to be written
   pthread_mutex_t mu;           // of all processes; a holder may die

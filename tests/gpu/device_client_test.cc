@@ -5,14 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <string>
-#include <utility>
+#include <vector>
 
-#include "client/src/device_impl.h"
-#include "infercache/device.h"
-#include "tests/gpu/device_buffer.h"
-#include "tests/gpu/gpu_local_fixture.h"
+#include "tests/gpu/device_client_fixture.h"
 
 namespace infercache::gpu {
 namespace {
@@ -22,70 +18,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr CallOptions kSoon = {.deadline = absl::Milliseconds(50)};
-
-class DeviceClient : public GpuLocalFixture {
- protected:
-  void SetUp() override {
-    GpuLocalFixture::SetUp();
-    if (IsSkipped() || HasFatalFailure()) return;
-    ServeTier();
-    buffer_.emplace(driver_, device_.ordinal);
-    buffers_ = is_fake() ? fake().UseOf(0).mappings : 0;
-    device_client_ = OpenDevice();
-  }
-  void TearDown() override {
-    if (is_fake()) fake().ClearFaults();
-    device_client_.reset();
-    host_.reset();
-    buffer_.reset();
-    // What a stream was still at is given back on the device's thread.
-    if (is_fake()) {
-      EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == 0; })) << "still mapped";
-    }
-    GpuLocalFixture::TearDown();
-  }
-  std::unique_ptr<Device> OpenDevice() {
-    const LocalTransport::Options lane = {.path = socket_path(),
-                                          .namespace_name = "default",
-                                          .fingerprint = *Fingerprint::Make({}),
-                                          .device = {},
-                                          .clock = {}};
-    if (host_ == nullptr) host_ = *LocalTransport::Connect(lane);
-    auto impl = Device::Impl::Open(
-        {.lane = lane,
-         .host = host_.get(),
-         .deadline = absl::Seconds(30),
-         .view_in_host =
-             [this](std::string_view key, const CallOptions&) {
-               Reached reached;
-               return std::move(host_->GetNow({&key, 1}, LocalTransport::Copies::kAllowed,
-                                              absl::Now() + absl::Seconds(30), &reached)[0]);
-             }},
-        device_.uuid);
-    EXPECT_TRUE(impl.ok()) << impl.status();
-    return impl.ok() ? std::make_unique<Device>(*std::move(impl)) : nullptr;
-  }
-  PutResult Put(std::string_view key, std::string_view value, const CallOptions& call = {}) {
-    buffer_->Write(value);
-    return device_client_->Put(
-        {.key = key, .source = buffer_->address(), .size_bytes = value.size()}, nullptr, call);
-  }
-  void MustPut(std::string_view key, std::string_view value) {
-    const PutResult put = Put(key, value);
-    ASSERT_EQ(put.outcome, PutOutcome::kStored) << put.status;
-  }
-  std::string Read(const DeviceObject& object) {
-    return buffer_->ReadFrom(object.address(), object.size_bytes());
-  }
-  uint64_t Limbo() { return Tier()->Stats().limbo_bytes; }
-  // Erased while `key` is held: what is held is in limbo for as long.
-  void EraseHeld(std::string_view key) { ASSERT_TRUE(Tier().Erase(key)); }
-
-  std::optional<DeviceBuffer> buffer_;
-  uint64_t buffers_ = 0;
-  std::unique_ptr<LocalTransport> host_;
-  std::unique_ptr<Device> device_client_;
-};
 
 TEST_F(DeviceClient, WhatIsPutIsFoundWithItsParts) {
   buffer_->Write("abcdefgh");
@@ -103,6 +35,29 @@ TEST_F(DeviceClient, WhatIsPutIsFoundWithItsParts) {
   ASSERT_EQ(got.object->parts().size(), 2u);
   EXPECT_THAT(got.object->parts()[0].shape, ElementsAre(1, 3));
   EXPECT_EQ(Put("key", "other").outcome, PutOutcome::kExists);
+}
+
+TEST_F(DeviceClient, PiecesAreGatheredInTheirOrder) {
+  buffer_->Write("abcdefgh");
+  const DevicePointer at = buffer_->address();
+  const std::vector<PartSpec> parts = {{.size_bytes = 3}, {.size_bytes = 0}, {.size_bytes = 2}};
+  const PutResult put = device_client_->Put(
+      {.key = "key", .parts = parts, .pieces = {{at + 5, 3}, {0, 0}, {at, 2}}}, nullptr);
+  ASSERT_EQ(put.outcome, PutOutcome::kStored) << put.status;
+  const DeviceGetResult got = device_client_->Get("key");
+  ASSERT_TRUE(got.hit()) << got.status;
+  EXPECT_EQ(Read(*got.object), "fghab");
+  std::string some(2, '\0');
+  EXPECT_TRUE(got.object->CopyToHost(2, std::as_writable_bytes(std::span(some))).ok());
+  EXPECT_EQ(some, "ha");
+}
+
+TEST_F(DeviceClient, APieceThatIsNowhereRefusesThePutAndGivesItsRoomBack) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver may take any pointer for one of its own";
+  const DevicePutItem item = {.key = "key", .pieces = {{buffer_->address(), 5}, {4096, 5}}};
+  EXPECT_EQ(device_client_->Put(item, nullptr).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
+  EXPECT_FALSE(device_client_->Get("key").hit());
 }
 
 TEST_F(DeviceClient, AnObjectHasAtLeastOneByte) {
@@ -160,73 +115,6 @@ TEST_F(DeviceClient, ADroppedReservationIsRoomAgain) {
   const ReserveItem item = {.key = "key", .size_bytes = 5};
   { auto reserved = device_client_->Reserve({&item, 1}); }
   EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
-}
-
-TEST_F(DeviceClient, AViewOutlivesItsDevice) {
-  MustPut("key", "value");
-  DeviceGetResult got = device_client_->Get("key");
-  device_client_.reset();
-  EraseHeld("key");
-  store_->Maintain();
-  EXPECT_EQ(Read(*got.object), "value");
-  EXPECT_GT(Limbo(), 0u);
-  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
-  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
-}
-
-TEST_F(DeviceClient, APinGoesWhenItsStreamIsDone) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  MustPut("key", "value");
-  DeviceGetResult got = device_client_->Get("key");
-  fake().StickStreams();
-  ASSERT_TRUE(got.object->ReleaseAfter(nullptr).ok());
-  EXPECT_EQ(got.object->address(), 0u);
-  EXPECT_EQ(device_client_->stats().held_for_streams, 1u);
-  EraseHeld("key");
-  store_->Maintain();
-  EXPECT_GT(Limbo(), 0u) << "the GPU may still read it";
-  fake().FreeStreams();
-  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
-  EXPECT_EQ(device_client_->stats().held_for_streams, 0u);
-}
-
-// The callback became part of the graph, and was called again at every launch, with what was freed.
-TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  MustPut("key", "value");
-  DeviceGetResult got = device_client_->Get("key");
-  fake().faults().streams_capture.store(1);
-  EXPECT_TRUE(absl::IsFailedPrecondition(got.object->ReleaseAfter(nullptr)));
-  EXPECT_NE(got.object->address(), 0u) << "nothing has changed";
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      device_client_->GetInto("key", buffer_->address(), 5, nullptr).status));
-  const DevicePutItem item = {.key = "other", .source = buffer_->address(), .size_bytes = 5};
-  EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Put(item, nullptr).status));
-  fake().faults().streams_capture.store(0);
-  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
-  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
-}
-
-TEST_F(DeviceClient, APinGoesWhenItsContextDies) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  MustPut("key", "value");
-  DeviceGetResult held = device_client_->Get("key"), late = device_client_->Get("key");
-  fake().StickStreams();
-  ASSERT_TRUE(held.object->ReleaseAfter(nullptr).ok());
-  fake().faults().contexts_dead.store(1);
-  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
-  EXPECT_TRUE(late.object->ReleaseAfter(nullptr).ok());
-  EraseHeld("key");
-  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
-}
-
-TEST_F(DeviceClient, AStreamThatIsNoneReleasesNothing) {
-  MustPut("key", "value");
-  DeviceGetResult got = device_client_->Get("key");
-  if (!is_fake()) GTEST_SKIP() << "a real driver need not check its handles";
-  int none = 0;
-  EXPECT_EQ(got.object->ReleaseAfter(&none).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Read(*got.object), "value");
 }
 
 TEST_F(DeviceClient, ACommitWaitsForItsStreamWithinItsDeadline) {

@@ -16,6 +16,8 @@ import pytest
 
 import infercache
 
+pytest_plugins = ["gpus"]
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("INFERCACHE_BUILD_DIR", ROOT / "build" / "dev"))
 LIMIT_S = 30  # for anything that a test waits for
@@ -98,14 +100,16 @@ class Daemon:
         ).stdout  # fmt: skip
         return json.loads(out)
 
-    def metric(self, name):
-        """The sum of a metric over its labels."""
+    def metric(self, name, **labels):
+        """The sum of a metric over its other labels."""
         from urllib.request import urlopen
 
         with urlopen(f"http://{self.addresses['http']}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        values = [line.rsplit(" ", 1)[1] for line in lines if line.split("{")[0].split(" ")[0] == name]
-        assert values, f"no metric {name}"
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        values = [line.rsplit(" ", 1)[1] for line in lines
+                  if line.split("{")[0].split(" ")[0] == name and all(label in line for label in wanted)]  # fmt: skip
+        assert values, f"no metric {name} {labels}"
         return sum(float(value) for value in values)
 
 

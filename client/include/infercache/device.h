@@ -90,6 +90,12 @@ class DeviceObject {
   // that reads the object. After an error, which a stream that is none brings, nothing has changed.
   // FAILED_PRECONDITION: the stream is being captured for a graph, which a pin cannot be part of.
   absl::Status ReleaseAfter(DeviceStream stream);
+  // The same, when the last of them is done. None: now.
+  absl::Status ReleaseAfter(std::span<const DeviceStream> streams);
+
+  // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
+  // REQUIRES: they lie within the object, which is not released. DeviceStats does not count it.
+  absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to) const;
 
  private:
   DevicePointer address_ = 0;
@@ -134,6 +140,12 @@ struct DeviceReserveResult {
   std::optional<DeviceReservation> reservation = {};
 };
 
+// Memory of a GPU, in this process.
+struct DevicePiece {
+  DevicePointer address = 0;
+  uint64_t size_bytes = 0;
+};
+
 struct DevicePutItem {
   std::string_view key = {};
   ObjectInfo info = {};
@@ -141,6 +153,8 @@ struct DevicePutItem {
   DevicePointer source = 0;          // memory of this GPU, in this process
   uint64_t size_bytes = 0;
   bool overwrite = false;
+  // Instead of source and size_bytes: what is gathered, in this order.
+  std::vector<DevicePiece> pieces = {};
 };
 
 // What became of a GetInto: the copy is under way in the stream.

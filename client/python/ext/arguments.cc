@@ -43,6 +43,17 @@ double Real(nb::handle number) {
   return value;
 }
 
+// But for its bytes.
+PartSpec SpecOf(nb::handle dtype, nb::handle shape) {
+  PartSpec spec;
+  spec.dtype = static_cast<DataType>(Unsigned(dtype));
+  const nb::object sizes = TupleOf(shape, "shape");
+  for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(sizes.ptr()); ++d) {
+    spec.shape.push_back(Unsigned(Item(sizes, d)));
+  }
+  return spec;
+}
+
 }  // namespace
 
 std::string_view KeyBytes(nb::handle key) {
@@ -97,13 +108,7 @@ Value::Value(nb::handle parts) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.ptr()); ++i) {
     const nb::handle part = Fields(Item(tuple, i), 3);
     buffers_.emplace_back(Item(part, 0), Buffer::Access::kRead);
-    PartSpec spec;
-    spec.dtype = static_cast<DataType>(Unsigned(Item(part, 1)));
-    const nb::object shape = TupleOf(Item(part, 2), "shape");
-    for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(shape.ptr()); ++d) {
-      spec.shape.push_back(Unsigned(Item(shape, d)));
-    }
-    Add(std::move(spec), buffers_.back().bytes());
+    Add(SpecOf(Item(part, 1), Item(part, 2)), buffers_.back().bytes());
   }
   static constexpr std::byte kFillerByte[1] = {};
   if (NeedsFiller(parts_)) Add(Filler(), kFillerByte);
@@ -114,6 +119,18 @@ void Value::Add(PartSpec spec, std::span<const std::byte> bytes) {
   size_bytes_ += bytes.size();
   parts_.push_back(std::move(spec));
   pieces_.push_back(bytes);
+}
+
+DeviceValue::DeviceValue(nb::handle value) {
+  const nb::object tuple = TupleOf(value, "parts");
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.ptr()); ++i) {
+    const nb::handle part = Fields(Item(tuple, i), 4);
+    const DevicePiece piece = {.address = Unsigned(Item(part, 0)),
+                               .size_bytes = Unsigned(Item(part, 1))};
+    PartSpec& spec = parts.emplace_back(SpecOf(Item(part, 2), Item(part, 3)));
+    spec.size_bytes = piece.size_bytes;
+    pieces.push_back(piece);
+  }
 }
 
 ObjectInfo InfoFrom(nb::handle info) {

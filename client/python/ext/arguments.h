@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infercache/client.h"
+#include "infercache/device.h"
 
 namespace infercache::python {
 
@@ -81,6 +82,15 @@ class Value {
   std::vector<PartSpec> parts_;  // with a filler, if it takes one: see filler.h
   std::vector<std::span<const std::byte>> pieces_;
   uint64_t size_bytes_ = 0;
+};
+
+// The same in a GPU's memory, as infercache._device_arrays describes it: a sequence of (address,
+// bytes, number of the dtype, shape). Whoever has the memory keeps it.
+struct DeviceValue {
+  explicit DeviceValue(nanobind::handle parts);
+
+  std::vector<PartSpec> parts;
+  std::vector<DevicePiece> pieces;
 };
 
 // (kind, compute cost in ms, class id, TTL in ms, parent key or None)

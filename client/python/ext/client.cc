@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "client/python/ext/device.h"
 #include "client/python/ext/errors.h"
 #include "client/python/ext/fork_epoch.h"
 
@@ -31,8 +32,13 @@ PyClient::~PyClient() { Close(); }
 void PyClient::Close() {
   if (shared_ == nullptr) return;
   std::shared_ptr<Shared> shared = std::move(shared_);
+  std::vector<std::shared_ptr<OpenedDevice>> devices;
+  for (const auto& device : std::exchange(devices_, {})) {
+    if (const auto slot = device.lock()) devices.push_back(std::move(slot->opened));
+  }
   nb::gil_scoped_release nogil;
-  shared.reset();  // waits for what is under way, whose threads may want the GIL
+  devices.clear();  // before their client
+  shared.reset();   // waits for what is under way, whose threads may want the GIL
 }
 
 // The client refers to the memory of its requests until it is gone.
@@ -55,12 +61,6 @@ const char* PyClient::lane() const {
   return Use()->client->lane() == Lane::kLocal ? "local" : "remote";
 }
 
-nb::object PyClient::last_failure() const {
-  if (last_failure_ == nullptr) return nb::none();
-  return nb::module_::import_("infercache._errors")
-      .attr("Failure")(last_failure_->code, last_failure_->reason);
-}
-
 void PyClient::Note(const absl::Status& status) {
   if (status.ok()) return;
   ThrowIfCallersMistake(status);
@@ -81,15 +81,6 @@ nb::tuple PyClient::PutAnswer(const PutResult& result) {
   }
   Note(result.status);
   return nb::make_tuple("refused", CodeName(result.status), std::string(result.status.message()));
-}
-
-nb::list PyClient::Flags(const absl::Status& status, const std::vector<bool>& flags, size_t count) {
-  Note(status);
-  nb::list result;
-  for (size_t i = 0; i < count; ++i) {
-    result.append(nb::bool_(status.ok() && i < flags.size() && flags[i]));
-  }
-  return result;
 }
 
 // --- Waited for ---
@@ -180,7 +171,8 @@ nb::list PyClient::Keys(KeysCall which, nb::handle keys, nb::handle deadline) {
              : which == KeysCall::kDelete ? client.Delete(list.keys(), call)
                                           : client.Touch(list.keys(), call);
   }
-  return Flags(result.status, result.flags, list.keys().size());
+  Note(result.status);
+  return FlagList(result, list.keys().size());
 }
 
 nb::tuple PyClient::ListKeys(nb::handle prefix, uint32_t page_size, nb::handle token,

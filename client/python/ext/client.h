@@ -17,16 +17,13 @@
 #include <vector>
 
 #include "client/python/ext/arguments.h"
+#include "client/python/ext/failures.h"
 #include "client/python/ext/view.h"
 #include "infercache/client.h"
 
 namespace infercache::python {
 
-// Why a call was a miss or refused.
-struct Failure {
-  std::string code;
-  std::string reason;
-};
+struct DeviceSlot;
 
 class PyClient {
  public:
@@ -39,7 +36,10 @@ class PyClient {
   void Close();
   bool closed() const { return shared_ == nullptr; }
   const char* lane() const;
-  nanobind::object last_failure() const;
+  nanobind::object last_failure() const { return FailureObject(last_failure_.get()); }
+
+  // device.cc. It is closed with the client. DeviceError: there is no such GPU here.
+  std::shared_ptr<DeviceSlot> OpenDevice(const std::string& gpu);
 
   // --- Waited for ---
   nanobind::object Get(nanobind::handle key, nanobind::handle deadline);
@@ -90,10 +90,10 @@ class PyClient {
   void Note(const absl::Status& status);  // raises what is the caller's mistake
   nanobind::object Hit(GetResult& result);
   nanobind::tuple PutAnswer(const PutResult& result);
-  nanobind::list Flags(const absl::Status& status, const std::vector<bool>& flags, size_t count);
   nanobind::object ResultOf(Completion& completion);
 
   std::shared_ptr<Shared> shared_;  // null once closed
+  std::vector<std::weak_ptr<DeviceSlot>> devices_;
   uint64_t fork_epoch_;
   std::unique_ptr<Failure> last_failure_;
 };

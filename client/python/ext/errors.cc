@@ -17,16 +17,19 @@ nb::object ErrorType(const char* name) {
   throw nb::python_error();
 }
 
+[[noreturn]] void ThrowStatus(const char* type, const absl::Status& status) {
+  Throw(type, ErrorType(type)(CodeName(status), std::string(status.message()).c_str()));
+}
+
 }  // namespace
 
 void ThrowClosed(const char* what) { Throw("ClosedError", nb::str(what)); }
 
 void ThrowForked(const char* what) { Throw("ForkedError", nb::str(what)); }
 
-void ThrowDaemonError(const absl::Status& status) {
-  Throw("DaemonError",
-        ErrorType("DaemonError")(CodeName(status), std::string(status.message()).c_str()));
-}
+void ThrowDaemonError(const absl::Status& status) { ThrowStatus("DaemonError", status); }
+
+void ThrowDeviceError(const absl::Status& status) { ThrowStatus("DeviceError", status); }
 
 std::string CodeName(const absl::Status& status) { return absl::StatusCodeToString(status.code()); }
 

@@ -11,10 +11,11 @@
 
 namespace infercache::python {
 
-// infercache.ClosedError, ForkedError, and DaemonError with `code` and `reason`.
+// infercache.ClosedError, ForkedError, and DaemonError and DeviceError with `code` and `reason`.
 [[noreturn]] void ThrowClosed(const char* what);
 [[noreturn]] void ThrowForked(const char* what);
 [[noreturn]] void ThrowDaemonError(const absl::Status& status);
+[[noreturn]] void ThrowDeviceError(const absl::Status& status);
 
 // "UNAVAILABLE", "DEADLINE_EXCEEDED", ...
 std::string CodeName(const absl::Status& status);

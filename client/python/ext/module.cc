@@ -1,6 +1,9 @@
 #include <nanobind/nanobind.h>
 
 #include "client/python/ext/client.h"
+#include "client/python/ext/device.h"
+#include "client/python/ext/device_tensor.h"
+#include "client/python/ext/device_view.h"
 #include "client/python/ext/fork_epoch.h"
 #include "client/python/ext/view.h"
 
@@ -11,4 +14,7 @@ NB_MODULE(_core, m) {
   infercache::python::WatchForks();
   infercache::python::DefineView(m);
   infercache::python::DefineClient(m);
+  infercache::python::DefineDeviceTensor(m);
+  infercache::python::DefineDeviceView(m);
+  infercache::python::DefineDevice(m);
 }

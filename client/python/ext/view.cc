@@ -9,6 +9,7 @@
 #include "client/python/ext/errors.h"
 #include "client/python/ext/filler.h"
 #include "client/python/ext/fork_epoch.h"
+#include "client/python/ext/parts.h"
 
 namespace infercache::python {
 namespace {
@@ -18,52 +19,13 @@ namespace nb = nanobind;
 constexpr const char* kForked =
     "this view was made before a fork; what it shows is not mapped in the child";
 
-nb::tuple ShapeOf(const PartSpec& part) {
-  nb::object shape = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(part.shape.size())));
-  if (!shape.is_valid()) throw nb::python_error();
-  for (size_t d = 0; d < part.shape.size(); ++d) {
-    PyTuple_SET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(d),
-                     PyLong_FromUnsignedLongLong(part.shape[d]));
-  }
-  return nb::borrow<nb::tuple>(shape);
-}
-
-size_t PartIndex(const View& view, Py_ssize_t index) {
-  const auto count = static_cast<Py_ssize_t>(view.parts().size());
-  if (index < 0) index += count;
-  if (index < 0 || index >= count) {
-    throw nb::index_error(("the object has " + std::to_string(count) + " parts").c_str());
-  }
-  return static_cast<size_t>(index);
-}
-
-// For dtype and shape, which an object of several parts has several of.
-const PartSpec& OnlyPart(const View& view) {
-  const std::span<const PartSpec> parts = view.parts();
-  if (parts.size() != 1) {
-    throw nb::value_error(
-        ("the object has " + std::to_string(parts.size()) + " parts; ask `parts` for each")
-            .c_str());
-  }
-  return parts[0];
-}
-
 // (exporter, name of the dtype, shape): what infercache._arrays makes arrays of.
 nb::tuple Part(const View& view, Py_ssize_t index, bool claims_writable) {
   const Object& object = view.object();
-  const size_t i = PartIndex(view, index);
+  const size_t i = PartIndex(view.parts(), index);
   const PartSpec& part = object.parts()[i];
   return nb::make_tuple(PartBytes(view.shared(), object.part(i), claims_writable),
                         DataTypeName(part.dtype), ShapeOf(part));
-}
-
-nb::list Parts(const View& view) {
-  const nb::object type = nb::module_::import_("infercache._arrays").attr("Part");
-  nb::list result;
-  for (const PartSpec& part : view.parts()) {
-    result.append(type(DataTypeName(part.dtype), ShapeOf(part), part.size_bytes));
-  }
-  return result;
 }
 
 nb::object ToBytes(const View& view) {
@@ -145,14 +107,8 @@ PyType_Slot part_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(GetPartBuf
 
 std::string Repr(const View& view) {
   if (view.released()) return "<infercache.View, released>";
-  const std::span<const PartSpec> parts = view.parts();
-  std::string text = "<infercache.View of " + std::to_string(view.bytes().size()) + " bytes";
-  if (parts.size() != 1) {
-    text += " in " + std::to_string(parts.size()) + " parts";
-  } else if (parts[0].dtype != DataType::kBytes) {
-    text += std::string(", ") + DataTypeName(parts[0].dtype);
-  }
-  return text + (view.object().zero_copy() ? ", zero-copy>" : ", copied>");
+  return ReprOf("View", view.bytes().size(), view.parts()) +
+         (view.object().zero_copy() ? ", zero-copy>" : ", copied>");
 }
 
 }  // namespace
@@ -254,14 +210,16 @@ lacks the dtype. IndexError: no such part.)")
           nb::sig("def __reduce_ex__(self, protocol: typing.SupportsIndex, /) -> typing.NoReturn"))
       .def_prop_ro(
           "nbytes", [](const View& self) { return self.bytes().size(); }, "Bytes of all parts.")
-      .def_prop_ro("parts", &Parts, nb::sig("def parts(self) -> list[Part]"),
-                   "(dtype, shape, nbytes) of each part; never empty.")
       .def_prop_ro(
-          "dtype", [](const View& self) { return DataTypeName(OnlyPart(self).dtype); },
+          "parts", [](const View& self) { return PartList(self.parts()); },
+          nb::sig("def parts(self) -> list[Part]"),
+          "(dtype, shape, nbytes) of each part; never empty.")
+      .def_prop_ro(
+          "dtype", [](const View& self) { return DataTypeName(OnlyPart(self.parts()).dtype); },
           nb::sig("def dtype(self) -> str"),
           "Of the only part: 'float32', 'bfloat16', ..., 'bytes'. ValueError: several parts.")
       .def_prop_ro(
-          "shape", [](const View& self) { return ShapeOf(OnlyPart(self)); },
+          "shape", [](const View& self) { return ShapeOf(OnlyPart(self.parts())); },
           nb::sig("def shape(self) -> tuple[int, ...]"),
           "Of the only part; () of a scalar and of plain bytes. ValueError: several parts.")
       .def_prop_ro(
@@ -271,11 +229,7 @@ lacks the dtype. IndexError: no such part.)")
           "compute_cost_ms", [](const View& self) { return self.object().info().compute_cost_ms; },
           "What computing it took, as its writer said, in milliseconds.")
       .def_prop_ro(
-          "ttl",
-          [](const View& self) -> nb::object {
-            const uint64_t ms = self.object().info().ttl_ms;
-            return ms == 0 ? nb::none() : nb::object(nb::float_(static_cast<double>(ms) / 1000));
-          },
+          "ttl", [](const View& self) { return TtlSeconds(self.object().info()); },
           nb::sig("def ttl(self) -> float | None"),
           "Seconds that were left at the hit; None: it does not expire.")
       .def_prop_ro(

@@ -15,8 +15,9 @@ nothing but numpy.
 from ._arrays import Part
 from ._async import AsyncClient
 from ._client import Client, Put, PutResult, connect
-from ._core import View
-from ._errors import ClosedError, DaemonError, Error, Failure, ForkedError
+from ._core import DeviceTensor, DeviceView, View
+from ._device import Device, LendResult
+from ._errors import ClosedError, DaemonError, DeviceError, Error, Failure, ForkedError
 from ._memoize import memoize
 
 __version__ = "0.1.0"
@@ -25,9 +26,14 @@ __all__ = [
     "Client",
     "ClosedError",
     "DaemonError",
+    "Device",
+    "DeviceError",
+    "DeviceTensor",
+    "DeviceView",
     "Error",
     "Failure",
     "ForkedError",
+    "LendResult",
     "Part",
     "Put",
     "PutResult",

@@ -50,11 +50,11 @@ def view_to_numpy(view: View, part: int, copy: bool) -> np.ndarray[Any, Any]:
     if name == "bytes":
         array = np.frombuffer(exporter, np.uint8)
     else:
-        array = np.ndarray(shape, _numpy_dtype(name), exporter)
+        array = np.ndarray(shape, numpy_dtype(name), exporter)
     return array.copy() if copy else array
 
 
-def _numpy_dtype(name: str) -> np.dtype[Any]:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     dtype = _NUMPY_DTYPES.get(name)
     if dtype is None:
         try:
@@ -78,7 +78,7 @@ def view_to_torch(view: View, part: int, copy: bool) -> torch.Tensor:
         return tensor.clone() if copy else tensor
     dtype = _torch_dtypes.get(name)
     if dtype is None:
-        dtype = _torch_dtype(name)
+        dtype = torch_dtype(name)
     size = len(memoryview(exporter))
     if size == 0:
         return torch.empty((0,) if name == "bytes" else shape, dtype=dtype)
@@ -93,7 +93,7 @@ def view_to_torch(view: View, part: int, copy: bool) -> torch.Tensor:
     return tensor.clone() if copy else tensor
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
     import torch
 
     attribute = "uint8" if name == "bytes" else _LIBRARY_NAMES.get(name, name)
@@ -125,11 +125,15 @@ def _part(value: Any) -> PartIn:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _torch_part(torch, value)
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{type_name(value)} is in a GPU's memory: client.device() stores it there; or put a copy in host memory"
+        )
     try:
         buffer = memoryview(value)
     except TypeError:
         raise TypeError(
-            f"a value is bytes, a buffer, a numpy array or a torch tensor, or a list of these; not {_type_name(value)}"
+            f"a value is bytes, a buffer, a numpy array or a torch tensor, or a list of these; not {type_name(value)}"
         ) from None
     if buffer.format == "B" and buffer.ndim == 1:
         return (buffer if buffer.c_contiguous else bytes(buffer)), 0, ()
@@ -150,13 +154,15 @@ def _numpy_part(array: np.ndarray[Any, Any]) -> PartIn:
 
 
 def _torch_part(torch: Any, tensor: Any) -> PartIn:
-    if tensor.device.type != "cpu":
+    if tensor.device.type == "cuda":
         raise TypeError(
-            f"the tensor is on {tensor.device}; device tensors cannot be stored yet: put tensor.cpu()"
+            f"the tensor is on {tensor.device}: client.device() stores it in that GPU's memory; or put tensor.cpu()"
         )
+    if tensor.device.type != "cpu":
+        raise TypeError(f"the tensor is on {tensor.device}; put tensor.cpu()")
     if tensor.layout is not torch.strided:
         raise TypeError(f"the tensor is {tensor.layout}; put tensor.to_dense()")
-    code = _code_of_torch(torch, tensor.dtype)
+    code = code_of_torch(torch, tensor.dtype)
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
     shape = tuple(tensor.shape)
     if tensor.numel() == 0:
@@ -164,7 +170,7 @@ def _torch_part(torch: Any, tensor: Any) -> PartIn:
     return tensor.reshape(-1).view(torch.uint8).numpy(), code, shape
 
 
-def _code_of_torch(torch: Any, dtype: Any) -> int:
+def code_of_torch(torch: Any, dtype: Any) -> int:
     if not _code_of_torch_dtype:
         for name, code in _CODES.items():
             known = getattr(torch, _LIBRARY_NAMES.get(name, name), None)
@@ -175,5 +181,13 @@ def _code_of_torch(torch: Any, dtype: Any) -> int:
     return _code_of_torch_dtype[dtype]
 
 
-def _type_name(value: Any) -> str:
+def code_of_name(name: str) -> int:
+    """By a name of ours or of numpy's. TypeError."""
+    code = _CODES.get(name) or _CODE_OF_NUMPY_NAME.get(name)
+    if code is None:
+        raise TypeError(f"objects have no dtype {name}; put its bytes, or convert it")
+    return code
+
+
+def type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from . import _arrays, _core, _memoize
 from ._core import View
+
+if TYPE_CHECKING:
+    from ._device import Device
 
 Key = str | bytes
 Kind = Literal["blob", "kv", "activation", "embedding", "output"]
@@ -199,6 +202,19 @@ class Client(_core._Client):
 
         info_of(kind, 0.0, class_id, ttl, parent)  # before anything is computed
         return [view for view, _ in self._get_or_compute(keys, described, deadline, claim_time)]
+
+    def device(self, gpu: str | int = "auto") -> Device:
+        """The namespace's objects in the memory of a GPU.
+
+        `gpu`: its number in this process, its UUID as `nvidia-smi -L` tells it, or "auto" for the only one that
+        this process sees. Takes hold of the GPU's primary context, the one that torch works in. Does not wait
+        for the daemon: if that has no tier there, calls are misses that say so. The client's `close` closes it.
+        DeviceError: UNIMPLEMENTED: no driver, or the client is one over gRPC; NOT_FOUND: no such GPU. ValueError:
+        no UUID.
+        """
+        from ._device import Device  # which is made of what is here
+
+        return Device(self, gpu)
 
     def memoize(
         self,

@@ -1,0 +1,82 @@
+// A pinned object of a GPU, shared by all that was made from it, and the streams that use it.
+//
+// Whoever lets go last only says that it gives the GPU nothing more that reads the object. What it
+// gave before may still run: the pin goes when the streams are done with what they had by then.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "infercache/device.h"
+
+namespace infercache::python {
+
+using Streams = std::vector<DeviceStream>;
+
+// Which GPU, for this process.
+struct DeviceId {
+  std::string uuid;
+  int ordinal = 0;
+};
+
+// Objects whose streams could not be waited for when they were let go of: a stream that is being
+// captured takes no callback. They stay pinned; each later one that is let go of tries them again.
+// What is left at the end is never unpinned by this process: the daemon takes it back when that
+// ends. Thread-safe.
+class Stranded {
+ public:
+  Stranded();
+  ~Stranded();
+  Stranded(const Stranded&) = delete;
+  Stranded& operator=(const Stranded&) = delete;
+
+  void Add(DeviceObject object, Streams streams);
+  void TryAgain();
+
+ private:
+  struct One {
+    DeviceObject object;
+    Streams streams;
+  };
+  const uint64_t fork_epoch_;
+  std::mutex mu_;
+  std::vector<One> all_;
+};
+
+// Thread-safe. Any thread may let go of it, with or without the GIL, which is not held meanwhile.
+class DevicePin {
+ public:
+  DevicePin(DeviceObject object, std::shared_ptr<const DeviceId> device,
+            std::shared_ptr<Stranded> stranded);
+  ~DevicePin();
+  DevicePin(const DevicePin&) = delete;
+  DevicePin& operator=(const DevicePin&) = delete;
+
+  const DeviceObject& object() const { return object_; }
+  const DeviceId& device() const { return *device_; }
+  // Whether it is of this process, and not of one that it was forked from.
+  bool inherited() const;
+
+  // `stream` is waited for as well. If nobody names one, the legacy default stream is, which
+  // itself waits for all streams of the context but those that were made non-blocking.
+  void UsedBy(DeviceStream stream);
+  // For the last owner, who wants to hear of an error: then nothing has changed.
+  absl::Status Release(DeviceStream also);
+
+ private:
+  DeviceObject object_;
+  const std::shared_ptr<const DeviceId> device_;
+  const std::shared_ptr<Stranded> stranded_;
+  const uint64_t fork_epoch_;
+  std::mutex mu_;
+  Streams streams_;
+};
+
+using SharedPin = std::shared_ptr<DevicePin>;
+
+}  // namespace infercache::python

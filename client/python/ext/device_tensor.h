@@ -1,0 +1,54 @@
+// infercache.DeviceTensor: one part of an object in a GPU's memory, and the protocols by which
+// other libraries take it. It is device_view.h that says what keeps the memory.
+
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "client/python/ext/device_pin.h"
+
+namespace infercache::python {
+
+// A number of a stream as DLPack and Python have it: 0 and 1 are the legacy default stream.
+DeviceStream ToStream(uint64_t handle);
+
+void ThrowIfInherited(const DevicePin& pin);  // ForkedError
+
+class DeviceTensor {
+ public:
+  DeviceTensor(SharedPin pin, size_t part) : pin_(std::move(pin)), part_(part) {}
+
+  // ForkedError.
+  const SharedPin& pin() const {
+    ThrowIfInherited(*pin_);
+    return pin_;
+  }
+  size_t part() const { return part_; }
+  const PartSpec& spec() const { return pin()->object().parts()[part_]; }
+  DevicePointer address() const { return pin()->object().part_address(part_); }
+
+ private:
+  SharedPin pin_;
+  size_t part_;
+};
+
+inline constexpr const char* kDlpackSignature =
+    "def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = "
+    "None, dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any";
+extern const char* const kDlpackDoc;
+extern const char* const kInterfaceDoc;
+
+// __dlpack__, whose arguments these are: BufferError.
+nanobind::object DlpackOf(const DeviceTensor& tensor, nanobind::handle stream,
+                          nanobind::handle max_version, nanobind::handle device,
+                          nanobind::handle copy);
+nanobind::tuple DlpackDeviceOf(const DeviceId& device);
+// __cuda_array_interface__: AttributeError where it cannot express the dtype.
+nanobind::dict InterfaceOf(const DeviceTensor& tensor);
+
+void DefineDeviceTensor(nanobind::module_& m);
+
+}  // namespace infercache::python

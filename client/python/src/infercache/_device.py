@@ -1,0 +1,207 @@
+"""Device: objects in the memory of a GPU, and tensors that workers lend each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from . import _core, _device_arrays
+from ._client import Key, Kind, PutResult, info_of
+from ._core import DeviceTensor, DeviceView
+from ._device_arrays import stream_handle, torch_stream, view_to_numpy, view_to_torch
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+__all__ = ["Device", "LendResult", "stream_handle", "stream_to_wait_for", "view_to_numpy", "view_to_torch"]
+
+
+def stream_to_wait_for(ordinal: int) -> int:
+    """What a view that is released waits for if nobody says: torch's current stream, or the default one."""
+    return torch_stream(ordinal) or 0
+
+
+class LendResult(NamedTuple):
+    """What became of a lend. True unless it was refused."""
+
+    outcome: Literal["lent", "copied", "refused"]  # copied: to host memory; the tensor is not lent
+    code: str  # a gRPC status code; "OK" unless refused
+    reason: str  # empty unless refused
+
+    def __bool__(self) -> bool:
+        return self.outcome != "refused"
+
+
+class Device(_core._Device):
+    """The objects of a client's namespace in the memory of one GPU. Made by `Client.device`.
+
+    A hit is a read of shared memory: nothing is copied, neither the daemon nor the driver is called. What is
+    put here is found here, by any worker of this host, after its writer is gone too; objects in host memory
+    are others, even under the same key.
+
+    The rules are those of Client: any number of threads; a miss, and every failure of a daemon, is None, False
+    or a refused put, and `last_failure` says why (NOT_FOUND: the namespace has no tier on this GPU;
+    UNIMPLEMENTED: it is off; `ping()` raises that). ClosedError, ForkedError, and ValueError and TypeError for
+    arguments that can never work. Waits and the driver's calls are made without the GIL.
+
+    `stream` is a handle, or a stream of torch or CuPy. A device keeps its client; it is a context manager.
+    """
+
+    def __init__(self, client: Client, gpu: str | int = "auto") -> None:
+        super().__init__(client, gpu)
+        self.client = client
+        self._lent: dict[bytes, list[tuple[Any, list[Any]]]] = {}  # what may still be read by others
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a Device cannot be pickled: it belongs to its process; open one in the other")
+
+    def close(self) -> None:
+        super().close()
+        self._lent.clear()
+
+    def _reader(self, stream: Any) -> int | None:
+        return torch_stream(self.ordinal) if stream is None else stream_handle(stream)
+
+    def get(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
+        """The object under `key` as a DeviceView, or None.
+
+        `stream`: in which it will be read, so that its bytes are not reused before that is done; None: torch's
+        current stream, if torch uses CUDA; others are named to the view.
+        """
+        return self.get_many((key,), stream=stream, deadline=deadline)[0]
+
+    def get_many(
+        self, keys: Iterable[Key], *, stream: Any = None, deadline: float | None = None
+    ) -> list[DeviceView | None]:
+        """`get` of many keys, in their order, in one call."""
+        views: list[DeviceView | None] = self._get_many(keys, self._reader(stream), deadline)
+        return views
+
+    def get_into(
+        self, key: Key, tensor: Any, *, stream: Any = None, deadline: float | None = None
+    ) -> int | None:
+        """Copies the object into a contiguous tensor of this GPU; its size in bytes, or None for a miss.
+
+        The copy is under way when this returns, in the order of `stream` (None: torch's current stream for its
+        tensors, else the legacy default one); nobody waits for it. What is in host memory alone is copied from
+        there, and `stats` counts it. ValueError: the object is larger than the tensor, into which nothing is
+        written then.
+        """
+        if isinstance(tensor, (DeviceView, DeviceTensor)):
+            raise TypeError("a view is read-only")
+        source = _device_arrays.describe(tensor, self.ordinal, stream)
+        if len(source.parts) != 1:
+            raise TypeError("an object is copied into one tensor")
+        if _device_arrays.is_read_only(tensor):
+            raise ValueError("the tensor is read-only")
+        address, capacity, _, _ = source.parts[0]
+        size: int | None = self._get_into(key, address, capacity, source.stream, deadline)
+        return size
+
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        stream: Any = None,
+        kind: Kind = "blob",
+        compute_cost_ms: float = 0.0,
+        class_id: int = 0,
+        ttl: float | None = None,
+        parent: Key | None = None,
+        overwrite: bool = False,
+        deadline: float | None = None,
+    ) -> PutResult:
+        """Stores a tensor of this GPU under `key`: copied once, within the GPU; visible when it returns.
+
+        `value`: a contiguous CUDA tensor of torch, or anything with `__dlpack__` or `__cuda_array_interface__`;
+        dtype and shape are kept. A list becomes the parts of one object, copied one by one. Waits until
+        `stream`, in which it was written, has done what it was given so far, and the copy with it; None:
+        torch's current stream for its tensors, what the others say, else the legacy default stream.
+        After DEADLINE_EXCEEDED the stream may still read the tensor. The other arguments are those of
+        Client.put. TypeError: no such tensor or dtype, or in host memory. ValueError: not contiguous, another
+        GPU's, empty, a key or argument out of range.
+        """
+        source = _device_arrays.describe(value, self.ordinal, stream)
+        info = info_of(kind, compute_cost_ms, class_id, ttl, parent)
+        return PutResult(*self._put(key, source.parts, info, bool(overwrite), source.stream, deadline))
+
+    def exists(self, key: Key, *, deadline: float | None = None) -> bool:
+        """Whether the key is present in this GPU's memory. Not a use of it."""
+        return bool(self.exists_many((key,), deadline)[0])
+
+    def delete(self, key: Key, *, deadline: float | None = None) -> bool:
+        """Whether the key was there and is deleted. Views of it stay valid."""
+        return bool(self.delete_many((key,), deadline)[0])
+
+    # --- Tensors in workers' own memory ---
+
+    def lend(
+        self,
+        key: Key,
+        tensor: Any,
+        *,
+        stream: Any = None,
+        kind: Kind = "blob",
+        compute_cost_ms: float = 0.0,
+        class_id: int = 0,
+        ttl: float | None = None,
+        or_copy_to_host: bool = False,
+        deadline: float | None = None,
+    ) -> LendResult:
+        """Lets other workers of this host read a tensor where it is, under `key`, until `take_back` is True.
+
+        Waits for `stream` as `put` does. Until then the tensor must not be changed; the device keeps it, so
+        that its memory is not reused. Borrowers map the whole allocation that it lies in, which with torch
+        is more than the tensor. Refused: ALREADY_EXISTS: somebody lends this key; UNIMPLEMENTED: its memory
+        cannot be shared (cudaMallocAsync, expandable segments); with `or_copy_to_host` a copy is put into host
+        memory instead, for `get_into` and Client.get ("copied"). After DEADLINE_EXCEEDED and UNAVAILABLE it
+        may be lent: take it back. If the daemon goes, nothing is lent any more.
+        """
+        source = _device_arrays.describe(tensor, self.ordinal, stream)
+        info = info_of(kind, compute_cost_ms, class_id, ttl, None)
+        result = LendResult(*self._lend(key, source.parts, info, bool(or_copy_to_host), source.stream, deadline))
+        if result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
+            kept = self._lent.setdefault(_bytes_of(key), [])
+            if not any(tensor is other for other, _ in kept):
+                kept.append((tensor, source.keep))
+        return result
+
+    def borrow(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
+        """As `get`, of what another worker, or this one, lends. Its owner may not have it back before the view
+        and what was made from it are gone, and their streams done. FAILED_PRECONDITION in `last_failure`: CUDA
+        cannot tell the processes apart, whose PIDs are the same, each in its own container."""
+        return self.borrow_many((key,), stream=stream, deadline=deadline)[0]
+
+    def borrow_many(
+        self, keys: Iterable[Key], *, stream: Any = None, deadline: float | None = None
+    ) -> list[DeviceView | None]:
+        """`borrow` of many keys, in their order, in one round trip to the daemon."""
+        views: list[DeviceView | None] = self._borrow_many(keys, self._reader(stream), deadline)
+        return views
+
+    def take_back(self, key: Key, *, deadline: float | None = None) -> bool:
+        """From here on nobody finds the key; waits until nobody has the tensor, and says whether that is so.
+
+        True: it may be changed, and freed: the device lets go of it. False: it must be neither, and
+        `last_failure` says why: DEADLINE_EXCEEDED: somebody still has it; ask again. UNAVAILABLE: the daemon
+        is gone, and nobody can say who has it; the device keeps the tensor until it is asked once more.
+        NOT_FOUND: this device does not lend it.
+        """
+        code = self._take_back(key, deadline)
+        if code in ("OK", "NOT_FOUND"):
+            self._lent.pop(_bytes_of(key), None)
+        return bool(code == "OK")
+
+
+def _bytes_of(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key

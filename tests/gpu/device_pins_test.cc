@@ -1,0 +1,105 @@
+// What keeps an object of a GPU, and until when. Daemon and client are one process here.
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "tests/gpu/device_client_fixture.h"
+
+namespace infercache::gpu {
+namespace {
+
+using local::Eventually;
+
+TEST_F(DeviceClient, AViewOutlivesItsDevice) {
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  device_client_.reset();
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_EQ(Read(*got.object), "value");
+  EXPECT_GT(Limbo(), 0u);
+  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+TEST_F(DeviceClient, APinGoesWhenItsStreamIsDone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  fake().StickStreams();
+  ASSERT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_EQ(got.object->address(), 0u);
+  EXPECT_EQ(device_client_->stats().held_for_streams, 1u);
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u) << "the GPU may still read it";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+  EXPECT_EQ(device_client_->stats().held_for_streams, 0u);
+}
+
+// The callback became part of the graph, and was called again at every launch, with what was freed.
+TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  fake().faults().streams_capture.store(1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(got.object->ReleaseAfter(nullptr)));
+  EXPECT_NE(got.object->address(), 0u) << "nothing has changed";
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      device_client_->GetInto("key", buffer_->address(), 5, nullptr).status));
+  const DevicePutItem item = {.key = "other", .source = buffer_->address(), .size_bytes = 5};
+  EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Put(item, nullptr).status));
+  fake().faults().streams_capture.store(0);
+  EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+}
+
+TEST_F(DeviceClient, APinGoesWhenItsContextDies) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult held = device_client_->Get("key"), late = device_client_->Get("key");
+  fake().StickStreams();
+  ASSERT_TRUE(held.object->ReleaseAfter(nullptr).ok());
+  fake().faults().contexts_dead.store(1);
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  EXPECT_TRUE(late.object->ReleaseAfter(nullptr).ok());
+  EraseHeld("key");
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+TEST_F(DeviceClient, AStreamThatIsNoneReleasesNothing) {
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  if (!is_fake()) GTEST_SKIP() << "a real driver need not check its handles";
+  int none = 0;
+  EXPECT_EQ(got.object->ReleaseAfter(&none).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Read(*got.object), "value");
+}
+
+TEST_F(DeviceClient, APinGoesWhenTheLastOfItsStreamsIsDone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  int none = 0;
+  const std::vector<DeviceStream> wrong = {nullptr, &none};
+  EXPECT_EQ(got.object->ReleaseAfter(wrong).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Read(*got.object), "value") << "still pinned";
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u);
+  fake().StickStreams();
+  const std::vector<DeviceStream> twice = {nullptr, nullptr};
+  ASSERT_TRUE(got.object->ReleaseAfter(twice).ok());
+  EXPECT_EQ(got.object->address(), 0u);
+  EXPECT_EQ(device_client_->stats().held_for_streams, 2u);
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u);
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+}  // namespace
+}  // namespace infercache::gpu

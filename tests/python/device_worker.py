@@ -1,0 +1,35 @@
+"""A worker that does one thing with a GPU's memory, says so with a line of JSON, and stays until it is killed or
+its input ends.
+
+    python device_worker.py ENDPOINT put|lend|borrow KEY
+"""
+
+import json
+import sys
+
+import numpy as np
+
+import infercache
+from gpu_memory import Driver, GpuArray
+
+VALUE = np.arange(3000, dtype=np.float32).reshape(3, 1000)
+
+
+def main(endpoint, what, key):
+    driver = Driver()
+    client = infercache.connect(endpoint)
+    device = client.device(driver.ordinal)
+    view = None
+    if what == "put":
+        done = device.put(key, GpuArray(driver, VALUE)).outcome
+    elif what == "lend":
+        done = device.lend(key, GpuArray(driver, VALUE)).outcome
+    else:
+        view = device.borrow(key)
+        done = str(device.last_failure) if view is None else view.numpy().sum().item()
+    print(json.dumps(done), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,188 @@
+"""What keeps an object in a GPU's memory, and until when. On a fake driver."""
+
+import gc
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import infercache
+from conftest import until
+from gpu_memory import Consumer, read
+from gpus import MIB, TIER
+
+
+def put_and_delete(device, gpu, key="key"):
+    """A view of what nobody finds any more: its bytes are in limbo for as long as it is pinned."""
+    device.put(key, gpu.array(np.arange(1000)))
+    view = device.get(key)
+    device.delete(key)
+    until(lambda: gpu.limbo() > 0, "it is held")
+    return view
+
+
+def test_a_consumer_of_dlpack_keeps_the_bytes_from_being_reused(device, gpu):
+    view = put_and_delete(device, gpu)
+    address = view.address
+    taken = [Consumer(view.__dlpack__()), Consumer(view.__dlpack__(max_version=(1, 0)))]
+    unused = view.__dlpack__(stream=1)
+    assert [consumer.versioned for consumer in taken] == [False, True] and taken[1].managed.flags == 1
+    view.release()
+    filler = gpu.array(np.full(MIB, 255, np.uint8))
+    for i in range(2 * TIER // MIB):
+        assert device.put(f"filler/{i}", filler).outcome == "stored"
+    assert (read(gpu.driver, address, 8000).view(np.int64) == np.arange(1000)).all()
+    assert gpu.limbo() > 0
+    taken[0].let_go(with_gil=False)
+    taken[1].let_go(with_gil=True)
+    del unused
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+
+
+@pytest.mark.parametrize("how", ["interface", "part", "drop"])
+def test_what_was_made_from_a_view_keeps_it(device, gpu, how):
+    view = put_and_delete(device, gpu)
+    keeper = view.part() if how == "part" else view
+    if how == "interface":
+        assert view.__cuda_array_interface__["data"][0] == view.address
+    if how != "drop":
+        view.release()
+        with pytest.raises(ValueError, match="released"):
+            view.address
+    del view
+    gc.collect()
+    assert gpu.limbo() > 0
+    del keeper
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+
+
+@pytest.mark.parametrize("how", ["drop", "release", "release_after", "with", "record_stream", "consumer"])
+def test_a_pin_waits_for_the_streams_that_use_the_object(device, gpu, how):
+    stream = gpu.driver.stream()
+    view = put_and_delete(device, gpu)
+    gpu.state.streams_stuck = 1
+    streams = 1
+    if how == "release":
+        view.release()
+        view.release()
+    elif how == "release_after":
+        view.release_after(stream)
+    elif how == "with":
+        with view:
+            pass
+    elif how == "record_stream":
+        view.record_stream(stream)
+        view.record_stream(stream)
+        view.record_stream(0)
+        streams = 2
+    elif how == "consumer":
+        taken = Consumer(view.__dlpack__(stream=stream))
+        view.release_after(1)
+        assert device.stats()["held_for_streams"] == 0
+        taken.let_go(with_gil=False)
+        streams = 2
+    del view
+    assert device.stats()["held_for_streams"] == streams
+    assert gpu.limbo() > 0, "the GPU may still read it"
+    gpu.state.streams_stuck = 0
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+    assert device.stats()["held_for_streams"] == 0
+
+
+def test_the_stream_of_a_get_is_waited_for(device, gpu):
+    device.put("key", gpu.array(np.arange(4)))
+    view = device.get("key", stream=gpu.driver.stream())
+    gpu.state.streams_stuck = 1
+    view.release_after(0)
+    assert device.stats()["held_for_streams"] == 2
+
+
+def test_a_stream_that_is_none_releases_nothing(device, gpu):
+    view = put_and_delete(device, gpu)
+    with pytest.raises(ValueError, match="INVALID_HANDLE"):
+        view.release_after(4096)
+    assert not view.released and (view.numpy() == np.arange(1000)).all()
+    for wrong in (-1, "stream", None, True):
+        with pytest.raises((TypeError, ValueError), match="stream"):
+            view.release_after(wrong)
+    view.record_stream(4096)
+    del view
+    until(lambda: gpu.limbo() == 0, "the default stream is waited for instead")
+
+
+def test_a_view_that_is_dropped_while_streams_are_captured_goes_later(device, gpu):
+    view = put_and_delete(device, gpu)
+    gpu.state.streams_capture = 1
+    with pytest.raises(infercache.DeviceError, match="FAILED_PRECONDITION.*captured"):
+        view.release_after(0)
+    assert not view.released
+    del view
+    assert device.put("other", gpu.array(np.arange(3))).code == "FAILED_PRECONDITION"
+    assert gpu.limbo() > 0
+    gpu.state.streams_capture = 0
+    device.put("other", gpu.array(np.arange(3)))
+    device.get("other").release()
+    until(lambda: gpu.limbo() == 0, "the next release tries it again")
+
+
+def test_a_view_outlives_its_device_and_client(device, gpu, gpu_client):
+    view = put_and_delete(device, gpu)
+    gpu_client.close()
+    assert device.closed
+    assert (view.numpy() == np.arange(1000)).all()
+    view.release()
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+
+
+def test_ten_thousand_views_leave_nothing(device, gpu):
+    device.put("key", gpu.array(np.arange(10)))
+
+    done = []
+
+    def work():
+        for _ in range(1250):
+            # Pins that wait for their stream count among the 1,024 that a client may have.
+            until(lambda: device.get("key"), "a hit").part().__dlpack__()
+        done.append(True)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 8
+    device.delete("key")
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_a_process_ends_with_all_that_it_has(device, gpu, stuck):
+    device.put("key", gpu.array(np.arange(1000)))
+    program = f"""
+import infercache
+client = infercache.connect({gpu.daemon.endpoint!r}, fingerprint={device.client.fingerprint!r})
+device = client.device(0)
+views = [device.get("key") for _ in range(4)]
+views[1].__cuda_array_interface__
+kept = views[0].part(), views[2].__dlpack__()
+views[3].release()
+del views[2]
+print("ending")
+"""
+    gpu.state.streams_stuck = stuck
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ending\n", "")
+    gpu.state.streams_stuck = 0
+    device.delete("key")
+    until(lambda: gpu.limbo() == 0, "the daemon has it back")
+
+
+def test_a_client_pins_no_more_than_its_budget(device, gpu):
+    views = []
+    for i in range(TIER // MIB):
+        device.put(f"key/{i}", gpu.array(np.zeros(MIB, np.uint8)))
+        views.append(device.get(f"key/{i}"))
+    assert views[0] is not None and views[-1] is None
+    assert device.last_failure.code == "RESOURCE_EXHAUSTED"

@@ -1,0 +1,173 @@
+"""Where torch's tensors and streams come in. No torch can use the fake driver: what is asked of it is stood in for
+here, and gpu_interop.py asks the real one on a real GPU."""
+
+import sys
+import types
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from conftest import until
+from gpu_memory import Consumer, GpuArray
+from infercache import _arrays
+
+NUMPY = {"bfloat16": ml_dtypes.bfloat16, "float8_e4m3fn": ml_dtypes.float8_e4m3fn}
+
+
+class Dtype:
+    def __init__(self, name):
+        self.name, self.numpy = name, np.dtype(NUMPY.get(name, name))
+        self.itemsize = self.numpy.itemsize
+
+
+class Tensor:
+    """A CUDA tensor: one that a test made, or what from_dlpack made of a capsule."""
+
+    layout = "strided"
+    conjugated = False
+
+    def __init__(self, address, shape, dtype, owner, index=0):
+        self._address, self.shape, self.dtype, self.owner = address, shape, dtype, owner
+        self.device = types.SimpleNamespace(type="cuda", index=index)
+        self.contiguous, self.cloned = True, False
+
+    def data_ptr(self):
+        return self._address
+
+    def numel(self):
+        return int(np.prod(self.shape))
+
+    def element_size(self):
+        return self.dtype.itemsize
+
+    def is_contiguous(self):
+        return self.contiguous
+
+    def is_conj(self):
+        return self.conjugated
+
+    def is_neg(self):
+        return False
+
+    def view(self, as_what):
+        if isinstance(as_what, Dtype):
+            shape = (self.numel() * self.element_size() // as_what.itemsize,)
+            made = Tensor(self._address, shape, as_what, self.owner)
+        else:
+            assert np.prod(as_what) == self.numel()
+            made = Tensor(self._address, as_what, self.dtype, self.owner)
+        made.cloned = self.cloned
+        return made
+
+    def clone(self):
+        made = Tensor(0, self.shape, self.dtype, None)
+        made.cloned = True
+        return made
+
+
+class Torch(types.ModuleType):
+    """As much of it as infercache.Device uses."""
+
+    Tensor, dtype, strided, __version__ = Tensor, Dtype, "strided", "stood in for"
+
+    def __init__(self):
+        super().__init__("torch")
+        for name in ("uint8", "float32", "bfloat16", "float8_e4m3fn"):
+            setattr(self, name, Dtype(name))
+        self.stream = 0
+        self.cuda = types.SimpleNamespace(
+            is_initialized=lambda: True,
+            current_stream=lambda ordinal: types.SimpleNamespace(cuda_stream=self.stream),
+        )
+
+    def from_dlpack(self, capsule):
+        consumer = Consumer(capsule)
+        assert (consumer.tensor.code, consumer.tensor.bits) == (1, 8), "uint8 is what every torch knows"
+        return Tensor(consumer.tensor.data, consumer.shape, self.uint8, consumer)
+
+    def empty(self, shape, dtype, device):
+        assert device == "cuda:0"
+        return Tensor(0, shape, dtype, None)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    torch = Torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    for known in ("_torch_dtypes", "_code_of_torch_dtype"):
+        monkeypatch.setattr(_arrays, known, {})
+    return torch
+
+
+def make(torch, gpu, array, index=0):
+    owner = gpu.array(array)
+    return Tensor(owner.address, array.shape, getattr(torch, array.dtype.name), owner, index)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float8_e4m3fn"])
+def test_a_tensor_comes_back_as_one_over_the_same_bytes(device, gpu, torch, name):
+    array = np.arange(12).astype(getattr(torch, name).numpy).reshape(3, 4)
+    assert device.put("key", make(torch, gpu, array)).outcome == "stored"
+    view = device.get("key")
+    tensor = view.torch()
+    assert (tensor.data_ptr(), tensor.shape, tensor.dtype) == (view.address, (3, 4), getattr(torch, name))
+    assert view.numpy().tobytes() == array.tobytes()
+    assert view.torch(copy=True).cloned and not tensor.cloned
+    target = make(torch, gpu, np.zeros_like(array))
+    assert device.get_into("key", target) == array.nbytes
+    assert target.owner.numpy().tobytes() == array.tobytes()
+
+
+def test_parts_that_are_misaligned_or_empty(device, gpu, torch):
+    device.put("key", [gpu.array(np.arange(3, dtype=np.uint8)), gpu.array(np.zeros((0, 2), np.float32)),
+                       gpu.array(np.arange(4, dtype=np.float32))])  # fmt: skip
+    view = device.get("key")
+    assert not view.torch(0).cloned
+    assert view.torch(1).shape == (0, 2)
+    misaligned = view.torch(2)
+    assert misaligned.cloned and misaligned.shape == (4,) and misaligned.dtype is torch.float32
+
+
+def test_tensors_that_cannot_be_taken(device, gpu, torch, gpu_client):
+    array = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match="on GPU 1"):
+        device.put("key", make(torch, gpu, array, index=1))
+    strided, conjugated, sparse, elsewhere, unknown = (make(torch, gpu, array) for _ in range(5))
+    strided.contiguous, conjugated.conjugated, sparse.layout = False, True, "sparse"
+    elsewhere.device.type, unknown.dtype = "cpu", Dtype("float64")
+    for wrong, error, match in (
+        (strided, ValueError, "contiguous"), (conjugated, ValueError, "resolve_conj"),
+        (sparse, TypeError, "to_dense"), (elsewhere, TypeError, "host memory"), (unknown, TypeError, "no dtype"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=match):
+            device.put("key", wrong)
+    with pytest.raises(TypeError, match=r"client\.device\(\)"):
+        gpu_client.put("key", make(torch, gpu, array))
+
+
+def test_the_current_stream_is_waited_for(device, gpu, torch):
+    device.put("key", make(torch, gpu, np.zeros(4, np.float32)))
+    late = make(torch, gpu, np.zeros(4, np.float32))
+    one, other = gpu.driver.stream(), gpu.driver.stream()
+    torch.stream = one
+    view = device.get("key")
+    tensor = view.torch()
+    torch.stream = other
+    gpu.state.streams_stuck = 1
+    with view:
+        pass
+    assert device.stats()["held_for_streams"] == 0, "the tensor has it"
+    tensor.owner.let_go(with_gil=True)
+    assert device.stats()["held_for_streams"] == 2
+    refused = device.put("other", late, deadline=0.1)
+    assert refused.code == "DEADLINE_EXCEEDED", "it was written in the current stream"
+    gpu.state.streams_stuck = 0
+    until(lambda: device.stats()["held_for_streams"] == 0, "the streams are done")
+
+
+def test_torch_without_cuda_is_not_asked(device, gpu, torch):
+    torch.cuda.is_initialized = lambda: False
+    torch.cuda.current_stream = None
+    assert device.put("key", GpuArray(gpu.driver, np.arange(3)))
+    device.get("key").release()

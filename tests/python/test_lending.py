@@ -1,0 +1,82 @@
+"""Tensors of workers' own GPU memory that others read where they are. On a fake driver."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from conftest import until
+from device_worker import VALUE
+
+
+@pytest.fixture
+def gpu_client(gpu_daemon, connect):
+    """Under the fingerprint of device_worker.py."""
+    return connect(gpu_daemon.endpoint, fingerprint=None)
+
+
+def test_a_lent_tensor_is_read_where_it_is_and_comes_back(device, gpu, worker):
+    array = gpu.array(VALUE)
+    assert device.lend("lent", array).outcome == "lent"
+    assert device.get("lent") is None, "what is lent is borrowed"
+    reader = worker("borrow", "lent")
+    assert reader.said == VALUE.sum()
+    assert device.stats()["lent"] == 1
+    assert not device.take_back("lent", deadline=0.05)
+    assert device.last_failure.code == "DEADLINE_EXCEEDED"
+    assert device.borrow("lent") is None, "nobody finds it any more"
+    reader.end()
+    assert device.take_back("lent")
+    assert not device.take_back("lent") and device.last_failure.code == "NOT_FOUND"
+
+
+def test_what_is_borrowed_is_the_tensor_itself_and_outlives_its_owner(device, gpu, worker):
+    owner = worker("lend", "of a worker")
+    assert owner.said == "lent"
+    view = device.borrow("of a worker")
+    assert (view.numpy() == VALUE).all() and view.shape == VALUE.shape
+    assert device.stats()["allocations_opened"] == 1
+    owner.kill()
+    until(lambda: device.borrow("of a worker") is None, "its keys go with it")
+    assert (view.numpy() == VALUE).all()
+    assert device.put("kept", view).outcome == "stored", "copied within the GPU"
+    view.release()
+    assert (device.get("kept").numpy() == VALUE).all()
+
+
+def test_a_lent_tensor_lives_until_it_is_back(device, gpu):
+    array = gpu.array(np.arange(10))
+    alive = weakref.ref(array)
+    assert device.lend("mine", array)
+    assert device.lend("mine", gpu.array(np.arange(10))).code == "ALREADY_EXISTS"
+    del array
+    gc.collect()
+    assert alive() is not None
+    view = device.borrow("mine")
+    assert view.address == alive().address, "this worker's own is not mapped again"
+    gpu.state.streams_stuck = 1
+    view.release()
+    assert not device.take_back("mine", deadline=0.05), "its reader's stream is not done"
+    gc.collect()
+    assert alive() is not None
+    gpu.state.streams_stuck = 0
+    assert device.take_back("mine")
+    gc.collect()
+    assert alive() is None
+
+
+def test_memory_that_cannot_be_shared(device, gpu, gpu_client):
+    gpu.state.refuse_exports = 1
+    array = gpu.array(np.arange(10))
+    refused = device.lend("private", array)
+    assert not refused and (refused.code, device.last_failure.code) == ("UNIMPLEMENTED",) * 2 and refused.reason
+    assert device.lend("private", array, or_copy_to_host=True).outcome == "copied"
+    assert device.stats()["lent_as_host_copies"] == 1
+    assert (gpu_client.get("private").numpy() == np.arange(10)).all()
+    assert device.borrow("private") is None
+
+
+def test_one_tensor_is_lent_under_a_key(device, gpu):
+    with pytest.raises(ValueError, match="one tensor"):
+        device.lend("two", [gpu.array(np.arange(3)), gpu.array(np.arange(3))])
