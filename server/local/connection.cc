@@ -165,6 +165,7 @@ void Connection::HandOver() {
 }
 
 bool Connection::Congested() {
+  if (listing_) return true;
   const auto full = [this] {
     return writer_.unsent_bytes() > kBackPressureBytes || descriptors_unsent_;
   };
@@ -287,12 +288,33 @@ absl::Status Connection::HandleRequest(const Request& request, UniqueFd descript
       break;
   }
   RETURN_IF_ERROR(CheckItemCounts(request));
+  if (request.has_list_keys()) {
+    HandleListKeys(request);
+    return absl::OkStatus();
+  }
   Response response;
   std::vector<UniqueFd> descriptors;
   const absl::Status status =
       session_->Handle(request, std::move(descriptor), &response, &descriptors);
   Answer(request.id(), status, &response, std::move(descriptors));
   return absl::OkStatus();
+}
+
+// Of millions of keys, for one that asks again and again: other sessions must not wait for that.
+void Connection::HandleListKeys(const Request& request) {
+  listing_ = true;
+  host_.lists.Post([&context = context_, weak = weak_from_this(), id = request.id(),
+                    list = session_->Lister(request.list_keys())] {
+    auto response = std::make_shared<Response>();
+    const absl::Status status = list(response->mutable_key_page());
+    asio::post(context, [weak, id, status, response] {
+      const auto self = weak.lock();
+      if (self == nullptr || self->state_ != State::kOpen) return;
+      self->listing_ = false;
+      self->Answer(id, status, response.get());
+      self->Continue();
+    });
+  });
 }
 
 absl::Status Connection::HandleHello(const Request& request) {

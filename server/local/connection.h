@@ -83,6 +83,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   absl::Status OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* welcome,
                                  std::vector<UniqueFd>* descriptors);
   absl::Status HandleInlinePuts();
+  void HandleListKeys(const Request& request);
   // False: it is too late for claims.
   bool OpenFlights();
   void SendClaimEvents();
@@ -122,6 +123,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool peek_at_tick_ = false;                                      // the preface has come in part
   bool flush_at_tick_ = false;  // the socket has room, but descriptors cannot be sent now
   bool descriptors_unsent_ = false;
+  bool listing_ = false;  // what has been asked after a ListKeys waits for its answer
   bool said_goodbye_ = false;
   FrameReader reader_{kMaxRequestDescriptors, kMaxHelloBytes};  // until there is a session
   FrameWriter writer_;

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "common/background.h"
 #include "common/mutex.h"
 #include "server/local/lending.h"
 #include "server/local/local_server.h"
@@ -71,6 +72,7 @@ struct Host {
   QuarantineBooks books;
   Lending lending;
   Quarantine quarantine;
+  Background lists{2};  // walks over a whole index
 };
 
 inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -39,12 +40,16 @@ class Session {
   // Does what `request` asks and sets the body of `response`, with the descriptors to send beside
   // it. `received` came beside the request, if it is a Lend. The result is the answer's status.
   // REQUIRES: a body, no Hello, and counts within the limits. A Drain is left to the caller, who
-  // can wait for next_drain().
+  // can wait for next_drain(), and a ListKeys, which takes long: see Lister.
   absl::Status Handle(const v1::LocalRequest& request, UniqueFd received,
                       v1::LocalResponse* response, std::vector<UniqueFd>* descriptors);
   absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
     return puts_.PutInline(items, response);
   }
+
+  // What answers a ListKeys: for any thread, whatever becomes of the session.
+  using ListAnswer = std::function<absl::Status(v1::KeyPage* response)>;
+  ListAnswer Lister(const v1::ListKeys& request) const;
 
   const store::Namespace& ns() const { return *namespace_; }
   Flights& flights() { return flights_; }
@@ -80,7 +85,6 @@ class Session {
                      v1::FoundItem* item);
   absl::Status Release(const v1::Release& request);
   absl::Status Remove(const v1::Remove& request, v1::Removed* response);
-  absl::Status ListKeys(const v1::ListKeys& request, v1::KeyPage* response);
   absl::Status GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* response);
   void Drop(uint64_t lease);
   store::ObjectId Id(std::string_view key) const { return {key, fingerprint_.hash()}; }

@@ -53,8 +53,6 @@ absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
       return Release(request.release());
     case v1::LocalRequest::kRemove:
       return Remove(request.remove(), response->mutable_removed());
-    case v1::LocalRequest::kListKeys:
-      return ListKeys(request.list_keys(), response->mutable_key_page());
     case v1::LocalRequest::kGrowSlots:
       return GrowSlots(request.grow_slots(), response->mutable_slots_granted());
     case v1::LocalRequest::kGetOrReserve:
@@ -82,6 +80,7 @@ absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
     case v1::LocalRequest::kPing:
       response->mutable_empty();
       return absl::OkStatus();
+    case v1::LocalRequest::kListKeys:
     case v1::LocalRequest::kHello:
     case v1::LocalRequest::BODY_NOT_SET:
       break;
@@ -198,15 +197,17 @@ absl::Status Session::Remove(const v1::Remove& request, v1::Removed* response) {
   return absl::OkStatus();
 }
 
-absl::Status Session::ListKeys(const v1::ListKeys& request, v1::KeyPage* response) {
-  ASSIGN_OR_RETURN(KeyListing listing, infercache::ListKeys(*namespace_, fingerprint_.hash(),
-                                                            {.key_prefix = request.key_prefix(),
-                                                             .page_token = request.page_token(),
-                                                             .page_size = request.page_size(),
-                                                             .max_bytes = kMaxAnswerBytes}));
-  *response->mutable_objects() = std::move(listing.objects);
-  response->set_next_page_token(std::move(listing.next_page_token));
-  return absl::OkStatus();
+Session::ListAnswer Session::Lister(const v1::ListKeys& request) const {
+  return [ns = namespace_, fingerprint = fingerprint_.hash(), request](v1::KeyPage* response) {
+    ASSIGN_OR_RETURN(KeyListing listing, ListKeys(*ns, fingerprint,
+                                                  {.key_prefix = request.key_prefix(),
+                                                   .page_token = request.page_token(),
+                                                   .page_size = request.page_size(),
+                                                   .max_bytes = kMaxAnswerBytes}));
+    *response->mutable_objects() = std::move(listing.objects);
+    response->set_next_page_token(std::move(listing.next_page_token));
+    return absl::OkStatus();
+  };
 }
 
 absl::Status Session::GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* response) {

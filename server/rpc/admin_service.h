@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "infercache/v1/admin.grpc.pb.h"
-#include "server/rpc/background.h"
+#include "common/background.h"
 #include "server/rpc/scope.h"
 
 namespace infercache::rpc {

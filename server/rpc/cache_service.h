@@ -4,7 +4,7 @@
 #pragma once
 
 #include "infercache/v1/cache.grpc.pb.h"
-#include "server/rpc/background.h"
+#include "common/background.h"
 #include "server/rpc/scope.h"
 
 namespace infercache::rpc {

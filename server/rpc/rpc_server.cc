@@ -19,7 +19,7 @@
 #include "server/rpc/acceptor.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/auth.h"
-#include "server/rpc/background.h"
+#include "common/background.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/error.h"
 #include "server/rpc/flight_stream.h"

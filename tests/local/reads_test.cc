@@ -1,5 +1,11 @@
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/build_kind.h"
 #include "tests/local/local_fixture.h"
 
 namespace infercache::local {
@@ -115,6 +121,69 @@ TEST_F(LocalReads, AListThatDoesNotFitAFrameIsCutAndGoesOn) {
   }
   EXPECT_EQ(listed, 2'000u);
   EXPECT_EQ(pages, 1);
+}
+
+// Each walks over all keys, on the thread that served every other session too.
+TEST_F(LocalReads, ListingsHoldUpNobody) {
+  constexpr int kListings = 10;
+  constexpr int kKeys = Scaled(100'000);
+  const auto large = Create("large", 32 * kMiB, kKeys);
+  for (int i = 0; i < kKeys; ++i) large.MustPut(std::to_string(i), "v");
+  Serve({.threads = 1});
+  Worker lister = Open({.namespace_name = "large"});
+  Worker other = Open();
+  std::atomic<bool> listed{false};
+  std::thread thread([&] {
+    for (int i = 0; i < kListings; ++i) EXPECT_EQ(lister.ListKeys("", 1).objects_size(), 1);
+    listed = true;
+  });
+  using std::chrono::steady_clock;
+  const auto start = steady_clock::now();
+  std::vector<steady_clock::duration> waits;
+  while (!listed) {
+    const auto asked = steady_clock::now();
+    other.Ping();
+    waits.push_back(steady_clock::now() - asked);
+  }
+  thread.join();
+  // Once a listing, if it did. A machine that is busy with other things does so now and then.
+  const auto listing = (steady_clock::now() - start) / kListings;
+  EXPECT_LT(std::ranges::count_if(waits, [&](auto wait) { return wait > listing / 2; }),
+            kListings / 2);
+}
+
+TEST_F(LocalReads, WhatIsAskedAfterAListingIsAnsweredAfterIt) {
+  ns_.MustPut("a", "value");
+  Serve();
+  Worker worker = Open();
+  v1::LocalRequest list, remove;
+  list.set_id(1);
+  list.mutable_list_keys();
+  remove.set_id(2);
+  remove.mutable_remove()->add_keys("a");
+  ASSERT_TRUE(worker.raw().Send(list).ok());
+  ASSERT_TRUE(worker.raw().Send(remove).ok());
+  const auto listed = worker.raw().Receive();
+  ASSERT_TRUE(listed.ok()) << listed.status();
+  EXPECT_EQ(listed->response.id(), 1u);
+  EXPECT_THAT(KeysOf(listed->response.key_page()), ElementsAre("a"));
+  const auto removed = worker.raw().Receive();
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  EXPECT_EQ(removed->response.id(), 2u);
+  EXPECT_EQ(worker.ListKeys().objects_size(), 0);
+}
+
+TEST_F(LocalReads, ASessionMayEndWhileItsListingIsMade) {
+  for (int i = 0; i < 1000; ++i) ns_.MustPut(std::to_string(i), "value");
+  Serve();
+  v1::LocalRequest list;
+  list.set_id(1);
+  list.mutable_list_keys();
+  for (int i = 0; i < 50; ++i) {
+    Worker worker = Open();
+    ASSERT_TRUE(worker.raw().Send(list).ok());
+  }
+  EXPECT_TRUE(Eventually([this] { return server_->stats().sessions == 0; }));
 }
 
 TEST_F(LocalReads, FingerprintsDoNotMeet) {

@@ -1,4 +1,4 @@
-#include "server/rpc/background.h"
+#include "common/background.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <chrono>
 #include <future>
 
-namespace infercache::rpc {
+namespace infercache {
 namespace {
 
 // A flush timed out while a large namespace was populated.
@@ -33,4 +33,4 @@ TEST(Background, RunsWhatIsQueuedBeforeItGoes) {
 }
 
 }  // namespace
-}  // namespace infercache::rpc
+}  // namespace infercache

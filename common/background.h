@@ -1,5 +1,5 @@
-// A few threads for work that takes too long for gRPC's callback threads, of which there may be
-// only two.
+// A few threads for work that takes too long for the threads that serve everybody: gRPC's, of which
+// there may be only two, and the same-host lane's.
 
 #pragma once
 
@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 
-namespace infercache::rpc {
+namespace infercache {
 
 // Thread-safe.
 class Background {
@@ -23,15 +23,18 @@ class Background {
   Background& operator=(const Background&) = delete;
 
   // Tasks start in this order, as many at a time as there are threads.
-  void Post(std::function<void()> task);
+  void Post(std::function<void()> task) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  void Run();
+  void Run() ABSL_LOCKS_EXCLUDED(mu_);
+  // The next one, once there is one. Empty: there will be none.
+  std::function<void()> Take() ABSL_LOCKS_EXCLUDED(mu_);
 
-  absl::Mutex mu_;
+  Mutex mu_;
+  CondVar changed_;
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mu_);
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_;
 };
 
-}  // namespace infercache::rpc
+}  // namespace infercache
