@@ -7,7 +7,7 @@
 #
 #   bench/compare.sh [-o json] [--quick] [CASE...]
 #     -o json   one object per line with these fields
-#     --quick   one short round of everything and no verdict: that it works, not how fast
+#     --quick   one short round of everything and no verdict on times: that it works, not how fast
 #     --list    print the names of the cases
 #
 # The cases python_... run only when they are named. They measure the Python client in BUILD_DIR/bench/venv,
@@ -59,7 +59,7 @@ done
 build_missing() {
   local program missing=()
   [ -x "$daemon" ] || missing+=(infercached)
-  for program in compare grpc_peer overhead utilisation frees; do
+  for program in compare grpc_peer held_worker overhead utilisation frees; do
     [ -x "$programs/infercache_$program" ] || missing+=("infercache_$program")
   done
   [ "${#missing[@]}" -gt 0 ] || return 0
@@ -215,7 +215,7 @@ run_case() {
         --plain-callback "127.0.0.1:$(port_of plain-callback)" \
         --echo "127.0.0.1:$(port_of echo)" \
         --memcached "$directory/memcached.sock" --redis "$directory/redis.sock" \
-        --daemon-binary "$daemon" "$1"
+        --daemon-binary "$daemon" --held-worker-binary "$programs/infercache_held_worker" "$1"
       ;;
   esac
 }

@@ -104,7 +104,12 @@ absl::StatusOr<MemorySegment> MemorySegment::Create(const std::string& name, uin
   // Huge pages are reserved here or refused; a fault that finds none would be a SIGBUS.
   const int reserve = huge ? 0 : MAP_NORESERVE;
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | reserve, fd.get(), 0);
-  if (base == MAP_FAILED) return SystemError("mmap", size);
+  if (base == MAP_FAILED) {
+    const absl::Status why = SystemError("mmap", size);
+    if (!huge) return why;
+    return absl::Status(why.code(), absl::StrCat(why.message(), "; it takes ", size / page,
+                                                 " free pages of 2 MiB (vm.nr_hugepages)"));
+  }
   MemorySegment segment(std::move(fd), static_cast<std::byte*>(base), size);
   // A wish: where the kernel has no huge page at hand, small ones do.
   if (pages == PageKind::kThp) (void)madvise(base, size, MADV_HUGEPAGE);

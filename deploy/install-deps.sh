@@ -24,6 +24,8 @@ test_packages=(
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev
   shellcheck spin openssl curl python3 python3-dev python3-venv groff-base
   prometheus # for promtool
+  systemd # for systemd-analyze
+  debootstrap systemd-container # for tests/install/packages_test.sh
 )
 # What the benchmarks compare with.
 peer_packages=(memcached redis-server)

@@ -207,6 +207,7 @@ class Daemon {
     hooks.revision = std::string(Revision());
     hooks.http_address = http_ != nullptr ? http_->address() : "";
     hooks.socket_path = socket_path_;
+    hooks.arena_pages = config_.arena_pages;
     hooks.set_log_level = [](std::string_view level) { return SetLogLevel(level); };
     hooks.allow_virtual_clock = config_.allow_virtual_clock;
     hooks.request_drain = [this] { lifecycle_.RequestStop("Admin.Drain"); };

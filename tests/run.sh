@@ -19,10 +19,13 @@
 #           when it is named
 #   clang   clang: everything builds, the benchmarks too. Only when it is named: asan sees the rest
 #   tidy    clang-tidy with .clang-tidy's checks: client, common, convert, server. Only when it is named
+#   packages
+#           the Debian packages of a release build, installed and used on a bare Debian 12 that systemd boots (takes
+#           root and a mirror of Debian). Only when it is named
 set -euo pipefail
 
 all_stages=(style model dev python asan tsan)
-more_stages=(clang pyasan tidy)
+more_stages=(clang packages pyasan tidy)
 quick_stages=(style dev)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -195,6 +198,23 @@ stage_tidy() {
     xargs -n 1 -P "$(job_count)" clang-tidy -p build/clang --quiet 2> >(grep -v 'warnings generated' >&2)
 }
 
+# In a build folder of its own, since its prefix is another one.
+stage_packages() {
+  local build=$root/build/packages status=0
+  cmake --preset release -B "$build" -DCMAKE_INSTALL_PREFIX=/usr >"$results/packages-configure.log" 2>&1 || {
+    cat "$results/packages-configure.log"
+    return 1
+  }
+  cmake --build "$build" --parallel "$(job_count)" -- --quiet || return 1
+  rm -rf "$build/packages"
+  (cd "$build" && cpack) >"$results/packages-cpack.log" 2>&1 || {
+    cat "$results/packages-cpack.log"
+    return 1
+  }
+  tests/install/packages_test.sh "$build/packages" "$results/packages.xml" || status=$?
+  [ "$status" = 77 ] || return "$status" # it could not run, and said so
+}
+
 # --- Running them ---
 
 # Prints "TESTS FAILURES SKIPPED" of a stage's ctest run (or what reports like one); nothing if it ran
@@ -276,7 +296,7 @@ for stage in "${stages[@]}"; do
   fi
   # A stage that fails without a failing test (it does not build, a style is wrong) counts as one.
   if [ "$outcome" = FAILED ] && [ "$failures" = 0 ]; then failed=$((failed + 1)); fi
-  summary+=("$(printf '  %-6s %-7s %4d s   %s' "$stage" "$outcome" $((SECONDS - start)) "$detail")")
+  summary+=("$(printf '  %-8s %-7s %4d s   %s' "$stage" "$outcome" $((SECONDS - start)) "$detail")")
   printf '=== %s: %s, %d s\n' "$stage" "$outcome" $((SECONDS - start))
 done
 

@@ -82,6 +82,13 @@ v1::NamespaceStats ProtobufClient::Stats(const std::string& name) {
   return response.namespaces(0);
 }
 
+v1::LocalLaneStats ProtobufClient::LocalLane() {
+  grpc::ClientContext context;
+  v1::GetStatsResponse response;
+  CheckOk(admin_->GetStats(&context, v1::GetStatsRequest(), &response), "GetStats");
+  return response.local();
+}
+
 uint32_t ProtobufClient::Pid() {
   grpc::ClientContext context;
   v1::GetInfoResponse response;

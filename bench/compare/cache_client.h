@@ -46,6 +46,7 @@ class ProtobufClient {
   void Delete(const v1::DeleteRequest& request);
   void CreateNamespace(const std::string& name, uint64_t quota_bytes);
   v1::NamespaceStats Stats(const std::string& name);
+  v1::LocalLaneStats LocalLane();
   uint32_t Pid();  // the daemon's
 
  private:

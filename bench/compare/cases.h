@@ -20,7 +20,8 @@ struct Servers {
   std::string echo;
   std::string memcached;
   std::string redis;
-  std::string daemon_binary;  // to start one more
+  std::string daemon_binary;       // to start one more
+  std::string held_worker_binary;  // to kill
 };
 
 struct Context {
@@ -49,6 +50,8 @@ void LocalPutWhileEvicting(const Context& context);
 void LocalHitWhileOthersEvict(const Context& context);
 void LocalFirstTouch(const Context& context);
 void DaemonWhileClientsHit(const Context& context);
+void LocalPutRoundTrips(const Context& context);
+void WorkerKilled(const Context& context);
 
 struct Case {
   const char* name;
@@ -76,6 +79,8 @@ inline constexpr Case kCases[] = {
     {"local_hit_p99_evicting", LocalHitWhileOthersEvict},
     {"local_first_touch", LocalFirstTouch},
     {"local_daemon_cpu", DaemonWhileClientsHit},
+    {"local_put_round_trips", LocalPutRoundTrips},
+    {"worker_killed", WorkerKilled},
 };
 
 }  // namespace infercache::bench

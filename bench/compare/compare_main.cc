@@ -36,6 +36,7 @@ int Main(int argc, char** argv) {
   app.add_option("--memcached", servers.memcached);
   app.add_option("--redis", servers.redis);
   app.add_option("--daemon-binary", servers.daemon_binary);
+  app.add_option("--held-worker-binary", servers.held_worker_binary);
   app.add_option("case", names, "Cases to measure, in this order");
   CLI11_PARSE(app, argc, argv);
 

@@ -114,11 +114,10 @@ absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& versi
     findings.push_back(CheckVersion(version, *info));
     if (endpoint.local) {
       if (!info->socket_path().empty()) findings.push_back(CheckLocalLane(options, *info));
-      if (const auto stats = admin->GetStats(""); stats.ok() && stats->namespaces_size() > 0) {
-        findings.push_back(ArenaPagesFinding(*stats));
-      }
-      subject = FindSubject(machine, info->pid());
-      subject.capacity_bytes = info->capacity_bytes();
+      // Who may ask for the one may ask for the other.
+      const v1::GetStatsResponse stats = admin->GetStats("").value_or(v1::GetStatsResponse());
+      if (stats.namespaces_size() > 0) findings.push_back(ArenaPagesFinding(stats));
+      subject = DescribeSubject(machine, *info, stats);
     }
   }
   const bool asks_for_tiers = info.ok() && endpoint.local && !info->socket_path().empty();

@@ -179,6 +179,18 @@ std::vector<Finding> CheckLanes(const AskedEndpoint& endpoint, const v1::GetInfo
   return findings;
 }
 
+Subject DescribeSubject(const Machine& machine, const v1::GetInfoResponse& info,
+                        const v1::GetStatsResponse& stats) {
+  Subject subject = FindSubject(machine, info.pid());
+  subject.capacity_bytes = info.capacity_bytes();
+  subject.arena_pages = info.arena_pages();
+  subject.lock_memory = info.lock_memory();
+  for (const auto& ns : stats.namespaces()) {
+    if (ns.page_kind() == "hugetlb") subject.hugetlb_bytes += ns.quota_bytes();
+  }
+  return subject;
+}
+
 Finding CheckVersion(std::string_view own_version, const v1::GetInfoResponse& info) {
   constexpr char kCheck[] = "version";
   if (info.version() == own_version) {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/doctor_finding.h"
+#include "client/cli/doctor_machine.h"
 #include "infercache/v1/admin.pb.h"
 
 namespace infercache::cli {
@@ -34,6 +35,10 @@ absl::Status DialAddress(const std::string& address, absl::Duration limit);
 // its own machine can reach are not tried from another.
 std::vector<Finding> CheckLanes(const AskedEndpoint& endpoint, const v1::GetInfoResponse& info,
                                 const Dial& dial);
+
+// FindSubject, with what the daemon there says that it needs of the machine.
+Subject DescribeSubject(const Machine& machine, const v1::GetInfoResponse& info,
+                        const v1::GetStatsResponse& stats);
 
 Finding CheckVersion(std::string_view own_version, const v1::GetInfoResponse& info);
 

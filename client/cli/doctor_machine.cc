@@ -8,9 +8,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/doctor_cgroup.h"
+#include "client/cli/doctor_pages.h"
 #include "client/cli/file_io.h"
 #include "client/cli/units.h"
 #include "common/limits.h"
@@ -28,11 +28,6 @@ constexpr uint64_t kEnoughDescriptors =
     2 * 4096 + 4 * (4096 + uint64_t{kMaxConnectionsBeyondSessions}) + 1024;
 // What the kernel, the daemon's own memory and everything else need beside the cached bytes.
 constexpr double kUsableShare = 0.9;
-
-Finding Unknown(const char* check, const absl::Status& status) {
-  return {check, Level::kWarn, fmt::format("cannot be told: {}", std::string(status.message())),
-          "run it where /proc and /sys are mounted, as a user that may read them"};
-}
 
 std::vector<std::string> Lines(const std::string& text) {
   return absl::StrSplit(text, '\n', absl::SkipEmpty());
@@ -94,6 +89,22 @@ uint64_t CountOfList(const std::string& list) {
   return count;
 }
 
+// Whether RLIMIT_MEMLOCK does not bind the process.
+bool MayLockBeyondLimit(const Machine& machine, const std::string& process) {
+  constexpr std::string_view kEffective = "CapEff:";
+  constexpr int kIpcLock = 14;  // CAP_IPC_LOCK
+  const auto status = machine.Read(fmt::format("/proc/{}/status", process));
+  if (!status.ok()) return false;
+  for (const std::string& line : Lines(*status)) {
+    uint64_t capabilities = 0;
+    if (line.starts_with(kEffective) &&
+        absl::SimpleHexAtoi(Stripped(line.substr(kEffective.size())), &capabilities)) {
+      return (capabilities >> kIpcLock & 1) != 0;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 bool Machine::Exists(std::string_view path) const {
@@ -122,71 +133,37 @@ Subject FindSubject(const Machine& machine, uint32_t daemon_pid) {
   return {.process = process, .is_daemon = true};
 }
 
-Finding CheckTransparentHugePages(const Machine& machine) {
-  constexpr char kCheck[] = "thp";
-  constexpr char kPath[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-  const auto text = machine.Read(kPath);
-  if (absl::IsNotFound(text.status())) {
-    return {kCheck, Level::kWarn, "this kernel has no transparent huge pages",
-            "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE: with 4 KiB pages, a process that maps "
-            "the cache pays for 262,144 page faults and 2 MiB of page tables per GiB"};
-  }
-  if (!text.ok()) return Unknown(kCheck, text.status());
-  const size_t open = text->find('['), close = text->find(']');
-  if (open == std::string::npos || close == std::string::npos || close < open) {
-    return Unknown(kCheck, absl::DataLossError(fmt::format("{} selects nothing", kPath)));
-  }
-  const std::string selected = text->substr(open + 1, close - open - 1);
-  // The daemon asks for them, which is enough for "advise".
-  if (selected != "never" && selected != "deny") {
-    return {kCheck, Level::kOk, fmt::format("shared memory gets huge pages ({})", selected)};
-  }
-  return {kCheck, Level::kWarn,
-          fmt::format("shared memory gets 4 KiB pages only (shmem_enabled is {})", selected),
-          fmt::format("as root: echo advise > {}; then start the daemon again. It saves page "
-                      "faults and page tables in every process that maps the cache",
-                      kPath)};
-}
-
-Finding CheckHugetlb(const Machine& machine) {
-  constexpr char kCheck[] = "hugetlb";
-  constexpr char kDirectory[] = "/sys/kernel/mm/hugepages";
-  constexpr std::string_view kPrefix = "hugepages-", kSuffix = "kB";
-  std::vector<std::string> kinds;
-  for (const std::string& name : machine.List(kDirectory)) {
-    uint64_t kib = 0, reserved = 0, free = 0;
-    if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix) ||
-        !absl::SimpleAtoi(
-            name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size()), &kib)) {
-      continue;
-    }
-    const auto read = [&](const char* file, uint64_t& number) {
-      const auto text = machine.Read(fmt::format("{}/{}/{}", kDirectory, name, file));
-      return text.ok() && absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &number);
-    };
-    if (!read("nr_hugepages", reserved) || !read("free_hugepages", free) || reserved == 0) continue;
-    kinds.push_back(fmt::format("{} pages of {}, {} of them free", reserved,
-                                FormatSize(static_cast<double>(kib) * 1024), free));
-  }
-  if (kinds.empty()) return {kCheck, Level::kOk, "no huge pages are reserved"};
-  return {kCheck, Level::kOk,
-          fmt::format("{}; arena_pages takes pages of 2 MiB at the daemon's start",
-                      absl::StrJoin(kinds, "; "))};
+Finding UnknownFinding(const char* check, const absl::Status& status) {
+  return {check, Level::kWarn, fmt::format("cannot be told: {}", std::string(status.message())),
+          "run it where /proc and /sys are mounted, as a user that may read them"};
 }
 
 Finding CheckMemoryLock(const Machine& machine, const Subject& subject) {
   constexpr char kCheck[] = "memlock";
   const auto limit = ProcessLimit(machine, subject.process, "Max locked memory");
-  if (!limit.ok()) return Unknown(kCheck, limit.status());
-  return {kCheck, Level::kOk,
-          fmt::format("limit {} ({}); lock_memory needs the capacity", LimitText(*limit),
-                      Whose(subject))};
+  if (!limit.ok()) return UnknownFinding(kCheck, limit.status());
+  const std::string found = fmt::format("limit {} ({})", LimitText(*limit), Whose(subject));
+  // Another process's limit says nothing about the daemon's.
+  if (!subject.lock_memory || !subject.is_daemon || !subject.capacity_bytes) {
+    return {kCheck, Level::kOk, found + "; lock_memory needs the capacity"};
+  }
+  if (*limit >= *subject.capacity_bytes) {
+    return {kCheck, Level::kOk, found + "; lock_memory is on, it is enough"};
+  }
+  if (MayLockBeyondLimit(machine, subject.process)) {
+    return {kCheck, Level::kOk, found + "; lock_memory is on, CAP_IPC_LOCK locks beyond it"};
+  }
+  return {kCheck, Level::kWarn,
+          fmt::format("{}; lock_memory is on, and the daemon may cache {}", found,
+                      FormatSize(static_cast<double>(*subject.capacity_bytes))),
+          "namespaces beyond it cannot be made: give the service LimitMEMLOCK=infinity (systemctl "
+          "edit infercached), a container --ulimit memlock=-1, and start the daemon again"};
 }
 
 Finding CheckFileDescriptors(const Machine& machine, const Subject& subject) {
   constexpr char kCheck[] = "file_descriptors";
   const auto limit = ProcessLimit(machine, subject.process, "Max open files");
-  if (!limit.ok()) return Unknown(kCheck, limit.status());
+  if (!limit.ok()) return UnknownFinding(kCheck, limit.status());
   const std::string text = *limit == kUnlimited ? "unlimited" : fmt::format("{}", *limit);
   const std::string found = fmt::format("limit {} ({})", text, Whose(subject));
   if (*limit >= kEnoughDescriptors) return {kCheck, Level::kOk, found};
@@ -200,7 +177,7 @@ Finding CheckFileDescriptors(const Machine& machine, const Subject& subject) {
 Finding CheckMemory(const Machine& machine, const Subject& subject) {
   constexpr char kCheck[] = "memory";
   const auto total = MeminfoBytes(machine, "MemTotal");
-  if (!total.ok()) return Unknown(kCheck, total.status());
+  if (!total.ok()) return UnknownFinding(kCheck, total.status());
   const auto available = MeminfoBytes(machine, "MemAvailable");
   const double total_bytes = static_cast<double>(*total);
   std::string found = fmt::format("{} of RAM", FormatSize(total_bytes));
@@ -221,7 +198,7 @@ Finding CheckMemory(const Machine& machine, const Subject& subject) {
 Finding CheckCgroupMemory(const Machine& machine, const Subject& subject) {
   constexpr char kCheck[] = "cgroup_memory";
   const auto limit = CgroupMemoryLimit(machine, subject.process);
-  if (!limit.ok()) return Unknown(kCheck, limit.status());
+  if (!limit.ok()) return UnknownFinding(kCheck, limit.status());
   if (!limit->has_value()) {
     return {kCheck, Level::kOk, fmt::format("no limit ({})", Whose(subject))};
   }
@@ -244,7 +221,7 @@ Finding CheckCgroupMemory(const Machine& machine, const Subject& subject) {
 Finding CheckSwap(const Machine& machine) {
   constexpr char kCheck[] = "swap";
   const auto swap = MeminfoBytes(machine, "SwapTotal");
-  if (!swap.ok()) return Unknown(kCheck, swap.status());
+  if (!swap.ok()) return UnknownFinding(kCheck, swap.status());
   if (*swap == 0) return {kCheck, Level::kOk, "none"};
   return {kCheck, Level::kWarn,
           fmt::format("{} of swap: cached bytes may go to disk, and a hit may wait for it",
@@ -257,7 +234,7 @@ Finding CheckOvercommit(const Machine& machine) {
   constexpr char kCheck[] = "overcommit";
   constexpr char kPath[] = "/proc/sys/vm/overcommit_memory";
   const auto text = machine.Read(kPath);
-  if (!text.ok()) return Unknown(kCheck, text.status());
+  if (!text.ok()) return UnknownFinding(kCheck, text.status());
   const std::string mode = Stripped(*text);
   if (mode == "0" || mode == "1") {
     return {kCheck, Level::kOk, fmt::format("vm.overcommit_memory is {}", mode)};
@@ -279,7 +256,7 @@ Finding CheckCpus(const Machine& machine, const Subject& subject) {
   constexpr std::string_view kAllowed = "Cpus_allowed_list:";
   const std::string path = fmt::format("/proc/{}/status", subject.process);
   const auto status = machine.Read(path);
-  if (!status.ok()) return Unknown(kCheck, status.status());
+  if (!status.ok()) return UnknownFinding(kCheck, status.status());
   uint64_t allowed = 0;
   for (const std::string& line : Lines(*status)) {
     if (line.starts_with(kAllowed)) {
@@ -287,7 +264,7 @@ Finding CheckCpus(const Machine& machine, const Subject& subject) {
     }
   }
   if (allowed == 0) {
-    return Unknown(kCheck, absl::NotFoundError(fmt::format("{} has no {}", path, kAllowed)));
+    return UnknownFinding(kCheck, absl::NotFoundError(fmt::format("{} has no {}", path, kAllowed)));
   }
   const auto quota = CgroupCpuLimit(machine, subject.process);
   double usable = static_cast<double>(allowed);
@@ -325,7 +302,7 @@ Finding CheckContainer(const Machine& machine) {
 
 std::vector<Finding> CheckMachine(const Machine& machine, const Subject& subject) {
   return {CheckTransparentHugePages(machine),
-          CheckHugetlb(machine),
+          CheckHugetlb(machine, subject),
           CheckMemoryLock(machine, subject),
           CheckFileDescriptors(machine, subject),
           CheckMemory(machine, subject),

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/cli/doctor_finding.h"
 
@@ -31,20 +32,25 @@ class Machine {
   const std::string root_;
 };
 
-// Whose limits count, and how much it may cache.
+// Whose limits count, and what they must be enough for.
 struct Subject {
   std::string process = "self";  // directory below /proc
   bool is_daemon = false;        // `process` is the daemon, not this program in its place
-  std::optional<uint64_t> capacity_bytes = {};  // of a daemon on this machine, if it told
+  // Of a daemon on this machine, if it told.
+  std::optional<uint64_t> capacity_bytes = {};
+  std::string arena_pages = {};  // as configured
+  bool lock_memory = false;
+  uint64_t hugetlb_bytes = 0;  // what its arenas have of huge pages
 };
 
 // The daemon with that process id if this machine shows it there, else this process: a daemon in
 // another container has a number that means something else, or nothing, here.
 Subject FindSubject(const Machine& machine, uint32_t daemon_pid);
 
-// THP for shared memory, which decides about memfds: /sys/kernel/mm/transparent_hugepage.
-Finding CheckTransparentHugePages(const Machine& machine);
-Finding CheckHugetlb(const Machine& machine);
+// What a probe says where a file cannot be read.
+Finding UnknownFinding(const char* check, const absl::Status& status);
+
+// The limit on locked memory, against the capacity where arenas are locked.
 Finding CheckMemoryLock(const Machine& machine, const Subject& subject);
 Finding CheckFileDescriptors(const Machine& machine, const Subject& subject);
 Finding CheckMemory(const Machine& machine, const Subject& subject);
@@ -55,7 +61,7 @@ Finding CheckOvercommit(const Machine& machine);
 Finding CheckCpus(const Machine& machine, const Subject& subject);
 Finding CheckContainer(const Machine& machine);
 
-// All of the above.
+// All of the above and of doctor_pages.h.
 std::vector<Finding> CheckMachine(const Machine& machine, const Subject& subject);
 
 }  // namespace infercache::cli

@@ -304,6 +304,8 @@ grpc::ServerUnaryReactor* AdminService::GetInfo(grpc::CallbackServerContext* con
         response->set_grpc_address(grpc_address_);
         response->set_http_address(hooks_.http_address);
         response->set_socket_path(hooks_.socket_path);
+        response->set_arena_pages(hooks_.arena_pages);
+        response->set_lock_memory(environment_.store.options().lock_memory);
         return absl::OkStatus();
       });
 }

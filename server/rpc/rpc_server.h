@@ -118,6 +118,7 @@ struct AdminHooks {
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   std::string http_address;  // empty = none
   std::string socket_path;   // empty = none
+  std::string arena_pages;   // as configured
   // Returns the level before. INVALID_ARGUMENT names the levels there are.
   std::function<absl::StatusOr<std::string>(std::string_view level)> set_log_level;
   // Asks the daemon to stop as SIGTERM does; returns at once.

@@ -52,6 +52,17 @@ TEST(Doctor, SeesADaemonOfThisMachine) {
               HasSubstr((*daemon)->http_address()));
 }
 
+// Within the usual limit of 8 MiB of locked memory, whoever runs this.
+TEST(Doctor, KnowsThatADaemonLocksItsMemory) {
+  const auto daemon = e2e::DaemonProcess::Start(
+      {.arguments = {"--lock-memory", "--capacity=64MiB", "--default-quota=4MiB"}});
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const CtlResult result =
+      RunCtl({"doctor", "--endpoint", "unix:" + (*daemon)->socket_path(), "-o", "json"});
+  const auto findings = ByCheck(Json::parse(result.out));
+  EXPECT_THAT(findings.at("memlock")["found"].get<std::string>(), HasSubstr("lock_memory is on"));
+}
+
 TEST(Doctor, LooksAtTheMachineWithoutADaemon) {
   const std::string nowhere = "unix:" + testing::TempDir() + "/no-daemon-here";
   const CtlResult result = RunCtl({"doctor", "--endpoint", nowhere, "-o", "json"});

@@ -1,10 +1,6 @@
 // Every probe of doctor against a machine made of files, and what it makes of a daemon's answers.
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "client/cli/doctor_cgroup.h"
@@ -14,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cli/finding_matcher.h"
+#include "tests/cli/machine_fixture.h"
 
 namespace infercache::cli {
 namespace {
@@ -21,37 +18,11 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::Not;
-
-constexpr uint64_t kGiB = uint64_t{1} << 30;
 
 // Whatever is not good comes with what to do about it.
 testing::AssertionResult Advises(const Finding& finding) {
   if (finding.level == Level::kOk || !finding.advice.empty()) return testing::AssertionSuccess();
   return testing::AssertionFailure() << finding.check << " gives no advice: " << finding.found;
-}
-
-class DoctorMachine : public testing::Test {
- protected:
-  DoctorMachine() : root_(testing::TempDir() + "/machine-XXXXXX") {
-    if (mkdtemp(root_.data()) == nullptr) std::abort();
-  }
-  ~DoctorMachine() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(root_, ignored);
-  }
-
-  void Write(const std::string& path, const std::string& text) const {
-    std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
-    std::ofstream(root_ + path) << text;
-  }
-  Machine machine() const { return Machine(root_); }
-
-  std::string root_;
-};
-
-Subject Daemon(uint64_t capacity_bytes) {
-  return {.process = "42", .is_daemon = true, .capacity_bytes = capacity_bytes};
 }
 
 // ---- /proc, /sys ----
@@ -64,41 +35,6 @@ TEST_F(DoctorMachine, FindsTheDaemonByItsName) {
   EXPECT_EQ(FindSubject(machine(), 43).process, "self") << "a number of another container";
   EXPECT_EQ(FindSubject(machine(), 44).process, "self");
   EXPECT_FALSE(FindSubject(machine(), 44).is_daemon);
-}
-
-TEST_F(DoctorMachine, TransparentHugePages) {
-  EXPECT_THAT(CheckTransparentHugePages(machine()), Is("thp", Level::kWarn, "no transparent"));
-  const std::string path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-  for (const char* good : {"[always] within_size advise never deny force",
-                           "always [within_size] advise never deny force",
-                           "always within_size [advise] never deny force",
-                           "always within_size advise never deny [force]"}) {
-    Write(path, good);
-    EXPECT_EQ(CheckTransparentHugePages(machine()).level, Level::kOk) << good;
-  }
-  for (const char* bad : {"always within_size advise [never] deny force",
-                          "always within_size advise never [deny] force"}) {
-    Write(path, bad);
-    EXPECT_EQ(CheckTransparentHugePages(machine()).level, Level::kWarn) << bad;
-    EXPECT_THAT(CheckTransparentHugePages(machine()).advice, HasSubstr("echo advise > /sys"));
-  }
-  for (const char* malformed : {"", "]always[", "always"}) {
-    Write(path, malformed);
-    EXPECT_THAT(CheckTransparentHugePages(machine()), Is("thp", Level::kWarn, "cannot be told"));
-  }
-}
-
-TEST_F(DoctorMachine, Hugetlb) {
-  EXPECT_THAT(CheckHugetlb(machine()), Is("hugetlb", Level::kOk, "no huge pages"));
-  const std::string directory = "/sys/kernel/mm/hugepages/";
-  Write(directory + "hugepages-2048kB/nr_hugepages", "512\n");
-  Write(directory + "hugepages-2048kB/free_hugepages", "500\n");
-  Write(directory + "hugepages-1048576kB/nr_hugepages", "0\n");
-  Write(directory + "hugepages-1048576kB/free_hugepages", "0\n");
-  Write(directory + "something/nr_hugepages", "7\n");
-  const Finding finding = CheckHugetlb(machine());
-  EXPECT_THAT(finding.found, HasSubstr("512 pages of 2 MiB, 500 of them free"));
-  EXPECT_THAT(finding.found, Not(HasSubstr("GiB")));
 }
 
 constexpr char kLimits[] =
@@ -124,6 +60,32 @@ TEST_F(DoctorMachine, LimitsOfTheProcess) {
   EXPECT_EQ(CheckFileDescriptors(machine(), Daemon(1)).level, Level::kWarn) << "one too few";
   EXPECT_THAT(CheckMemoryLock(machine(), Daemon(1)),
               Is("memlock", Level::kWarn, "has no \"Max locked memory\""));
+}
+
+TEST_F(DoctorMachine, LockedMemoryAgainstTheCapacity) {
+  Write("/proc/42/limits", "Max locked memory 8388608 8388608 bytes\n");
+  Write("/proc/42/status", "Name:\tinfercached\nCapEff:\t0000000000000000\n");
+  Subject daemon = Daemon((8 << 20) + 1);
+  EXPECT_EQ(CheckMemoryLock(machine(), daemon).level, Level::kOk) << "nothing is locked";
+  daemon.lock_memory = true;
+  const Finding finding = CheckMemoryLock(machine(), daemon);
+  EXPECT_THAT(finding, Is("memlock", Level::kWarn, "limit 8 MiB (of the daemon); lock_memory is"));
+  EXPECT_THAT(finding.advice, HasSubstr("LimitMEMLOCK=infinity"));
+  EXPECT_THAT(finding.advice, HasSubstr("--ulimit memlock=-1"));
+  daemon.capacity_bytes = 8 << 20;
+  EXPECT_THAT(CheckMemoryLock(machine(), daemon), Is("memlock", Level::kOk, "it is enough"));
+
+  daemon.capacity_bytes = kGiB;
+  Write("/proc/42/status", "CapEff:\t0000000000004000\n");
+  EXPECT_THAT(CheckMemoryLock(machine(), daemon), Is("memlock", Level::kOk, "CAP_IPC_LOCK"));
+  Write("/proc/42/status", "CapEff:\tffffffffffffbfff\n");
+  EXPECT_EQ(CheckMemoryLock(machine(), daemon).level, Level::kWarn) << "every other one";
+
+  // In another container: what this process may lock is no matter.
+  Write("/proc/self/limits", kLimits);
+  daemon.process = "self";
+  daemon.is_daemon = false;
+  EXPECT_THAT(CheckMemoryLock(machine(), daemon), Is("memlock", Level::kOk, "of this process"));
 }
 
 TEST_F(DoctorMachine, MemoryAgainstTheCapacity) {
@@ -320,6 +282,28 @@ TEST(DoctorDial, NamesWhatFailed) {
   // Nothing listens on port 1, and nothing resolves a name that ends in "invalid" (RFC 2606).
   EXPECT_TRUE(absl::IsUnavailable(DialAddress("127.0.0.1:1", absl::Seconds(5))));
   EXPECT_TRUE(absl::IsUnavailable(DialAddress("nowhere.invalid:1", absl::Seconds(5))));
+}
+
+TEST_F(DoctorMachine, KnowsWhatTheDaemonSaysThatItNeeds) {
+  Write("/proc/42/comm", "infercached\n");
+  v1::GetInfoResponse info;
+  info.set_pid(42);
+  info.set_capacity_bytes(3 * kGiB);
+  v1::GetStatsResponse stats;
+  EXPECT_EQ(DescribeSubject(machine(), info, stats).arena_pages, "") << "an older daemon";
+  info.set_arena_pages("hugetlb");
+  info.set_lock_memory(true);
+  for (const char* kind : {"hugetlb", "4k", "hugetlb"}) {
+    auto* ns = stats.add_namespaces();
+    ns->set_page_kind(kind);
+    ns->set_quota_bytes(kGiB);
+  }
+  const Subject subject = DescribeSubject(machine(), info, stats);
+  EXPECT_TRUE(subject.is_daemon);
+  EXPECT_EQ(subject.capacity_bytes, 3 * kGiB);
+  EXPECT_EQ(subject.arena_pages, "hugetlb");
+  EXPECT_TRUE(subject.lock_memory);
+  EXPECT_EQ(subject.hugetlb_bytes, 2 * kGiB);
 }
 
 TEST(DoctorVersion, ComparesBoth) {

@@ -60,6 +60,8 @@ TEST(Start, TheAnnouncedAddressesServe) {
   EXPECT_EQ(info.socket_path(), (*daemon)->socket_path());
   EXPECT_EQ(info.pid(), static_cast<uint32_t>((*daemon)->pid()));
   EXPECT_EQ(info.capacity_bytes(), uint64_t{64} << 20);
+  EXPECT_EQ(info.arena_pages(), "auto");
+  EXPECT_FALSE(info.lock_memory());
   EXPECT_EQ((*daemon)->Stop(), 0);
 }
 

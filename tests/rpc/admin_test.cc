@@ -68,6 +68,7 @@ TEST_F(AdminTest, SaysWhatRuns) {
   hooks.version = "1.2.3";
   hooks.revision = "abc";
   hooks.http_address = "127.0.0.1:7401";
+  hooks.arena_pages = "hugetlb";
   Start();
   v1::GetInfoResponse info;
   ASSERT_TRUE(Call(&v1::Admin::Stub::GetInfo, {}, &info).ok());
@@ -79,6 +80,8 @@ TEST_F(AdminTest, SaysWhatRuns) {
   EXPECT_EQ(info.max_message_bytes(), options.max_message_bytes);
   EXPECT_EQ(info.pid(), static_cast<uint32_t>(getpid()));
   EXPECT_FALSE(info.draining());
+  EXPECT_EQ(info.arena_pages(), "hugetlb");
+  EXPECT_FALSE(info.lock_memory());
 }
 
 TEST_F(AdminTest, TellsAndTakesWhoMayUseTheSameHostLane) {
