@@ -1,12 +1,20 @@
 #include "server/store/ranking.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "common/shm/session_page.h"
 #include "common/status_macros.h"
 
 namespace infercache::store {
+namespace {
+
+// Of a change of policy: about as long as a piece takes.
+constexpr std::chrono::microseconds kBetweenPieces{50};
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Ranking>> Ranking::Create(std::string_view policy,
                                                          const IndexSegment& index,
@@ -157,10 +165,9 @@ void Ranking::ApplyDeparture(const Note& note, uint64_t now_ms) {
   const PolicyNode& node = nodes_[note.record];
   const bool evicted = note.kind == Note::Kind::kEviction;
   PolicyOf(note.record)
-      .Remove(note.record, {.now_ms = now_ms,
-                            .hash = note.hash,
-                            .idle_ms = now - node.used_ms,
-                            .evicted = evicted});
+      .Remove(
+          note.record,
+          {.now_ms = now_ms, .hash = note.hash, .idle_ms = now - node.used_ms, .evicted = evicted});
   if (evicted) stats_.age_at_eviction.Add(now - node.stored_ms);
   if (note.kind != Note::Kind::kLoss) {
     gone_.Add(note.hash, {.used_ms = node.used_ms, .kind = evicted ? kEvicted : kExpired});
@@ -245,15 +252,24 @@ absl::StatusOr<std::string> Ranking::SetPolicy(std::string_view name, uint64_t n
     ASSIGN_OR_RETURN(next_, MakePolicy(name, nodes_.data()));
     moved_used_ms_ = moved_request_ = 0;
   }
-  while (true) {
-    std::unique_ptr<Policy> left;  // its memory is given back when nobody waits
-    MutexLock lock(&mu_);
-    TakeNotes();
-    if (MoveMembers(kMovesPerLock, now_ms)) continue;
-    left = std::exchange(policy_, std::move(next_));
-    ++owner_;
-    return std::exchange(name_, std::string(name));
+  while (MovePiece(now_ms)) {
+    // The lock is not a fair one: who waits for it would wait for all pieces.
+    std::this_thread::sleep_for(kBetweenPieces);
   }
+  std::unique_ptr<Policy> left;  // its memory is given back when nobody waits
+  MutexLock lock(&mu_);
+  TakeNotes();
+  while (MoveMembers(kMovesPerLock, now_ms)) {  // what has come since
+  }
+  left = std::exchange(policy_, std::move(next_));
+  ++owner_;
+  return std::exchange(name_, std::string(name));
+}
+
+bool Ranking::MovePiece(uint64_t now_ms) {
+  MutexLock lock(&mu_);
+  TakeNotes();
+  return MoveMembers(kMovesPerLock, now_ms);
 }
 
 bool Ranking::MoveMembers(size_t count, uint64_t now_ms) {
