@@ -13,14 +13,8 @@ namespace infercache {
 namespace {
 
 struct KeptPin final : DeviceThread::Kept {
-  explicit KeptPin(std::unique_ptr<Object::Storage> p) : pin(std::move(p)) {}
-  std::unique_ptr<Object::Storage> pin;
-};
-
-// One of several that have a pin.
-struct SharedPin final : Object::Storage {
-  explicit SharedPin(std::shared_ptr<Object::Storage> p) : pin(std::move(p)) {}
-  std::shared_ptr<Object::Storage> pin;
+  explicit KeptPin(std::shared_ptr<Object::Storage> p) : pin(std::move(p)) {}
+  const std::shared_ptr<Object::Storage> pin;
 };
 
 cuda::Stream ToCuda(DeviceStream stream) { return static_cast<cuda::Stream>(stream); }
@@ -55,31 +49,19 @@ DevicePointer DeviceObject::part_address(size_t i) const {
 }
 
 absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
-  if (pin_ == nullptr) return absl::OkStatus();
-  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
-  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptPin>(std::move(pin_));
-  const absl::Status status = thread_->KeepUntilDone(ToCuda(stream), &kept);
-  if (status.ok()) {
-    address_ = 0;
-  } else {
-    pin_ = std::move(static_cast<KeptPin&>(*kept).pin);
-  }
-  return status;
+  std::vector<DeviceStream> streams = {stream};
+  return ReleaseAfterAll(&streams);
 }
 
-absl::Status DeviceObject::ReleaseAfter(std::span<const DeviceStream> streams) {
-  if (streams.size() == 1) return ReleaseAfter(streams[0]);
+absl::Status DeviceObject::ReleaseAfterAll(std::vector<DeviceStream>* streams) {
   if (pin_ == nullptr) return absl::OkStatus();
   if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
-  const std::shared_ptr<Object::Storage> shared = std::move(pin_);
-  for (const DeviceStream stream : streams) {
-    std::unique_ptr<DeviceThread::Kept> kept =
-        std::make_unique<KeptPin>(std::make_unique<SharedPin>(shared));
-    if (absl::Status status = thread_->KeepUntilDone(ToCuda(stream), &kept); !status.ok()) {
-      pin_ = std::make_unique<SharedPin>(shared);
-      return status;
-    }
+  while (!streams->empty()) {
+    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptPin>(pin_);
+    RETURN_IF_ERROR(thread_->KeepUntilDone(ToCuda(streams->front()), &kept));
+    streams->erase(streams->begin());
   }
+  pin_.reset();
   address_ = 0;
   return absl::OkStatus();
 }

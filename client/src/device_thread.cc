@@ -140,14 +140,17 @@ absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Ke
   const cuda::CurrentContext current(*context_);
   const cuda::Driver& driver = context_->driver();
   const cuda::Result result = driver.api().launch_host_func(stream, OnDone, note);
-  if (result == cuda::kSuccess) return absl::OkStatus();
+  // The context is dead, or the stream alone is no more, which drivers say in the same words. The
+  // thread asks a stream of its own: what is kept goes in the first case, and never in the second,
+  // in which the GPU may still do what the stream was given.
+  if (result == cuda::kSuccess || MeansDead(result)) return absl::OkStatus();
   std::map<uint64_t, State::Waiting>::node_type node;
   {
     MutexLock lock(&state_->mu);
     // Empty if the thread has seen meanwhile that the context is dead.
     node = state_->waiting.extract(number);
   }
-  if (node.empty() || MeansDead(result)) return absl::OkStatus();
+  if (node.empty()) return absl::OkStatus();
   *kept = std::move(node.mapped().kept);
   return driver.Check(result, "cuLaunchHostFunc");
 }

@@ -45,6 +45,8 @@ struct Faults {
   std::atomic<uint32_t> streams_stuck;    // a futex: streams wait while it is not 0
   std::atomic<uint32_t> contexts_dead;    // every call that needs one fails
   std::atomic<uint32_t> same_pid;         // all processes have one PID value, each in its namespace
+  // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
+  std::atomic<uint32_t> lost_streams;
 };
 
 // How often each was called, in all processes.

@@ -78,21 +78,46 @@ TEST_F(DeviceClient, AStreamThatIsNoneReleasesNothing) {
   EXPECT_EQ(Read(*got.object), "value");
 }
 
+// Drivers say of a stream that was destroyed what they say of a dead context: the pin went at once,
+// while what the stream had been given could still run.
+TEST_F(DeviceClient, AStreamThatIsNoMoreKeepsThePin) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  DeviceGetResult got = device_client_->Get("key");
+  fake().faults().lost_streams.store(1);
+  int none = 0;
+  ASSERT_TRUE(got.object->ReleaseAfter(&none).ok());
+  EXPECT_EQ(device_client_->stats().held_for_streams, 1u);
+  EraseHeld("key");
+  // Several of the looks at the context, which is well, as another object's release shows.
+  MustPut("other", "value");
+  for (int i = 0; i < 3; ++i) {
+    DeviceGetResult other = device_client_->Get("other");
+    ASSERT_TRUE(other.object->ReleaseAfter(nullptr).ok());
+    EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 1; }));
+  }
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u);
+  fake().faults().contexts_dead.store(1);
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
 TEST_F(DeviceClient, APinGoesWhenTheLastOfItsStreamsIsDone) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");
   DeviceGetResult got = device_client_->Get("key");
   int none = 0;
-  const std::vector<DeviceStream> wrong = {nullptr, &none};
-  EXPECT_EQ(got.object->ReleaseAfter(wrong).code(), absl::StatusCode::kInvalidArgument);
+  std::vector<DeviceStream> wrong = {nullptr, &none, nullptr};
+  EXPECT_EQ(got.object->ReleaseAfterAll(&wrong).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(wrong, (std::vector<DeviceStream>{&none, nullptr})) << "the first is waited for";
   EXPECT_EQ(Read(*got.object), "value") << "still pinned";
   EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
   EraseHeld("key");
   store_->Maintain();
   EXPECT_GT(Limbo(), 0u);
   fake().StickStreams();
-  const std::vector<DeviceStream> twice = {nullptr, nullptr};
-  ASSERT_TRUE(got.object->ReleaseAfter(twice).ok());
+  std::vector<DeviceStream> twice = {nullptr, nullptr};
+  ASSERT_TRUE(got.object->ReleaseAfterAll(&twice).ok());
   EXPECT_EQ(got.object->address(), 0u);
   EXPECT_EQ(device_client_->stats().held_for_streams, 2u);
   store_->Maintain();

@@ -19,7 +19,7 @@ class State(ctypes.Structure):
         ("device_bytes", ctypes.c_uint64), ("next_allocation", ctypes.c_uint64),
         *((fault, ctypes.c_int32) for fault in (
             "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "streams_stuck",
-            "contexts_dead", "same_pid")),
+            "contexts_dead", "same_pid", "lost_streams")),
         *((count, ctypes.c_uint64) for count in (
             "creates", "exports", "imports", "maps", "unmaps", "contexts", "registers", "unregisters",
             "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open")),
@@ -52,5 +52,5 @@ class FakeGpus:
         return "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
     def clear_faults(self):
-        for name, _ in State._fields_[5:12]:
+        for name, _ in State._fields_[5:13]:
             setattr(self.state, name, 0)

@@ -109,7 +109,7 @@ def test_a_stream_that_is_none_releases_nothing(device, gpu):
             view.release_after(wrong)
     view.record_stream(4096)
     del view
-    until(lambda: gpu.limbo() == 0, "the default stream is waited for instead")
+    assert device.get("key") is None and gpu.limbo() > 0, "nobody can say what that stream still does"
 
 
 def test_a_view_that_is_dropped_while_streams_are_captured_goes_later(device, gpu):

@@ -90,8 +90,10 @@ class DeviceObject {
   // that reads the object. After an error, which a stream that is none brings, nothing has changed.
   // FAILED_PRECONDITION: the stream is being captured for a graph, which a pin cannot be part of.
   absl::Status ReleaseAfter(DeviceStream stream);
-  // The same, when the last of them is done. None: now.
-  absl::Status ReleaseAfter(std::span<const DeviceStream> streams);
+  // The same, when the last of them is done; none: now. Takes each stream that the pin waits for
+  // out of `streams`. An error leaves those that it does not wait for, the first of which is why:
+  // ask again with them, or keep the object.
+  absl::Status ReleaseAfterAll(std::vector<DeviceStream>* streams);
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
   // REQUIRES: they lie within the object, which is not released. DeviceStats does not count it.
@@ -103,7 +105,7 @@ class DeviceObject {
   std::vector<PartSpec> parts_;
   ObjectInfo info_;
   std::shared_ptr<DeviceThread> thread_;
-  std::unique_ptr<Object::Storage> pin_;
+  std::shared_ptr<Object::Storage> pin_;  // shared with the streams that it waits for
 };
 
 struct DeviceGetResult {

@@ -2,13 +2,13 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "client/python/ext/arguments.h"
 #include "client/python/ext/device_view.h"
 #include "client/python/ext/errors.h"
-#include "client/python/ext/filler.h"
 #include "client/python/ext/fork_epoch.h"
 #include "client/python/ext/without_gil.h"
 
@@ -135,6 +135,7 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
   std::vector<DeviceGetResult> results;
   {
     nb::gil_scoped_release nogil;
+    stranded_->TryAgain();  // they count in the budget
     results = (*opened->device.*get)(list.keys(), call);
   }
   // Held before anything raises: what is dropped is to wait for its stream.
@@ -238,7 +239,8 @@ nb::tuple PyDevice::Put(nb::handle key, nb::handle parts, nb::handle info, bool 
                         uint64_t stream, nb::handle deadline) {
   const std::shared_ptr<OpenedDevice> opened = Use();
   DeviceValue value(parts);
-  if (NeedsFiller(value.parts)) {
+  const auto is_empty = [](const DevicePiece& piece) { return piece.size_bytes == 0; };
+  if (std::ranges::all_of(value.pieces, is_empty)) {
     throw nb::value_error("an object in a GPU's memory has at least one byte; these are empty");
   }
   const DevicePutItem item = {.key = KeyBytes(key),

@@ -8,6 +8,13 @@
 
 namespace infercache::python {
 
+namespace {
+
+// Unpinned it might be overwritten while the GPU reads it.
+void KeepForGood(DeviceObject object) { new DeviceObject(std::move(object)); }
+
+}  // namespace
+
 Stranded::Stranded() : fork_epoch_(ForkEpoch()) {}
 
 Stranded::~Stranded() {
@@ -15,22 +22,31 @@ Stranded::~Stranded() {
     const WithoutGil nogil;
     TryAgain();
   }
-  // Unpinned they might be overwritten while the GPU reads them.
-  for (One& one : all_) new DeviceObject(std::move(one.object));
+  for (One& one : all_) KeepForGood(std::move(one.object));
 }
 
-void Stranded::Add(DeviceObject object, Streams streams) {
+bool Stranded::Settle(One& one) {
+  const absl::Status status = one.object.ReleaseAfterAll(&one.streams);
+  if (absl::IsFailedPrecondition(status)) return false;
+  if (!status.ok()) KeepForGood(std::move(one.object));
+  return true;
+}
+
+void Stranded::Release(DeviceObject object, Streams streams) {
+  One one{std::move(object), std::move(streams)};
+  if (Settle(one)) return;
   const std::lock_guard lock(mu_);
-  all_.push_back({std::move(object), std::move(streams)});
+  all_.push_back(std::move(one));
 }
 
 void Stranded::TryAgain() {
   std::vector<One> some;
   {
     const std::lock_guard lock(mu_);
+    if (all_.empty()) return;
     some.swap(all_);
   }
-  std::erase_if(some, [](One& one) { return one.object.ReleaseAfter(one.streams).ok(); });
+  std::erase_if(some, &Settle);
   const std::lock_guard lock(mu_);
   for (One& one : some) all_.push_back(std::move(one));
 }
@@ -46,14 +62,7 @@ DevicePin::~DevicePin() {
   if (inherited()) return;  // the parent has the pin
   const WithoutGil nogil;
   stranded_->TryAgain();
-  Streams streams = streams_.empty() ? Streams{nullptr} : streams_;
-  absl::Status status = object_.ReleaseAfter(streams);
-  if (absl::IsInvalidArgument(status)) {
-    // One of them is no more. Its work may still run: the default stream is after that of most.
-    streams = {nullptr};
-    status = object_.ReleaseAfter(streams);
-  }
-  if (!status.ok()) stranded_->Add(std::move(object_), std::move(streams));
+  stranded_->Release(std::move(object_), streams_.empty() ? Streams{nullptr} : streams_);
 }
 
 bool DevicePin::inherited() const { return fork_epoch_ != ForkEpoch(); }
@@ -69,7 +78,7 @@ absl::Status DevicePin::Release(DeviceStream also) {
   const WithoutGil nogil;
   Streams streams = streams_;
   if (std::find(streams.begin(), streams.end(), also) == streams.end()) streams.push_back(also);
-  return object_.ReleaseAfter(streams);
+  return object_.ReleaseAfterAll(&streams);
 }
 
 }  // namespace infercache::python

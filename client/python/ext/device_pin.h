@@ -24,10 +24,11 @@ struct DeviceId {
   int ordinal = 0;
 };
 
-// Objects whose streams could not be waited for when they were let go of: a stream that is being
-// captured takes no callback. They stay pinned; each later one that is let go of tries them again.
-// What is left at the end is never unpinned by this process: the daemon takes it back when that
-// ends. Thread-safe.
+// Objects whose streams could not be waited for when they were let go of. One that is being
+// captured takes no callback: they stay pinned, and each later use of the device tries them again.
+// One that is no more never will, and what it was given may still run: they are never unpinned by
+// this process, as is what is left at the end; the daemon takes it back when the process ends.
+// Thread-safe.
 class Stranded {
  public:
   Stranded();
@@ -35,7 +36,8 @@ class Stranded {
   Stranded(const Stranded&) = delete;
   Stranded& operator=(const Stranded&) = delete;
 
-  void Add(DeviceObject object, Streams streams);
+  // Lets go of the object once `streams` are done, now or later.
+  void Release(DeviceObject object, Streams streams);
   void TryAgain();
 
  private:
@@ -43,6 +45,8 @@ class Stranded {
     DeviceObject object;
     Streams streams;
   };
+  // Whether it is done with: released, or never to be.
+  static bool Settle(One& one);
   const uint64_t fork_epoch_;
   std::mutex mu_;
   std::vector<One> all_;
