@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "infercache/v1/admin.grpc.pb.h"
 #include "common/background.h"
+#include "infercache/v1/admin.grpc.pb.h"
 #include "server/rpc/scope.h"
 
 namespace infercache::rpc {

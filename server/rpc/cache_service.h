@@ -3,8 +3,8 @@
 
 #pragma once
 
-#include "infercache/v1/cache.grpc.pb.h"
 #include "common/background.h"
+#include "infercache/v1/cache.grpc.pb.h"
 #include "server/rpc/scope.h"
 
 namespace infercache::rpc {

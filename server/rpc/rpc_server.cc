@@ -15,11 +15,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/background.h"
 #include "common/status_macros.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/auth.h"
-#include "common/background.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/error.h"
 #include "server/rpc/flight_stream.h"

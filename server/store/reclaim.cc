@@ -92,8 +92,8 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
     if (limbo_.has_pages()) {
       // The scan that follows costs the same for many: go on as the next upkeep would.
       const size_t more = std::max(most - victims, VictimsPerScan(*pinned));
-      victims += EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), more, *pinned,
-                            &removed);
+      victims +=
+          EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), more, *pinned, &removed);
     }
     ToLimbo(removed);
     events->insert(events->end(), removed.events.begin(), removed.events.end());

@@ -300,8 +300,8 @@ TEST_F(Hostile, AWriterThatPunchesHolesSpoilsOnlyValuesOfItsNamespace) {
   const auto chunk_bytes = static_cast<off_t>(client.welcome().chunk_bytes());
   for (int i = 0; i < 20; ++i) {
     for (const UniqueFd& chunk : answer->descriptors) {
-      ASSERT_EQ(
-          fallocate(chunk.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, chunk_bytes), 0);
+      ASSERT_EQ(fallocate(chunk.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, chunk_bytes),
+                0);
     }
     EXPECT_TRUE(traffic_->AwaitRounds(20));
   }

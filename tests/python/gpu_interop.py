@@ -222,7 +222,8 @@ def a_view_may_be_dropped_while_its_stream_still_reads_it(memory, device, _):
     device.put("read", ones)
     busy = torch.randn(4096, 4096, device="cuda")
     torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
         for _ in range(50):
             busy = torch.tanh(busy @ busy)
         total = device.get("read").torch().sum()
@@ -230,6 +231,8 @@ def a_view_may_be_dropped_while_its_stream_still_reads_it(memory, device, _):
     device.delete("read")
     for i in range(64):  # more than the tier holds
         assert device.put(f"filler/{i}", torch.zeros(1 << 20, device="cuda")), device.last_failure
+    assert held >= 1, "the stream was done too soon: this shows nothing"
+    stream.synchronize()
     assert total.item() == 1 << 20, "its bytes were used again"
     print(f"  {held} pins waited for the stream when the view was gone")
 

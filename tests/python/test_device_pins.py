@@ -104,6 +104,9 @@ def test_a_stream_that_is_none_releases_nothing(device, gpu):
     with pytest.raises(ValueError, match="INVALID_HANDLE"):
         view.release_after(4096)
     assert not view.released and (view.numpy() == np.arange(1000)).all()
+    for remembered in (view.record_stream, view.release_after, lambda s: device.get("key", stream=s)):
+        with pytest.raises(ValueError, match="per-thread"):
+            remembered(2)
     for wrong in (-1, "stream", None, True):
         with pytest.raises((TypeError, ValueError), match="stream"):
             view.release_after(wrong)
@@ -143,7 +146,7 @@ def test_ten_thousand_views_leave_nothing(device, gpu):
 
     def work():
         for _ in range(1250):
-            # Pins that wait for their stream count among the 1,024 that a client may have.
+            # Pins that wait for their stream count in the budget.
             until(lambda: device.get("key"), "a hit").part().__dlpack__()
         done.append(True)
 

@@ -58,6 +58,16 @@ DeviceStream ToStream(uint64_t handle) {
   return handle == 1 ? nullptr : reinterpret_cast<DeviceStream>(static_cast<uintptr_t>(handle));
 }
 
+DeviceStream ToReadersStream(uint64_t handle) {
+  constexpr uint64_t kPerThreadDefault = 2;  // DLPack's number and the driver's
+  if (handle == kPerThreadDefault) {
+    throw nb::value_error(
+        "the per-thread default stream (2) is another one in each thread: a view that it reads "
+        "could not wait for it; name a stream of its own");
+  }
+  return ToStream(handle);
+}
+
 void ThrowIfInherited(const DevicePin& pin) {
   if (pin.inherited()) {
     ThrowForked("this view was made before a fork; the GPU is not to be used in the child");
@@ -107,7 +117,7 @@ nb::object DlpackOf(const DeviceTensor& tensor, nb::handle stream, nb::handle ma
   // read in; -1 says that it will tell by itself.
   const int64_t handle = stream.is_none() ? 0 : nb::cast<int64_t>(stream);
   if (handle < -1) throw nb::value_error("a stream is -1 or a handle");
-  if (handle >= 0) pin->UsedBy(ToStream(static_cast<uint64_t>(handle)));
+  if (handle >= 0) pin->UsedBy(ToReadersStream(static_cast<uint64_t>(handle)));
   return ExportPart(pin, tensor.part(), versioned, /*as_bytes=*/false);
 }
 
@@ -135,7 +145,7 @@ Keeps the object pinned while it lives, and what is made from it does. Read-only
       .def(
           "_bytes_capsule",
           [](const DeviceTensor& self, uint64_t stream) {
-            self.pin()->UsedBy(ToStream(stream));
+            self.pin()->UsedBy(ToReadersStream(stream));
             return ExportPart(self.pin(), self.part(), /*versioned=*/false, /*as_bytes=*/true);
           },
           nb::arg("stream"))

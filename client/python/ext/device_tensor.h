@@ -14,6 +14,9 @@ namespace infercache::python {
 
 // A number of a stream as DLPack and Python have it: 0 and 1 are the legacy default stream.
 DeviceStream ToStream(uint64_t handle);
+// Of one that reads a view, which may be let go of by another thread. ValueError: the per-thread
+// default stream, which would be that thread's then.
+DeviceStream ToReadersStream(uint64_t handle);
 
 void ThrowIfInherited(const DevicePin& pin);  // ForkedError
 

@@ -22,7 +22,7 @@ nb::object Helper(const char* name) {
 }
 
 DeviceStream StreamOf(nb::handle stream) {
-  return ToStream(nb::cast<uint64_t>(Helper("stream_handle")(stream)));
+  return ToReadersStream(nb::cast<uint64_t>(Helper("stream_handle")(stream)));
 }
 
 // Copies one part into a writable buffer of its size.
