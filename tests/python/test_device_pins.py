@@ -110,9 +110,38 @@ def test_a_stream_that_is_none_releases_nothing(device, gpu):
     for wrong in (-1, "stream", None, True):
         with pytest.raises((TypeError, ValueError), match="stream"):
             view.release_after(wrong)
-    view.record_stream(4096)
-    del view
-    assert device.get("key") is None and gpu.limbo() > 0, "nobody can say what that stream still does"
+    view.release()
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
+
+
+def test_a_stream_that_is_no_more_keeps_the_object_until_the_process_ends(device, gpu):
+    device.put("key", gpu.array(np.arange(1000)))
+    program = f"""
+import sys, infercache
+client = infercache.connect({gpu.daemon.endpoint!r}, fingerprint={device.client.fingerprint!r})
+device = client.device(0)
+view = device.get("key")
+view.record_stream(4096)
+del view
+print("dropped", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "dropped\n"
+        device.delete("key")
+        # Nobody can say what that stream still does. What another view had goes meanwhile.
+        device.put("other", gpu.array(np.arange(1000)))
+        view = device.get("other")
+        device.delete("other")
+        both = gpu.limbo()
+        view.release()
+        until(lambda: gpu.limbo() < both, "the other's bytes are free again")
+        assert gpu.limbo() > 0
+        process.stdin.close()
+        assert process.wait(60) == 0
+    until(lambda: gpu.limbo() == 0, "the daemon has it back")
 
 
 def test_a_view_that_is_dropped_while_streams_are_captured_goes_later(device, gpu):
