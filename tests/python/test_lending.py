@@ -66,6 +66,31 @@ def test_a_lent_tensor_lives_until_it_is_back(device, gpu):
     assert alive() is None
 
 
+def test_what_is_not_taken_back_is_kept_for_good(device, gpu, worker):
+    array = gpu.array(VALUE)
+    alive = weakref.ref(array)
+    assert device.lend("left", array)
+    reader = worker("borrow", "left")
+    assert reader.said == VALUE.sum()
+    del array
+    device.close()
+    gc.collect()
+    assert alive() is not None, "its memory would become another tensor's, under its reader's eyes"
+    reader.end()
+
+
+def test_what_is_not_lent_is_not_kept(device, gpu):
+    array = gpu.array(np.arange(10))
+    alive = weakref.ref(array)
+    with pytest.raises(ValueError, match="key"):
+        device.lend("", array)
+    gpu.state.refuse_exports = 1
+    assert not device.lend("private", array)
+    del array
+    gc.collect()
+    assert alive() is None
+
+
 def test_memory_that_cannot_be_shared(device, gpu, gpu_client):
     gpu.state.refuse_exports = 1
     array = gpu.array(np.arange(10))

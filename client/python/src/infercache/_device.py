@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from . import _core, _device_arrays
 from ._client import Key, Kind, PutResult, info_of
 from ._core import DeviceTensor, DeviceView
 from ._device_arrays import stream_handle, torch_stream, view_to_numpy, view_to_torch
+from ._errors import ClosedError, ForkedError
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -20,6 +22,20 @@ __all__ = ["Device", "LendResult", "stream_handle", "stream_to_wait_for", "view_
 def stream_to_wait_for(ordinal: int) -> int:
     """What a view that is released waits for if nobody says: torch's current stream, or the default one."""
     return torch_stream(ordinal) or 0
+
+
+class _Loan:
+    """A tensor that others may have, or may be given any moment."""
+
+    def __init__(self, tensor: Any, keep: list[Any]) -> None:
+        self.tensor = tensor
+        self.keep = keep
+        self.told = False  # the call that lends it is over: what is taken back from now on includes it
+
+
+# What was not taken back is kept for the life of the process, even when its device is closed or gone: those who
+# borrowed it still read it, and its memory must not become another tensor's.
+_loans: set[_Loan] = set()
 
 
 class LendResult(NamedTuple):
@@ -51,7 +67,8 @@ class Device(_core._Device):
     def __init__(self, client: Client, gpu: str | int = "auto") -> None:
         super().__init__(client, gpu)
         self.client = client
-        self._lent: dict[bytes, list[tuple[Any, list[Any]]]] = {}  # what may still be read by others
+        self._lent: dict[bytes, list[_Loan]] = {}
+        self._lent_lock = threading.Lock()
 
     def __enter__(self) -> Device:
         return self
@@ -63,10 +80,6 @@ class Device(_core._Device):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a Device cannot be pickled: it belongs to its process; open one in the other")
-
-    def close(self) -> None:
-        super().close()
-        self._lent.clear()
 
     def _reader(self, stream: Any) -> int | None:
         return torch_stream(self.ordinal) if stream is None else stream_handle(stream)
@@ -154,27 +167,49 @@ class Device(_core._Device):
         kind: Kind = "blob",
         compute_cost_ms: float = 0.0,
         class_id: int = 0,
-        ttl: float | None = None,
         or_copy_to_host: bool = False,
         deadline: float | None = None,
     ) -> LendResult:
         """Lets other workers of this host read a tensor where it is, under `key`, until `take_back` is True.
 
-        Waits for `stream` as `put` does. Until then the tensor must not be changed; the device keeps it, so
-        that its memory is not reused. Borrowers map the whole allocation that it lies in, which with torch
+        Waits for `stream` as `put` does. Until then the tensor must not be changed; it is kept, so that
+        its memory is not reused: until it is taken back, or for the life of the process, also if the device is
+        closed before that. Borrowers map the whole allocation that it lies in, which with torch
         is more than the tensor. Refused: ALREADY_EXISTS: somebody lends this key; UNIMPLEMENTED: its memory
         cannot be shared (cudaMallocAsync, expandable segments); with `or_copy_to_host` a copy is put into host
         memory instead, for `get_into` and Client.get ("copied"). After DEADLINE_EXCEEDED and UNAVAILABLE it
         may be lent: take it back. If the daemon goes, nothing is lent any more.
         """
         source = _device_arrays.describe(tensor, self.ordinal, stream)
-        info = info_of(kind, compute_cost_ms, class_id, ttl, None)
-        result = LendResult(*self._lend(key, source.parts, info, bool(or_copy_to_host), source.stream, deadline))
-        if result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
-            kept = self._lent.setdefault(_bytes_of(key), [])
-            if not any(tensor is other for other, _ in kept):
-                kept.append((tensor, source.keep))
+        info = info_of(kind, compute_cost_ms, class_id, None, None)
+        loan = _Loan(tensor, source.keep)
+        self._keep(key, loan)  # before it may be lent: an interrupt may come before the result does
+        may_be_lent = True
+        try:
+            result = LendResult(
+                *self._lend(key, source.parts, info, bool(or_copy_to_host), source.stream, deadline)
+            )
+            may_be_lent = result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+        except (TypeError, ValueError, ClosedError, ForkedError):
+            may_be_lent = False
+            raise
+        finally:
+            loan.told = True
+            if not may_be_lent:
+                self._let_go(key, [loan])
         return result
+
+    def _keep(self, key: Key, loan: _Loan) -> None:
+        with self._lent_lock:
+            _loans.add(loan)
+            self._lent.setdefault(_bytes_of(key), []).append(loan)
+
+    def _let_go(self, key: Key, loans: list[_Loan]) -> None:
+        with self._lent_lock:
+            left = [loan for loan in self._lent.pop(_bytes_of(key), []) if loan not in loans]
+            if left:
+                self._lent[_bytes_of(key)] = left
+            _loans.difference_update(loans)
 
     def borrow(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
         """As `get`, of what another worker, or this one, lends. Its owner may not have it back before the view
@@ -197,9 +232,11 @@ class Device(_core._Device):
         is gone, and nobody can say who has it; the device keeps the tensor until it is asked once more.
         NOT_FOUND: this device does not lend it.
         """
+        with self._lent_lock:  # not what another thread lends meanwhile
+            loans = [loan for loan in self._lent.get(_bytes_of(key), []) if loan.told]
         code = self._take_back(key, deadline)
         if code in ("OK", "NOT_FOUND"):
-            self._lent.pop(_bytes_of(key), None)
+            self._let_go(key, loans)
         return bool(code == "OK")
 
 
