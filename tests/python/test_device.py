@@ -77,6 +77,9 @@ def test_scalars_and_several_parts(device, gpu):
     for use in (lambda: view.shape, view.__dlpack__, lambda: view.__cuda_array_interface__):
         with pytest.raises(ValueError, match="3 parts"):
             use()
+    for use in (view.part(2).__dlpack__, lambda: view.part(2).__cuda_array_interface__):
+        with pytest.raises(BufferError, match="not aligned"):
+            use()
     with pytest.raises(IndexError):
         view.part(3)
 

@@ -51,6 +51,18 @@ const char* TypeString(DataType dtype) {
   }
 }
 
+// Parts lie back to back. Kernels assume that elements are aligned, and a load that is not ends the
+// context.
+void ThrowIfMisaligned(const DeviceTensor& tensor) {
+  const uint64_t size = ElementSize(tensor.spec().dtype);
+  if (size > 1 && tensor.address() % size != 0) {
+    throw nb::buffer_error(
+        "the part follows one of odd size, and its elements are not aligned: torch() copies it; "
+        "put "
+        "what is read in place under a key of its own, or first");
+  }
+}
+
 }  // namespace
 
 DeviceStream ToStream(uint64_t handle) {
@@ -79,7 +91,7 @@ const char* const kDlpackDoc =
 
 `stream`: what the consumer reads it in (None, 0, 1: the legacy default stream); it is waited for before the
 bytes may be reused. It says that it is read-only where `max_version` is (1, 0) or more. BufferError: a copy, or
-another device, is asked for.)";
+another device, is asked for; or its elements are not aligned, since parts lie back to back.)";
 const char* const kInterfaceDoc =
     "Version 3, read-only. Its consumer's stream is not known: say record_stream. AttributeError: "
     "bfloat16 or float8, which it cannot express.";
@@ -92,6 +104,7 @@ nb::dict InterfaceOf(const DeviceTensor& tensor) {
                                DataTypeName(part.dtype) + "; use DLPack, or torch()")
                                   .c_str());
   }
+  ThrowIfMisaligned(tensor);
   nb::dict interface;
   interface["version"] = 3;
   interface["typestr"] = type;
@@ -106,6 +119,7 @@ nb::dict InterfaceOf(const DeviceTensor& tensor) {
 nb::object DlpackOf(const DeviceTensor& tensor, nb::handle stream, nb::handle max_version,
                     nb::handle device, nb::handle copy) {
   const SharedPin& pin = tensor.pin();
+  ThrowIfMisaligned(tensor);
   if (copy.ptr() == Py_True) {
     throw nb::buffer_error("copies are the consumer's to make: torch(copy=True), or get_into");
   }
