@@ -49,7 +49,9 @@ class Holder {
     const std::string value(kHeldObjectBytes, 'v');
     std::vector<PutItem> items;
     for (const std::string_view key : views) {
-      items.push_back({.key = key, .value = {std::as_bytes(std::span(value))}});
+      PutItem& item = items.emplace_back();
+      item.key = key;
+      item.value = {std::as_bytes(std::span(value))};
     }
     for (const PutResult& put : client_.Put(items)) {
       if (put.outcome != PutOutcome::kStored) Die("a put: " + put.status.ToString());
