@@ -107,17 +107,14 @@ void Ranking::TakeNotes() {
     std::swap(log_, taken_);
   }
   for (size_t i = 0; i < taken_.size(); ++i) {
-    if (i + 3 * kNotesAhead < taken_.size()) {
+    if (i + 2 * kNotesAhead < taken_.size()) {
       // Here, and not in a function of its own: gcc removes calls of one that does nothing else.
-      const uint32_t record = taken_[i + 3 * kNotesAhead].record;
+      const uint32_t record = taken_[i + 2 * kNotesAhead].record;
       __builtin_prefetch(&nodes_[record], /*rw=*/1);
       __builtin_prefetch(&space_.state(record).stamp, /*rw=*/1);
       __builtin_prefetch(&index_.view().record(record).generation);
     }
-    for (int step : {0, 1}) {
-      const size_t ahead = i + (2 - step) * kNotesAhead;
-      if (ahead < taken_.size()) policy_->Prefetch(taken_[ahead].record, step);
-    }
+    if (i + kNotesAhead < taken_.size()) policy_->Prefetch(taken_[i + kNotesAhead].record);
     Apply(taken_[i], NeverBack(taken_[i].now_ms));
   }
   taken_.clear();
@@ -252,24 +249,20 @@ absl::StatusOr<std::string> Ranking::SetPolicy(std::string_view name, uint64_t n
     ASSIGN_OR_RETURN(next_, MakePolicy(name, nodes_.data()));
     moved_used_ms_ = moved_request_ = 0;
   }
-  while (MovePiece(now_ms)) {
+  std::unique_ptr<Policy> left;  // its memory is given back when nobody waits
+  while (true) {
+    {
+      MutexLock lock(&mu_);
+      TakeNotes();
+      if (!MoveMembers(kMovesPerLock, now_ms)) {
+        left = std::exchange(policy_, std::move(next_));
+        ++owner_;
+        return std::exchange(name_, std::string(name));
+      }
+    }
     // The lock is not a fair one: who waits for it would wait for all pieces.
     std::this_thread::sleep_for(kBetweenPieces);
   }
-  std::unique_ptr<Policy> left;  // its memory is given back when nobody waits
-  MutexLock lock(&mu_);
-  TakeNotes();
-  while (MoveMembers(kMovesPerLock, now_ms)) {  // what has come since
-  }
-  left = std::exchange(policy_, std::move(next_));
-  ++owner_;
-  return std::exchange(name_, std::string(name));
-}
-
-bool Ranking::MovePiece(uint64_t now_ms) {
-  MutexLock lock(&mu_);
-  TakeNotes();
-  return MoveMembers(kMovesPerLock, now_ms);
 }
 
 bool Ranking::MoveMembers(size_t count, uint64_t now_ms) {

@@ -122,7 +122,6 @@ class Ranking {
   Policy& PolicyOf(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return nodes_[record].owner == owner_ ? *policy_ : *next_;
   }
-  bool MovePiece(uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   // The worst of what policy_ has goes over to next_. False if there is no more.
   bool MoveMembers(size_t count, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether `pin` names a member as it is now, and not what was in its record before.

@@ -25,9 +25,7 @@ class LearnedPolicy final : public Policy {
 
   void Insert(uint32_t record, const Use& use) override;
   void Touch(uint32_t record, const Use& use) override;
-  void Prefetch(uint32_t record, int step) const override {
-    segments_.Prefetch(nodes_[record].group, /*neighbours=*/step == 1);
-  }
+  void Prefetch(uint32_t record) const override { segments_.Prefetch(nodes_[record].group); }
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
   size_t memory_bytes() const override {

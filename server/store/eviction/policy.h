@@ -91,9 +91,8 @@ class Policy {
   virtual void Insert(uint32_t record, const Use& use) = 0;
   virtual void Touch(uint32_t record, const Use& use) = 0;
   // Fetches into the CPU's cache what Touch of this record will need. Its node is there; it may be
-  // no member. Called for step 0, and a while later for step 1, for which what step 0 fetched is
-  // there.
-  virtual void Prefetch(uint32_t, int) const {}
+  // no member.
+  virtual void Prefetch(uint32_t) const {}
   // Ends the membership; the node's `list` is 0 afterwards.
   virtual void Remove(uint32_t record, const Departure& departure) = 0;
   // The worst member that may go, 0 if there is none. It stays a member. Members that may not go

@@ -36,14 +36,9 @@ class Segments {
   explicit Segments(PolicyNode* nodes);
 
   const Segment& operator[](uint32_t segment) const { return segments_[segment]; }
-  // Into the CPU's cache: a segment, which may be any number, or those that it is linked to.
-  void Prefetch(uint32_t number, bool neighbours) const {
-    if (number >= segments_.size()) return;
-    const Segment& segment = segments_[number];
-    if (!neighbours) return __builtin_prefetch(&segment, /*rw=*/1);
-    for (const uint32_t other : {segment.newer, segment.older, segment.later, segment.earlier}) {
-      __builtin_prefetch(&segments_[other], /*rw=*/1);
-    }
+  // Into the CPU's cache. `segment`: any number.
+  void Prefetch(uint32_t segment) const {
+    if (segment < segments_.size()) __builtin_prefetch(&segments_[segment], /*rw=*/1);
   }
   size_t records() const { return records_; }
   size_t records_in(int cell) const { return cells_[cell].records; }
