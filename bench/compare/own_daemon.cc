@@ -1,7 +1,6 @@
 #include "bench/compare/own_daemon.h"
 
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/compare/die.h"
+#include "bench/compare/spawn.h"
 #include "common/unique_fd.h"
 
 namespace infercache::bench {
@@ -47,18 +47,6 @@ void AwaitReady(const UniqueFd& socket) {
     if (n < 0) Die("a daemon was not ready in time");
     if (std::string_view(message.data(), static_cast<size_t>(n)).starts_with("READY=1")) return;
   }
-}
-
-pid_t Spawn(const std::vector<std::string>& words) {
-  std::vector<char*> arguments;
-  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
-  pid_t pid;
-  if (const int error =
-          posix_spawn(&pid, arguments[0], nullptr, nullptr, arguments.data(), environ)) {
-    Die(absl::StrCat("cannot start ", words[0], ": ", std::strerror(error)));
-  }
-  return pid;
 }
 
 }  // namespace

@@ -3,13 +3,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -23,6 +21,7 @@
 #include "bench/compare/cache_client.h"
 #include "bench/compare/cases.h"
 #include "bench/compare/die.h"
+#include "bench/compare/spawn.h"
 #include "common/unique_fd.h"
 
 namespace infercache::bench {
@@ -49,19 +48,8 @@ struct Pipe {
 class HeldWorker {
  public:
   HeldWorker(const Servers& servers, const std::string& name) {
-    std::array<std::string, 4> words = {servers.held_worker_binary, servers.ours_unix, name,
-                                        absl::StrCat(kHeld)};
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, input_.reader.get(), STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, output_.writer.get(), STDOUT_FILENO);
-    const int error =
-        posix_spawn(&pid_, arguments[0], &actions, nullptr, arguments.data(), environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (error != 0) Die(absl::StrCat("cannot start ", words[0], ": ", std::strerror(error)));
+    pid_ = Spawn({servers.held_worker_binary, servers.ours_unix, name, absl::StrCat(kHeld)},
+                 input_.reader.get(), output_.writer.get());
     output_.writer.Reset();
     pidfd_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
     if (!pidfd_.valid()) Die(absl::StrCat("pidfd_open: ", std::strerror(errno)));
