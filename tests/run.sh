@@ -184,7 +184,7 @@ stage_pyasan() {
     ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4 run_pytest pyasan "$work/venv/bin/python"
 }
 
-# Without the recorded traces, which take a minute here and say nothing about memory that made ones do not.
+# Without the recorded traces, which take minutes here and say nothing about memory that made ones do not.
 stage_asan() { build asan && INFERCACHE_TRACE_DIR='' run_ctest asan; }
 
 stage_tsan() { build tsan && run_ctest tsan; }

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -132,8 +133,8 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
   const std::shared_ptr<OpenedDevice> opened = Use();
   const KeyList list(keys);
   const CallOptions call = CallWith(deadline);
-  Streams readers;
-  if (!stream.is_none()) readers.push_back(ToReadersStream(nb::cast<uint64_t>(stream)));
+  std::optional<DeviceStream> reader;
+  if (!stream.is_none()) reader = ToReadersStream(nb::cast<uint64_t>(stream));
   std::vector<DeviceGetResult> results;
   {
     nb::gil_scoped_release nogil;
@@ -146,7 +147,7 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
     SharedPin& pin = pins.emplace_back();
     if (!result.hit()) continue;
     pin = std::make_shared<DevicePin>(*std::move(result.object), id_, stranded_);
-    for (const DeviceStream reader : readers) pin->UsedBy(reader);
+    if (reader) pin->UsedBy(*reader);
   }
   nb::list views;
   for (size_t i = 0; i < pins.size(); ++i) {

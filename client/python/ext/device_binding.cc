@@ -74,7 +74,8 @@ void DefineDevice(nb::module_& m) {
   c.def("close", &PyDevice::Close, nb::sig("def close(self) -> None"),
         R"(Ends the device: later calls raise ClosedError. Views stay valid. Idempotent.
 
-What is lent is lent no longer, and nobody says when the last reader has let go of it: take_back it before.
+What is lent is lent no longer, and nobody says when the last reader has let go of it, so that it is kept for the
+life of the process: take_back it before.
 Closing the client closes its devices.)");
   c.def_prop_ro("closed", &PyDevice::closed, "Whether it, or its client, was closed.");
   c.def_prop_ro(

@@ -25,10 +25,10 @@ struct DeviceId {
 };
 
 // Objects whose streams could not be waited for when they were let go of. One that is being
-// captured takes no callback: they stay pinned, and each later use of the device tries them again.
-// One that is no more never will, and what it was given may still run: they are never unpinned by
-// this process, as is what is left at the end; the daemon takes it back when the process ends.
-// Thread-safe.
+// captured takes no callback: they stay pinned; each later get, and each object let go of, tries
+// them again. One that is no more never will, and what it was given may still run: they are never
+// unpinned by this process, as is what is left at the end; the daemon takes it back when the
+// process ends. Thread-safe.
 class Stranded {
  public:
   Stranded();

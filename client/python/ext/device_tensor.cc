@@ -93,8 +93,9 @@ const char* const kDlpackDoc =
 bytes may be reused. It says that it is read-only where `max_version` is (1, 0) or more. BufferError: a copy, or
 another device, is asked for; or its elements are not aligned, since parts lie back to back.)";
 const char* const kInterfaceDoc =
-    "Version 3, read-only. Its consumer's stream is not known: say record_stream. AttributeError: "
-    "bfloat16 or float8, which it cannot express.";
+    "Version 3, read-only. Its consumer's stream is not known: say record_stream of the view. "
+    "AttributeError: bfloat16 or float8, which it cannot express. BufferError: its elements are "
+    "not aligned.";
 
 nb::dict InterfaceOf(const DeviceTensor& tensor) {
   const PartSpec& part = tensor.spec();

@@ -67,8 +67,8 @@ void DefineExports(Class& c) {
           R"(One part as a CUDA tensor of the shape and dtype that was put, over the very same bytes.
 
 It pins the object while it or what shares its storage lives. Its use in torch's current stream of this thread
-is known; if kernels of another stream read it, say record_stream(stream) of the view, as one does with torch's
-own tensors. Do not change it in place: it is what every other worker reads, and where the mapping is read-only
+is known; if kernels of another stream read it, say record_stream(stream) of the view: the tensor's own does
+nothing for memory that is not torch's. Do not change it in place: it is what every other worker reads, and where the mapping is read-only
 the process loses its CUDA context; copy=True gives a private one. ImportError: torch is not installed.
 TypeError: this torch lacks the dtype. IndexError: no such part.)")
       .def(
