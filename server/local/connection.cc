@@ -305,9 +305,10 @@ void Connection::HandleListKeys(const Request& request) {
   listing_ = true;
   host_.lists.Post([&context = context_, weak = weak_from_this(), id = request.id(),
                     list = session_->Lister(request.list_keys())] {
+    // Moved, not shared: the thread of the session lets go of it alone.
     auto response = std::make_shared<Response>();
-    const absl::Status status = list(response->mutable_key_page());
-    asio::post(context, [weak, id, status, response] {
+    absl::Status status = list(response->mutable_key_page());
+    asio::post(context, [weak, id, status = std::move(status), response = std::move(response)] {
       const auto self = weak.lock();
       if (self == nullptr || self->state_ != State::kOpen) return;
       self->listing_ = false;
