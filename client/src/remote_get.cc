@@ -15,7 +15,8 @@ namespace {
 
 constexpr char kGetMethod[] = "/infercache.v1.Cache/Get";
 constexpr absl::Duration kFirstRetryDelay = absl::Milliseconds(1);
-constexpr absl::Duration kMaxRetryDelay = absl::Milliseconds(128);
+constexpr absl::Duration kMaxRetryDelay = absl::Milliseconds(16);
+constexpr absl::Duration kMaxRetryDelayOfNext = absl::Milliseconds(128);
 
 // One batch. Its calls are made one after the other, each started by the answer to the one before,
 // so that no two threads are ever in here at once. The callback of the call under way owns it.
@@ -86,10 +87,12 @@ class RemoteGet {
                    });
   }
 
-  // The daemon bounds the bytes of answers on their way. When a batch's next call comes, the answer
-  // before may still count there, for the moment until the daemon sees that it was taken.
+  // The daemon bounds the bytes of answers on their way, and one that was taken may still count
+  // there, for the moment until the daemon sees that. That may be another batch's answer, or nobody
+  // takes it: not worth waiting for as long as for this batch's own.
   bool ShouldRetry(const absl::Status& status) const {
-    return absl::IsResourceExhausted(status) && answered_ && retry_delay_ <= kMaxRetryDelay &&
+    return absl::IsResourceExhausted(status) &&
+           retry_delay_ <= (answered_ ? kMaxRetryDelayOfNext : kMaxRetryDelay) &&
            absl::Now() + retry_delay_ < deadline_;
   }
 

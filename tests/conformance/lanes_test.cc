@@ -1,5 +1,8 @@
 // Which lane a client takes, and what only one of them can do.
 
+#include <atomic>
+#include <thread>
+
 #include "tests/conformance/conformance.h"
 
 namespace infercache {
@@ -45,6 +48,31 @@ TEST(GrpcOverAUnixSocket, Works) {
   const GetResult got = (*client)->Get("k");
   ASSERT_TRUE(got.hit()) << got.status;
   EXPECT_EQ(Text(got.object->bytes()), "v");
+}
+
+// The daemon sees a little late that an answer was taken: until then its bytes count as on their
+// way.
+TEST(AFewGetsAtATime, WaitWhereAnswersThatWereTakenStillCount) {
+  constexpr size_t kBytes = 1 << 20;
+  constexpr int kThreads = 3;
+  // Of which one connection gets three quarters.
+  const auto daemon = InProcessDaemon::Grpc("127.0.0.1:0", /*max_pinned_bytes=*/4 * kBytes);
+  auto client = Client::Connect({.endpoint = daemon->endpoint(), .deadline = absl::Seconds(60)});
+  ASSERT_TRUE(client.ok()) << client.status();
+  const std::string value(kBytes - 1000, 'v');
+  ASSERT_EQ((*client)->Put({.key = "k", .value = {Bytes(value)}}).outcome, PutOutcome::kStored);
+  std::atomic<int> missed = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      for (int n = 0; n < 200; ++n) {
+        const GetResult got = (*client)->Get("k");
+        if (!got.hit() && missed++ == 0) ADD_FAILURE() << got.status;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(missed, 0);
 }
 
 }  // namespace
