@@ -98,8 +98,8 @@ class GpuLending : public cuda::OnGpu<local::LocalFixture>,
   }
   uint64_t Opens() { return fake().calls().ipc_opens.load() + fake().calls().imports.load(); }
   bool NothingIsLent() const {
-    const local::LocalStats stats = server_->stats();
-    return stats.loans + stats.lent_allocations + stats.borrowed + stats.mapped_allocations == 0;
+    const local::LendingStats stats = server_->stats().lending;
+    return stats.loans + stats.allocations + stats.borrowed + stats.mapped == 0;
   }
 
  private:
