@@ -5,6 +5,33 @@
 #include "server/version.h"
 
 namespace infercache::server {
+namespace {
+
+rpc::LendingStats ToLendingStats(const local::LocalStats& stats) {
+  const local::LendingStats& lending = stats.lending;
+  rpc::LendingStats shown = {.loans = lending.loans,
+                             .bytes = lending.bytes,
+                             .allocations = lending.allocations,
+                             .readers = lending.readers,
+                             .borrowed = lending.borrowed,
+                             .mapped = lending.mapped,
+                             .waiting = lending.waiting,
+                             .longest_wait_ms = lending.longest_wait_ms,
+                             .lent = lending.lent,
+                             .borrows_found = lending.borrows_found,
+                             .borrows_not_found = lending.borrows_not_found,
+                             .taken_back_at_once = lending.taken_back_at_once,
+                             .taken_back_after_wait = lending.taken_back_after_wait,
+                             .owner_gone = lending.owner_gone,
+                             .refused = {}};
+  for (size_t i = 0; i < local::kLendingRefusals; ++i) {
+    shown.refused.emplace_back(local::LendingRefusalName(static_cast<local::LendingRefusal>(i)),
+                               stats.lending_refused[i]);
+  }
+  return shown;
+}
+
+}  // namespace
 
 absl::StatusOr<local::LocalOptions> MakeLocalOptions(const Config& config,
                                                      const std::string& socket_path) {
@@ -51,6 +78,7 @@ rpc::LocalLaneStats ToLaneStats(const local::LocalStats& stats) {
   shown.quarantined_reservations = stats.quarantined_reservations;
   shown.quarantined = stats.quarantined;
   shown.touches_drained = stats.touches_drained;
+  shown.lending = ToLendingStats(stats);
   return shown;
 }
 

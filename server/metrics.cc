@@ -251,6 +251,25 @@ void AddLocal(const rpc::LocalLaneStats& s, Families& out) {
   out.Add(Id::kLocalTouchesDrained, {}, s.touches_drained);
 }
 
+void AddLending(const rpc::LendingStats& s, Families& out) {
+  using Id = MetricId;
+  out.Add(Id::kLent, {}, s.loans);
+  out.Add(Id::kLentBytes, {}, s.bytes);
+  out.Add(Id::kLentAllocations, {}, s.allocations);
+  out.Add(Id::kLentReaders, {}, s.readers);
+  out.Add(Id::kLentBorrowed, {}, s.borrowed);
+  out.Add(Id::kLentMapped, {}, s.mapped);
+  out.Add(Id::kLentWaiting, {}, s.waiting);
+  out.Add(Id::kLentLongestWait, {}, static_cast<double>(s.longest_wait_ms) / 1e3);
+  out.Add(Id::kLends, {}, s.lent);
+  out.Add(Id::kBorrows, {"hit"}, s.borrows_found);
+  out.Add(Id::kBorrows, {"miss"}, s.borrows_not_found);
+  out.Add(Id::kLoansEnded, {"at_once"}, s.taken_back_at_once);
+  out.Add(Id::kLoansEnded, {"waited"}, s.taken_back_after_wait);
+  out.Add(Id::kLoansEnded, {"owner_gone"}, s.owner_gone);
+  for (const auto& [reason, count] : s.refused) out.Add(Id::kLendingRefused, {reason}, count);
+}
+
 void AddRpc(const rpc::RpcStats& s, Families& out) {
   out.Add(MetricId::kPinnedResponseBytes, {}, s.pinned_response_bytes);
   out.Add(MetricId::kMaxPinnedResponseBytes, {}, s.max_pinned_response_bytes);
@@ -336,7 +355,11 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     out.Add(MetricId::kCommittedBytes, {}, store_->committed_bytes());
     for (const auto& ns : store_->Namespaces()) AddNamespace(*ns, local_, out);
   }
-  if (local_.stats) AddLocal(local_.stats(), out);
+  if (local_.stats) {
+    const rpc::LocalLaneStats local = local_.stats();
+    AddLocal(local, out);
+    AddLending(local.lending, out);
+  }
   if (rpc_stats_) AddRpc(rpc_stats_(), out);
   return out.Take();
 }

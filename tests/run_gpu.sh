@@ -103,7 +103,8 @@ python_interop() {
     ${fake:+--fake}
 }
 
-for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test; do
+for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test \
+  gpu_lending_test; do
   check "$test" "$bundle/bin/$test" --gtest_brief=1
 done
 check conformance_test "$bundle/bin/conformance_test" --gtest_brief=1 '--gtest_filter=*/Gpu.*'

@@ -124,11 +124,13 @@ std::string StatTotals(const v1::GetStatsResponse& stats) {
     for (auto& off : TiersThatAreOff(ns)) fields.push_back(std::move(off));
   }
   if (stats.has_local()) {
-    fields.emplace_back("local.sessions_ended",
-                        absl::StrJoin(stats.local().sessions_ended(), ", ",
-                                      [](std::string* out, const auto& ended) {
-                                        absl::StrAppend(out, ended.reason(), " ", ended.count());
-                                      }));
+    const auto by_reason = [](const auto& counts) {
+      return absl::StrJoin(counts, ", ", [](std::string* out, const auto& one) {
+        absl::StrAppend(out, one.reason(), " ", one.count());
+      });
+    };
+    fields.emplace_back("local.sessions_ended", by_reason(stats.local().sessions_ended()));
+    fields.emplace_back("local.lending.refused", by_reason(stats.local().lending().refused()));
   }
   return FieldsText(fields);
 }

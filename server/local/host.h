@@ -46,6 +46,7 @@ struct Counters {
   std::atomic<uint64_t> sessions_without_pidfd{0};
   std::atomic<uint64_t> requests{0}, round_trips{0};
   std::atomic<uint64_t> reservations_expired{0}, touches_drained{0};
+  std::array<std::atomic<uint64_t>, kLendingRefusals> lending_refused{};
 };
 
 struct Host {

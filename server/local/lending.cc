@@ -118,6 +118,7 @@ bool Lending::StopLending(uint64_t member) {
     state.party = nullptr;
     News news;
     const std::set<uint64_t> allocations = state.allocations;
+    counted_.owner_gone += state.loans.size();
     for (const uint64_t id : allocations) Recall(id, allocations_.at(id), &news);
     for (const auto& [name, loan] : std::map(state.loans)) ForgetLoan(loan);
     for (const uint64_t id : allocations) ForgetAllocation(id);
@@ -225,6 +226,8 @@ absl::Status Lending::LendOne(uint64_t member, const std::string& scope, uint64_
   state.loans.emplace(name, *loan);
   visible_.emplace(name, *loan);
   ++of.visible;
+  ++counted_.lent;
+  counted_.bytes += item.object().size_bytes();
   loans_[*loan] = {
       .allocation = allocation, .name = std::move(name), .item = item, .table_bytes = bytes};
   return absl::OkStatus();
@@ -244,7 +247,7 @@ void Lending::TakeBack(uint64_t member, const std::string& scope, const v1::Take
     }
     // Said in the answer, not by events: only loans of this request can be free now.
     News freed;
-    for (const uint64_t id : touched) Settle(id, &freed);
+    for (const uint64_t id : touched) counted_.taken_back_at_once += Settle(id, &freed);
     for (const std::string& key : request.keys()) {
       v1::TakenBackItem& item = *response->add_items();
       const auto it = state.loans.find(NameOf(scope, request.device(), key));
@@ -261,7 +264,9 @@ uint64_t Lending::TakeBackOne(MemberState& member, const std::string& name, News
   const auto it = member.loans.find(name);
   if (it == member.loans.end()) return 0;
   Loan& loan = loans_.at(it->second);
-  if (std::exchange(loan.taken_back, true)) return 0;
+  if (loan.taken_back) return 0;
+  loan.taken_back = std::chrono::steady_clock::now();
+  waiting_.emplace(*loan.taken_back, it->second);
   Allocation& allocation = allocations_.at(loan.allocation);
   visible_.erase(name);
   ++allocation.waiting;
@@ -276,15 +281,18 @@ void Lending::Recall(uint64_t id, const Allocation& allocation, News* news) {
   }
 }
 
-void Lending::Settle(uint64_t allocation, News* news) {
+uint64_t Lending::Settle(uint64_t allocation, News* news) {
   Allocation& of = allocations_.at(allocation);
+  uint64_t freed = 0;
   if (of.visible > 0 || of.mapped == 0) {
     for (const uint64_t loan : std::set(of.idle)) {
       (*news)[of.owner].add_free(loan);
       ForgetLoan(loan);
+      ++freed;
     }
   }
   if (of.visible == 0 && of.waiting == 0) ForgetAllocation(allocation);
+  return freed;
 }
 
 void Lending::ForgetLoan(uint64_t loan) {
@@ -297,6 +305,7 @@ void Lending::ForgetLoan(uint64_t loan) {
   }
   if (gone.taken_back) {
     --of.waiting;
+    waiting_.erase({*gone.taken_back, loan});
     of.idle.erase(loan);
   } else {
     visible_.erase(gone.name);
@@ -305,6 +314,7 @@ void Lending::ForgetLoan(uint64_t loan) {
   MemberState& owner = members_.at(of.owner);
   owner.table_bytes -= gone.table_bytes;
   table_bytes_ -= gone.table_bytes;
+  counted_.bytes -= gone.item.object().size_bytes();
   owner.loans.erase(gone.name);
   loans_.erase(it);
 }
@@ -334,9 +344,20 @@ void Lending::Send(const Messages& messages) {
   for (const auto& [party, events] : messages) party->OnLentEvents(events);
 }
 
-Lending::Stats Lending::stats() const {
+LendingStats Lending::stats() const {
   MutexLock lock(&mu_);
-  Stats stats = {.loans = loans_.size(), .allocations = allocations_.size()};
+  LendingStats stats = counted_;
+  stats.loans = loans_.size();
+  stats.allocations = allocations_.size();
+  for (const auto& [id, member] : members_) {
+    if (!member.borrowed.empty() || !member.mapped.empty()) ++stats.readers;
+  }
+  stats.waiting = waiting_.size();
+  if (!waiting_.empty()) {
+    const auto waited = std::chrono::steady_clock::now() - waiting_.begin()->first;
+    stats.longest_wait_ms = static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::milliseconds>(waited).count());
+  }
   for (const auto& [id, allocation] : allocations_) {
     stats.mapped += allocation.mapped;
     for (const auto& [member, reader] : allocation.readers) stats.borrowed += reader.borrowed;

@@ -15,9 +15,11 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -30,6 +32,7 @@
 #include "common/mutex.h"
 #include "common/unique_fd.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/lending_stats.h"
 
 namespace infercache::local {
 
@@ -72,13 +75,10 @@ class Lending {
     const uint64_t id_;
   };
 
-  struct Stats {
-    uint64_t loans = 0, allocations = 0, borrowed = 0, mapped = 0;
-    bool operator==(const Stats&) const = default;
-  };
-  Stats stats() const ABSL_LOCKS_EXCLUDED(mu_);
+  LendingStats stats() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
+  using TimePoint = std::chrono::steady_clock::time_point;
   struct Reader {
     uint64_t borrowed = 0;  // loans of the allocation, each as often as it was borrowed
     uint32_t mapped = 0;
@@ -99,7 +99,7 @@ class Lending {
     std::string name;
     v1::LendItem item;
     uint64_t borrowed = 0;  // by all readers together
-    bool taken_back = false;
+    std::optional<TimePoint> taken_back = {};
     size_t table_bytes = 0;
   };
   struct MemberState {
@@ -147,8 +147,8 @@ class Lending {
   // Readers that have mapped it are told to unmap it.
   void Recall(uint64_t id, const Allocation& allocation, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Forgets what of it is free, and tells its owner.
-  void Settle(uint64_t allocation, News* news) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Forgets what of it is free, and tells its owner. Returns how many loans.
+  uint64_t Settle(uint64_t allocation, News* news) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ForgetLoan(uint64_t loan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ForgetAllocation(uint64_t allocation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Messages Address(News news) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -160,7 +160,9 @@ class Lending {
   std::unordered_map<uint64_t, Allocation> allocations_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<uint64_t, Loan> loans_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<std::string, uint64_t> visible_ ABSL_GUARDED_BY(mu_);  // loans, by name
+  std::set<std::pair<TimePoint, uint64_t>> waiting_ ABSL_GUARDED_BY(mu_);   // loans taken back
   size_t table_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  LendingStats counted_ ABSL_GUARDED_BY(mu_);  // bytes, and all totals
 };
 
 }  // namespace infercache::local

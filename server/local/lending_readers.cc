@@ -35,6 +35,7 @@ absl::Status Lending::Borrow(uint64_t member, const std::string& scope, const v1
   }
   for (const uint64_t loan : found) {
     v1::BorrowedItem& item = *response->add_items();
+    ++(loan != 0 ? counted_.borrows_found : counted_.borrows_not_found);
     if (loan == 0) continue;
     Loan& lent = loans_.at(loan);
     ++lent.borrowed;
@@ -100,7 +101,7 @@ void Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* n
   if (returned.borrowed == 0 && returned.taken_back) of.idle.insert(loan);
   reader.borrowed -= times;
   if (reader.borrowed == 0 && reader.mapped == 0) of.readers.erase(member);
-  Settle(allocation, news);
+  counted_.taken_back_after_wait += Settle(allocation, news);
 }
 
 void Lending::Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* news) {
@@ -112,7 +113,7 @@ void Lending::Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* 
   of.mapped -= times;
   if ((reader.mapped -= times) == 0) state.mapped.erase(allocation);
   if (reader.borrowed == 0 && reader.mapped == 0) of.readers.erase(member);
-  Settle(allocation, news);
+  counted_.taken_back_after_wait += Settle(allocation, news);
 }
 
 }  // namespace infercache::local

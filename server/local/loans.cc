@@ -65,28 +65,44 @@ absl::Status Loans::CheckAllowed() const {
                    ", and whoever opens lent memory can write to it: its local_writers decides"));
 }
 
-absl::Status Loans::Lend(const v1::Lend& request, UniqueFd descriptor, v1::Lent* response) {
+absl::Status Loans::CheckLends() const {
   RETURN_IF_ERROR(CheckAllowed());
   RETURN_IF_ERROR(host_.CheckTakesWork());
-  if (namespace_.closed()) return absl::UnavailableError("the namespace is deleted");
-  return member().Lend(request, std::move(descriptor), response);
+  return namespace_.closed() ? absl::UnavailableError("the namespace is deleted")
+                             : absl::OkStatus();
+}
+
+absl::Status Loans::Counted(absl::Status status) const {
+  if (!status.ok()) {
+    Count(host_.counters.lending_refused[static_cast<size_t>(WhyRefused(status.code()))]);
+  }
+  return status;
+}
+
+absl::Status Loans::Lend(const v1::Lend& request, UniqueFd descriptor, v1::Lent* response) {
+  RETURN_IF_ERROR(Counted(CheckLends()));
+  RETURN_IF_ERROR(Counted(member().Lend(request, std::move(descriptor), response)));
+  for (const v1::LentItem& item : response->items()) {
+    (void)Counted(absl::Status(static_cast<absl::StatusCode>(item.code()), ""));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Loans::TakeBack(const v1::TakeBack& request, v1::TakenBack* response) {
-  RETURN_IF_ERROR(CheckAllowed());
+  RETURN_IF_ERROR(Counted(CheckAllowed()));
   member().TakeBack(request, response);
   return absl::OkStatus();
 }
 
 absl::Status Loans::Borrow(const v1::Borrow& request, v1::Borrowed* response) {
-  RETURN_IF_ERROR(CheckAllowed());
-  return member().Borrow(request, response);
+  RETURN_IF_ERROR(Counted(CheckAllowed()));
+  return Counted(member().Borrow(request, response));
 }
 
 absl::Status Loans::MapLent(const v1::MapLent& request, v1::LentMemory* response,
                             std::vector<UniqueFd>* descriptors) {
-  RETURN_IF_ERROR(CheckAllowed());
-  return member().MapLent(request, response, descriptors);
+  RETURN_IF_ERROR(Counted(CheckAllowed()));
+  return Counted(member().MapLent(request, response, descriptors));
 }
 
 void Loans::ReturnLent(const v1::ReturnLent& request) {

@@ -67,6 +67,9 @@ class Loans {
   };
 
   absl::Status CheckAllowed() const;
+  absl::Status CheckLends() const;
+  // Counts it, unless it is OK.
+  absl::Status Counted(absl::Status status) const;
   // Most sessions lend and borrow nothing: joins with the first that does.
   Lending::Member& member();
 

@@ -160,11 +160,10 @@ class LocalServer::Impl {
     stats.quarantined_reservations = host_.books.count();
     stats.quarantined = host_.books.Aged();
     stats.touches_drained = get(counters.touches_drained);
-    const Lending::Stats lent = host_.lending.stats();
-    stats.loans = lent.loans;
-    stats.lent_allocations = lent.allocations;
-    stats.borrowed = lent.borrowed;
-    stats.mapped_allocations = lent.mapped;
+    stats.lending = host_.lending.stats();
+    for (size_t i = 0; i < kLendingRefusals; ++i) {
+      stats.lending_refused[i] = get(counters.lending_refused[i]);
+    }
     return stats;
   }
 

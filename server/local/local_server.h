@@ -33,6 +33,7 @@
 #include "absl/time/time.h"
 #include "common/limits.h"
 #include "common/unique_fd.h"
+#include "server/local/lending_stats.h"
 #include "server/store/store.h"
 
 namespace infercache::local {
@@ -89,9 +90,8 @@ struct LocalStats {
   uint64_t quarantined_reservations = 0;
   store::AgedBytes quarantined;
   uint64_t touches_drained = 0;
-  // What clients lend each other now: tensors, and the allocations they lie in; how many tensors
-  // are borrowed and allocations mapped, counted for each client.
-  uint64_t loans = 0, lent_allocations = 0, borrowed = 0, mapped_allocations = 0;
+  LendingStats lending;
+  std::array<uint64_t, kLendingRefusals> lending_refused = {};  // by LendingRefusal
 };
 
 class LocalServer {

@@ -89,6 +89,18 @@ struct RpcOptions {
   bool insecure_listen = false;
 };
 
+// Tensors that clients lend each other in GPU memory of their own (server/local/lending_stats.h).
+struct LendingStats {
+  // Now.
+  uint64_t loans = 0, bytes = 0, allocations = 0;
+  uint64_t readers = 0, borrowed = 0, mapped = 0;
+  uint64_t waiting = 0, longest_wait_ms = 0;
+  // Since the start.
+  uint64_t lent = 0, borrows_found = 0, borrows_not_found = 0;
+  uint64_t taken_back_at_once = 0, taken_back_after_wait = 0, owner_gone = 0;
+  std::vector<std::pair<std::string_view, uint64_t>> refused;  // by why. Names are valid for ever
+};
+
 // What is to be seen of the same-host lane. A snapshot; each exact, together only nearly.
 struct LocalLaneStats {
   uint64_t sessions = 0;  // open now
@@ -102,6 +114,7 @@ struct LocalLaneStats {
   uint64_t quarantined_reservations = 0;
   store::AgedBytes quarantined;
   uint64_t touches_drained = 0;
+  LendingStats lending;
 };
 
 // The same-host lane, for those who only look at it. Both empty = there is none.

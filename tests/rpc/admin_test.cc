@@ -155,6 +155,21 @@ TEST_F(AdminTest, ShowsTheSameHostLane) {
   lane.sessions_ended = {{"closed", 4}, {"revoked", 1}};
   lane.requests = 9;
   lane.quarantined.below_10s = 5;
+  lane.lending = {.loans = 31,
+                  .bytes = 32,
+                  .allocations = 33,
+                  .readers = 34,
+                  .borrowed = 35,
+                  .mapped = 36,
+                  .waiting = 37,
+                  .longest_wait_ms = 38,
+                  .lent = 39,
+                  .borrows_found = 40,
+                  .borrows_not_found = 41,
+                  .taken_back_at_once = 42,
+                  .taken_back_after_wait = 43,
+                  .owner_gone = 44,
+                  .refused = {{"exists", 45}, {"limit", 46}}};
   hooks.local = {.stats = [lane] { return lane; },
                  .quarantined_in =
                      [](std::string_view name) {
@@ -169,6 +184,16 @@ TEST_F(AdminTest, ShowsTheSameHostLane) {
   ASSERT_EQ(response.local().sessions_ended_size(), 2);
   EXPECT_EQ(response.local().sessions_ended(1).reason(), "revoked");
   EXPECT_EQ(response.local().sessions_ended(1).count(), 1u);
+  const v1::LendingStats& lending = response.local().lending();
+  EXPECT_EQ((std::vector{lending.loans(), lending.lent_bytes(), lending.allocations(),
+                         lending.readers(), lending.borrowed(), lending.mapped(), lending.waiting(),
+                         lending.longest_wait_ms(), lending.lent(), lending.borrows_found(),
+                         lending.borrows_not_found(), lending.taken_back_at_once(),
+                         lending.taken_back_after_wait(), lending.owner_gone()}),
+            (std::vector<uint64_t>{31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44}));
+  ASSERT_EQ(lending.refused_size(), 2);
+  EXPECT_EQ(lending.refused(1).reason(), "limit");
+  EXPECT_EQ(lending.refused(1).count(), 46u);
   const v1::NamespaceStats stats = Stats("default");
   EXPECT_EQ(stats.quarantine_age().older_bytes(), 6u);
   EXPECT_EQ(stats.limbo_age().older_bytes(), 0u);

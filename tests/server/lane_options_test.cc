@@ -103,5 +103,18 @@ TEST(LocalLaneStats, NameEveryReasonOfAnEnd) {
   EXPECT_THAT(shown.sessions_ended, Contains(Pair("process_gone", 0u)));
 }
 
+TEST(LocalLaneStats, NameEveryReasonOfARefusalToLend) {
+  local::LocalStats stats;
+  stats.lending.bytes = 1;
+  stats.lending.owner_gone = 2;
+  stats.lending_refused[static_cast<size_t>(local::LendingRefusal::kStopping)] = 3;
+  const rpc::LendingStats shown = ToLaneStats(stats).lending;
+  EXPECT_EQ(shown.bytes, 1u);
+  EXPECT_EQ(shown.owner_gone, 2u);
+  EXPECT_THAT(shown.refused,
+              ElementsAre(Pair("access", 0u), Pair("exists", 0u), Pair("gone", 0u),
+                          Pair("invalid", 0u), Pair("limit", 0u), Pair("stopping", 3u)));
+}
+
 }  // namespace
 }  // namespace infercache::server

@@ -350,6 +350,21 @@ TEST(Metrics, ShowTheSameHostLane) {
   stats.sessions_ended = {{"closed", 5}, {"process_gone", 1}};
   stats.requests = 7;
   stats.reservations_expired = 2;
+  stats.lending = {.loans = 31,
+                   .bytes = 32,
+                   .allocations = 33,
+                   .readers = 34,
+                   .borrowed = 35,
+                   .mapped = 36,
+                   .waiting = 37,
+                   .longest_wait_ms = 1500,
+                   .lent = 38,
+                   .borrows_found = 39,
+                   .borrows_not_found = 40,
+                   .taken_back_at_once = 41,
+                   .taken_back_after_wait = 42,
+                   .owner_gone = 43,
+                   .refused = {{"exists", 44}, {"limit", 45}}};
   metrics.SetLocalLane({.stats = [stats] { return stats; },
                         .quarantined_in =
                             [](std::string_view name) {
@@ -363,6 +378,16 @@ TEST(Metrics, ShowTheSameHostLane) {
               HasSubstr("infercache_local_sessions_ended_total{reason=\"process_gone\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("infercache_local_requests_total 7\n"));
   EXPECT_THAT(text, HasSubstr("infercache_local_reservations_expired_total 2\n"));
+  for (const char* line :
+       {"lent_tensors 31", "lent_bytes 32", "lent_allocations 33", "lent_readers 34",
+        "lent_borrowed 35", "lent_mapped 36", "lent_waiting 37", "lent_longest_wait_seconds 1.5",
+        "lends_total 38", "borrows_total{result=\"hit\"} 39", "borrows_total{result=\"miss\"} 40",
+        "loans_ended_total{result=\"at_once\"} 41", "loans_ended_total{result=\"waited\"} 42",
+        "loans_ended_total{result=\"owner_gone\"} 43",
+        "lending_refused_total{reason=\"exists\"} 44",
+        "lending_refused_total{reason=\"limit\"} 45"}) {
+    EXPECT_THAT(text, HasSubstr(Cat("\ninfercache_", line, "\n")));
+  }
   EXPECT_THAT(
       text,
       HasSubstr(
