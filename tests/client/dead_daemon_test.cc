@@ -152,12 +152,14 @@ TEST(Breaker, RefusalsOfALivingDaemonDoNotOpenIt) {
         grpc::StatusCode::INTERNAL, grpc::StatusCode::UNAVAILABLE}) {
     code = refusal;
     for (int i = 0; i < 5; ++i) {
+      const int before = daemon.calls();
       const absl::Status status = client->Get("k").status;
       EXPECT_EQ(status.raw_code(), refusal);
       EXPECT_EQ(status.message(), "no");
+      // A daemon at a limit is asked a few times.
+      EXPECT_GT(daemon.calls(), before);
     }
   }
-  EXPECT_EQ(daemon.calls(), 20);
 }
 
 // They would else refuse the calls of patient callers too.
