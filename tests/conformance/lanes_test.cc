@@ -40,7 +40,7 @@ TEST_F(LocalLane, RefusesTls) {
 }
 
 TEST(GrpcOverAUnixSocket, Works) {
-  const auto daemon = InProcessDaemon::Grpc("unix:" + NewSocketPath());
+  const auto daemon = InProcessDaemon::Grpc("unix:" + NewSocketPath(), kQuotaBytes);
   auto client = Client::Connect({.endpoint = "grpc+" + daemon->endpoint()});
   ASSERT_TRUE(client.ok()) << client.status();
   EXPECT_EQ((*client)->lane(), Lane::kRemote);
@@ -56,7 +56,8 @@ TEST(AFewGetsAtATime, WaitWhereAnswersThatWereTakenStillCount) {
   constexpr size_t kBytes = 1 << 20;
   constexpr int kThreads = 3;
   // Of which one connection gets three quarters.
-  const auto daemon = InProcessDaemon::Grpc("127.0.0.1:0", /*max_pinned_bytes=*/4 * kBytes);
+  const auto daemon =
+      InProcessDaemon::Grpc("127.0.0.1:0", kQuotaBytes, /*max_pinned_bytes=*/4 * kBytes);
   auto client = Client::Connect({.endpoint = daemon->endpoint(), .deadline = absl::Seconds(60)});
   ASSERT_TRUE(client.ok()) << client.status();
   const std::string value(kBytes - 1000, 'v');

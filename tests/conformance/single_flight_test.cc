@@ -61,6 +61,9 @@ class SingleFlight : public Conformance<Transport> {
   }
 };
 TYPED_TEST_SUITE(SingleFlight, Transports, TransportName);
+template <typename Transport>
+using LargeFlights = SingleFlight<Transport>;
+TYPED_TEST_SUITE(LargeFlights, RoomyTransports, TransportName);
 
 TYPED_TEST(SingleFlight, ComputesWhatIsMissingAndStoresIt) {
   std::atomic<int> calls{0};
@@ -314,7 +317,7 @@ TYPED_TEST(SingleFlight, AnswersEachKeyAsSoonAsItIsKnown) {
   EXPECT_FALSE(completions[0].more);
 }
 
-TYPED_TEST(SingleFlight, LargeBatchesAndValues) {
+TYPED_TEST(SingleFlight, ABatchOfFiveThousand) {
   std::vector<std::string> keys;
   for (int i = 0; i < 5000; ++i) keys.push_back("key/" + std::to_string(i));
   const std::vector<std::string_view> views(keys.begin(), keys.end());
@@ -324,6 +327,9 @@ TYPED_TEST(SingleFlight, LargeBatchesAndValues) {
     for (const ComputeResult& result : results) ASSERT_EQ(this->ValueOf(result), "v");
     EXPECT_EQ(calls.load(), 5000);
   }
+}
+
+TYPED_TEST(LargeFlights, AValueOf40MiB) {
   const std::string large = Pattern(40 << 20, 3);
   const auto other = this->Connect();
   std::thread waiting;

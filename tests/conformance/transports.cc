@@ -14,6 +14,8 @@
 namespace infercache {
 namespace {
 
+constexpr uint64_t kOtherQuotaBytes = uint64_t{8} << 20;
+
 store::NamespaceSpec OpenNamespace(const char* name, uint64_t quota_bytes) {
   store::NamespaceSpec spec;
   spec.name = name;
@@ -37,18 +39,19 @@ std::vector<uint64_t> EvictionRecord::Sizes() const {
   return sizes;
 }
 
-InProcessDaemon::InProcessDaemon()
-    : store_({.capacity_bytes = uint64_t{160} << 20, .shards = 4}, clock_, &evicted_) {
-  OrDie(store_.CreateNamespace(OpenNamespace(kNamespace, uint64_t{128} << 20)));
-  OrDie(store_.CreateNamespace(OpenNamespace(kOtherNamespace, uint64_t{8} << 20)));
-  store::NamespaceSpec small = OpenNamespace(kSmallNamespace, uint64_t{8} << 20);
+InProcessDaemon::InProcessDaemon(uint64_t quota_bytes)
+    : store_({.capacity_bytes = quota_bytes + 2 * kOtherQuotaBytes, .shards = 4}, clock_,
+             &evicted_) {
+  OrDie(store_.CreateNamespace(OpenNamespace(kNamespace, quota_bytes)));
+  OrDie(store_.CreateNamespace(OpenNamespace(kOtherNamespace, kOtherQuotaBytes)));
+  store::NamespaceSpec small = OpenNamespace(kSmallNamespace, kOtherQuotaBytes);
   small.max_objects = kSmallObjects;
   OrDie(store_.CreateNamespace(std::move(small)));
 }
 
-std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen,
+std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen, uint64_t quota_bytes,
                                                        uint64_t max_pinned_bytes) {
-  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
+  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon(quota_bytes));
   rpc::RpcOptions options;
   options.listen = {std::move(listen)};
   options.max_pinned_bytes = max_pinned_bytes;
@@ -58,19 +61,19 @@ std::unique_ptr<InProcessDaemon> InProcessDaemon::Grpc(std::string listen,
   return daemon;
 }
 
-std::unique_ptr<InProcessDaemon> InProcessDaemon::Local() {
-  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
+std::unique_ptr<InProcessDaemon> InProcessDaemon::Local(uint64_t quota_bytes) {
+  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon(quota_bytes));
   daemon->ServeLocally({});
   return daemon;
 }
 
-std::unique_ptr<InProcessDaemon> InProcessDaemon::Gpu() {
+std::unique_ptr<InProcessDaemon> InProcessDaemon::Gpu(uint64_t quota_bytes) {
   // One for the process: that is how a driver sees it.
   static fake_cuda::FakeDriver fake(1, uint64_t{512} << 20);
   const auto driver = OrDie(cuda::Driver::Load());
   const cuda::DeviceInfo gpu = OrDie(cuda::ListDevices(*driver)).at(0);
   std::printf("driver %d, %s, %s\n", driver->version(), gpu.name.c_str(), gpu.uuid.c_str());
-  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon);
+  std::unique_ptr<InProcessDaemon> daemon(new InProcessDaemon(quota_bytes));
   daemon->device_ = gpu.uuid;
   gpu::DeviceTiers tiers({});
   for (const auto& ns : daemon->store_.Namespaces()) {

@@ -30,6 +30,10 @@ inline constexpr char kOtherNamespace[] = "other";
 // Of so few objects that others have to go.
 inline constexpr char kSmallNamespace[] = "small";
 inline constexpr int kSmallObjects = 1000;
+// Of the first of them. Every test has a daemon of its own, whose memory is populated before it
+// begins.
+inline constexpr uint64_t kQuotaBytes = uint64_t{32} << 20;
+inline constexpr uint64_t kRoomyQuotaBytes = uint64_t{128} << 20;
 
 // Keeps what was evicted.
 class EvictionRecord final : public store::Observer {
@@ -48,12 +52,12 @@ class InProcessDaemon {
  public:
   // Serves gRPC on one address as RpcOptions takes it, or the same-host lane on a new socket.
   // Unless told otherwise, an answer of 40 MiB is within gRPC's bounds, a batch of 96 MiB is not.
-  static std::unique_ptr<InProcessDaemon> Grpc(std::string listen,
+  static std::unique_ptr<InProcessDaemon> Grpc(std::string listen, uint64_t quota_bytes,
                                                uint64_t max_pinned_bytes = uint64_t{64} << 20);
-  static std::unique_ptr<InProcessDaemon> Local();
+  static std::unique_ptr<InProcessDaemon> Local(uint64_t quota_bytes);
   // The same-host lane, and in the first GPU of this process a tier of each namespace, as large as
   // it. What is counted is then the tier's.
-  static std::unique_ptr<InProcessDaemon> Gpu();
+  static std::unique_ptr<InProcessDaemon> Gpu(uint64_t quota_bytes);
 
   // What a client calls it.
   const std::string& endpoint() const { return endpoint_; }
@@ -65,7 +69,7 @@ class InProcessDaemon {
   std::vector<uint64_t> EvictedSizes() const { return evicted_.Sizes(); }
 
  private:
-  InProcessDaemon();
+  explicit InProcessDaemon(uint64_t quota_bytes);
   void ServeLocally(local::LocalOptions options);
 
   ManualClock clock_;
@@ -82,13 +86,16 @@ std::string NewSocketPath();
 
 class TcpFixture {
  public:
+  explicit TcpFixture(uint64_t quota_bytes = kQuotaBytes)
+      : daemon_(InProcessDaemon::Grpc("127.0.0.1:0", quota_bytes)) {}
+
   using Client = infercache::Client;
   static constexpr char kName[] = "Tcp";
   InProcessDaemon& daemon() { return *daemon_; }
   ClientOptions options() const { return {.endpoint = daemon_->endpoint()}; }
 
  private:
-  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Grpc("127.0.0.1:0");
+  const std::unique_ptr<InProcessDaemon> daemon_;
 };
 
 // Whose answers carry so little at once that most objects need a stream each.
@@ -103,11 +110,14 @@ class StreamsFixture {
 
  private:
   const std::unique_ptr<InProcessDaemon> daemon_ =
-      InProcessDaemon::Grpc("127.0.0.1:0", /*max_pinned_bytes=*/64 << 10);
+      InProcessDaemon::Grpc("127.0.0.1:0", kQuotaBytes, /*max_pinned_bytes=*/64 << 10);
 };
 
 class LocalFixture {
  public:
+  explicit LocalFixture(uint64_t quota_bytes = kQuotaBytes)
+      : daemon_(InProcessDaemon::Local(quota_bytes)) {}
+
   using Client = infercache::Client;
   static constexpr char kName[] = "Local";
   InProcessDaemon& daemon() { return *daemon_; }
@@ -117,11 +127,14 @@ class LocalFixture {
   }
 
  private:
-  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Local();
+  const std::unique_ptr<InProcessDaemon> daemon_;
 };
 
 class GpuFixture {
  public:
+  explicit GpuFixture(uint64_t quota_bytes = kQuotaBytes)
+      : daemon_(InProcessDaemon::Gpu(quota_bytes)) {}
+
   using Client = DeviceClient;
   static constexpr char kName[] = "Gpu";
   InProcessDaemon& daemon() { return *daemon_; }
@@ -131,12 +144,22 @@ class GpuFixture {
   }
 
  private:
-  const std::unique_ptr<InProcessDaemon> daemon_ = InProcessDaemon::Gpu();
+  const std::unique_ptr<InProcessDaemon> daemon_;
+};
+
+// For the largest values.
+template <typename Fixture>
+class Roomy : public Fixture {
+ public:
+  Roomy() : Fixture(kRoomyQuotaBytes) {}
 };
 
 // The suite runs over each of these.
 using Transports = ::testing::Types<TcpFixture, LocalFixture>;
 using AllTransports = ::testing::Types<TcpFixture, LocalFixture, GpuFixture>;
+using RoomyTransports = ::testing::Types<Roomy<TcpFixture>, Roomy<LocalFixture>>;
+using AllRoomyTransports =
+    ::testing::Types<Roomy<TcpFixture>, Roomy<LocalFixture>, Roomy<GpuFixture>>;
 
 struct TransportName {
   template <typename T>

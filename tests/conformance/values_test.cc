@@ -35,7 +35,7 @@ class Values : public Conformance<Transport> {
     ASSERT_TRUE(small == std::string(size - 1, '!')) << "nothing is written";
   }
 };
-TYPED_TEST_SUITE(Values, AllTransports, TransportName);
+TYPED_TEST_SUITE(Values, AllRoomyTransports, TransportName);
 
 TYPED_TEST(Values, OfEverySizeUpTo40MiB) {
   // Around the sizes at which something changes: copied or referred to by the daemon, unary or in
