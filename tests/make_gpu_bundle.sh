@@ -59,16 +59,17 @@ strip -o "$bundle/fake/libcuda.so.1" "$build/tests/fake_cuda/lib/libcuda.so.1"
 install tests/run_gpu.sh "$bundle/run_gpu.sh"
 
 # The extension finds our libraries, and these each other, in lib/, unless the process has them already:
-# an RPATH, unlike a RUNPATH, is also for what a library needs in turn.
+# an RPATH, unlike a RUNPATH, is also for what a library needs in turn. From the folders of tests/run.sh python: so
+# each finds compiled what the other has.
 add_python_client() {
-  local venv=$build/venv
+  local venv=$build/python/venv
   [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || return 1
   "$venv/bin/pip" install --quiet --disable-pip-version-check \
     'scikit-build-core>=0.11' 'nanobind>=3.0' 'numpy>=1.24' || return 1
-  cmake --install "$build" --component client --prefix "$build/client" >/dev/null || return 1
+  cmake --install "$build" --component client --prefix "$build/python/client" >/dev/null || return 1
   # shellcheck disable=SC2016  # $ORIGIN is the loader's
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-    --config-settings=cmake.define.INFERCACHE_PREBUILT="$build/client" \
+    --config-settings=cmake.define.INFERCACHE_PREBUILT="$build/python/client" \
     --config-settings=cmake.define.CMAKE_INSTALL_RPATH='$ORIGIN/../../lib' \
     --config-settings=cmake.define.CMAKE_MODULE_LINKER_FLAGS=-Wl,--disable-new-dtags \
     --target "$bundle/python" client/python || return 1

@@ -160,7 +160,7 @@ run_pytest() {
 }
 
 stage_python() {
-  local work=$root/build/python
+  local work=$root/build/dev/python
   build dev && cmake --install build/dev --component client --prefix "$work/client" >/dev/null || return 1
   [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || return 1
   reaches_index python "$work/venv/bin/pip" || return 0

@@ -24,6 +24,7 @@ using store::UseContext;
 
 constexpr uint64_t kStoredBytes = 1;                    // of a block
 constexpr uint64_t kRoundingBytes = uint64_t{1} << 20;  // more than a quota is rounded up by
+constexpr double kLongestMeasuringNs = 0.3e9;
 
 // Traces may have requests out of order; a clock does not go back.
 uint64_t StepMs(const TraceRequest& request, uint64_t* last_ms) {
@@ -160,8 +161,10 @@ absl::StatusOr<double> MeasurePolicy(const Trace& trace, const SimulationOptions
   RETURN_IF_ERROR(store::CheckPolicyName(options.policy));
   const NumberedTrace numbered(trace);
   std::vector<double> ns;
+  const double end_ns = ThreadNs() + kLongestMeasuringNs;
   for (uint64_t operations = 0;
-       ns.size() < static_cast<size_t>(passes) || operations < least_operations;
+       ns.size() < static_cast<size_t>(passes) ||
+       (operations < least_operations && ThreadNs() < end_ns);
        operations += std::max<uint64_t>(trace.blocks(), 1)) {
     ns.push_back(PassNs(trace, numbered, options));
   }

@@ -34,7 +34,8 @@ absl::StatusOr<SimulationResult> Simulate(const Trace& trace, const SimulationOp
 
 // Nanoseconds that the policy takes for the use of a block, a victim included where one is needed:
 // the policy alone on the trace's uses, without index, locks and log. The median of at least
-// `passes` passes over the trace, and of as many as make `least_operations`.
+// `passes` passes over the trace, and of as many as make `least_operations` or take 0.3 s: a policy
+// takes longer to begin than a tiny trace does.
 // INVALID_ARGUMENT: unknown policy.
 absl::StatusOr<double> MeasurePolicy(const Trace& trace, const SimulationOptions& options,
                                      int passes, uint64_t least_operations);
