@@ -97,7 +97,11 @@ GetIntoResult Device::GetIntoHost(std::string_view key, std::span<std::byte> des
   return impl_->GetIntoHost(key, destination, call);
 }
 PutResult Device::Put(const DevicePutItem& item, DeviceStream stream, const CallOptions& call) {
-  return impl_->Put(item, ToCuda(stream), call);
+  return impl_->Put({&item, 1}, ToCuda(stream), call)[0];
+}
+std::vector<PutResult> Device::Put(std::span<const DevicePutItem> items, DeviceStream stream,
+                                   const CallOptions& call) {
+  return impl_->Put(items, ToCuda(stream), call);
 }
 std::vector<DeviceReserveResult> Device::Reserve(std::span<const ReserveItem> items,
                                                  const CallOptions& call) {

@@ -20,10 +20,17 @@ struct KeptObject final : DeviceThread::Kept {
   explicit KeptObject(Object o) : object(std::move(o)) {}
   Object object;
 };
-struct KeptReservation final : DeviceThread::Kept {
-  explicit KeptReservation(DeviceReservation r) : reservation(std::move(r)) {}
-  DeviceReservation reservation;
+struct KeptReservations final : DeviceThread::Kept {
+  explicit KeptReservations(std::vector<DeviceReservation> r) : reservations(std::move(r)) {}
+  std::vector<DeviceReservation> reservations;
 };
+
+uint64_t SizeOf(const DevicePutItem& item) {
+  if (item.pieces.empty()) return item.size_bytes;
+  uint64_t size = 0;
+  for (const DevicePiece& piece : item.pieces) size += piece.size_bytes;
+  return size;
+}
 
 }  // namespace
 
@@ -246,9 +253,11 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   return (*tier)->CommitNow(rooms, *deadline, &reached);
 }
 
-absl::Status Device::Impl::Gather(std::span<const DevicePiece> pieces, DevicePointer to,
-                                  cuda::Stream stream, bool* begun) {
-  for (const DevicePiece& piece : pieces) {
+absl::Status Device::Impl::Gather(const DevicePutItem& item, DevicePointer to, cuda::Stream stream,
+                                  bool* begun) {
+  const DevicePiece only = {.address = item.source, .size_bytes = item.size_bytes};
+  for (const DevicePiece& piece :
+       item.pieces.empty() ? std::span(&only, 1) : std::span(item.pieces)) {
     RETURN_IF_ERROR(Copy(piece.size_bytes, stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
       return api.memcpy_dtod_async(to, piece.address, piece.size_bytes, stream);
     }));
@@ -258,36 +267,50 @@ absl::Status Device::Impl::Gather(std::span<const DevicePiece> pieces, DevicePoi
   return absl::OkStatus();
 }
 
-PutResult Device::Impl::Put(const DevicePutItem& item, cuda::Stream stream,
-                            const CallOptions& call) {
-  const DevicePiece only = {.address = item.source, .size_bytes = item.size_bytes};
-  const std::span<const DevicePiece> pieces =
-      item.pieces.empty() ? std::span(&only, 1) : std::span(item.pieces);
-  uint64_t size = 0;
-  for (const DevicePiece& piece : pieces) size += piece.size_bytes;
-  const ReserveItem reserve = {.key = item.key,
-                               .size_bytes = size,
-                               .info = item.info,
-                               .parts = item.parts,
-                               .overwrite = item.overwrite};
-  std::vector<DeviceReserveResult> reserved = Reserve({&reserve, 1}, call);
-  if (reserved[0].exists) return {.outcome = PutOutcome::kExists};
-  if (!reserved[0].reservation.has_value()) return {.status = reserved[0].status};
-  DeviceReservation& room = *reserved[0].reservation;
-  bool begun = false;
-  const absl::Status copied = Gather(pieces, room.address(), stream, &begun);
-  PutResult result =
-      copied.ok() ? Commit({&room, 1}, stream, call)[0] : PutResult{.status = copied};
-  if (room && begun) {
-    // The stream is not done, or dead: nobody gets the room before it is.
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservation>(std::move(room));
-    if (!thread_->KeepUntilDone(stream, &kept).ok()) {
-      // Nobody will say when it is done. What is leaked here the daemon takes back with the
-      // process.
-      (void)kept.release();
-    }
+std::vector<PutResult> Device::Impl::Put(std::span<const DevicePutItem> items, cuda::Stream stream,
+                                         const CallOptions& call) {
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return FailedBatch<PutResult>(deadline.status(), items.size());
+  std::vector<ReserveItem> wanted;
+  for (const DevicePutItem& item : items) {
+    wanted.push_back({.key = item.key,
+                      .size_bytes = SizeOf(item),
+                      .info = item.info,
+                      .parts = item.parts,
+                      .overwrite = item.overwrite});
   }
-  return result;
+  std::vector<PutResult> results(items.size());
+  std::vector<DeviceReservation> rooms, not_written;
+  std::vector<size_t> items_of_rooms;
+  bool begun = false;
+  std::vector<DeviceReserveResult> reserved =
+      Reserve(wanted, {.deadline = *deadline - absl::Now()});
+  for (size_t i = 0; i < items.size(); ++i) {
+    results[i].status = std::move(reserved[i].status);
+    if (reserved[i].exists) results[i].outcome = PutOutcome::kExists;
+    if (!reserved[i].reservation.has_value()) continue;
+    DeviceReservation room = *std::move(reserved[i].reservation);
+    results[i].status = Gather(items[i], room.address(), stream, &begun);
+    if (results[i].status.ok()) items_of_rooms.push_back(i);
+    (results[i].status.ok() ? rooms : not_written).push_back(std::move(room));
+  }
+  std::vector<PutResult> stored = Commit(rooms, stream, {.deadline = *deadline - absl::Now()});
+  for (size_t k = 0; k < stored.size(); ++k) results[items_of_rooms[k]] = std::move(stored[k]);
+  if (begun) {
+    KeepUntilDone(std::move(rooms), stream);
+    KeepUntilDone(std::move(not_written), stream);
+  }
+  return results;
+}
+
+void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream) {
+  std::erase_if(rooms, [](const DeviceReservation& room) { return !room; });
+  if (rooms.empty()) return;
+  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservations>(std::move(rooms));
+  if (!thread_->KeepUntilDone(stream, &kept).ok()) {
+    // Nobody will say when it is done. What is leaked here the daemon takes back with the process.
+    (void)kept.release();
+  }
 }
 
 std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,

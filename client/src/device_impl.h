@@ -44,7 +44,8 @@ class Device::Impl {
                               cuda::Stream stream, const CallOptions& call);
   GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
                             const CallOptions& call);
-  PutResult Put(const DevicePutItem& item, cuda::Stream stream, const CallOptions& call);
+  std::vector<PutResult> Put(std::span<const DevicePutItem> items, cuda::Stream stream,
+                             const CallOptions& call);
   std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
                                            const CallOptions& call);
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, cuda::Stream stream,
@@ -74,10 +75,12 @@ class Device::Impl {
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.
   absl::Status Copy(uint64_t bytes, cuda::Stream stream, absl::string_view call,
                     const std::function<cuda::Result(const cuda::Api&)>& copy);
-  // Copies the pieces to `to`, one behind the other. After an error *begun says whether the stream
-  // may still write there.
-  absl::Status Gather(std::span<const DevicePiece> pieces, DevicePointer to, cuda::Stream stream,
+  // Copies the item's pieces to `to`, one behind the other. *begun is set once the stream may write
+  // there.
+  absl::Status Gather(const DevicePutItem& item, DevicePointer to, cuda::Stream stream,
                       bool* begun);
+  // Nobody gets the rooms before the stream, which may still write there, is done, or dead.
+  void KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream);
   DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);

@@ -178,6 +178,7 @@ TYPED_TEST(Batches, TouchKeepsAndExistsDoesNot) {
   int stored = 0;
   // Until the oldest one went.
   while (this->Exists("probed") && stored < 1000) {
+    this->daemon().clock().AdvanceMs(10);  // clients tell of a use once in a while
     const std::string_view touched = "touched";
     ASSERT_TRUE(this->client_->Touch(std::span(&touched, 1)).flags.at(0)) << stored;
     this->Put("filler" + std::to_string(stored++), block);

@@ -60,6 +60,32 @@ TEST_F(DeviceClient, APieceThatIsNowhereRefusesThePutAndGivesItsRoomBack) {
   EXPECT_FALSE(device_client_->Get("key").hit());
 }
 
+TEST_F(DeviceClient, ABatchOfPutsStoresWhatItCan) {
+  buffer_->Write("abcdefgh");
+  const DevicePointer at = buffer_->address();
+  MustPut("there", "other");
+  buffer_->Write("abcdefgh");
+  std::vector<DevicePutItem> items = {{.key = "first", .source = at, .size_bytes = 3},
+                                      {.key = "there", .source = at, .size_bytes = 3},
+                                      {.key = "", .source = at, .size_bytes = 3},
+                                      {.key = "last", .pieces = {{at + 6, 2}, {at, 1}}}};
+  if (is_fake()) items.push_back({.key = "nowhere", .pieces = {{at, 1}, {4096, 5}}});
+  const std::vector<PutResult> put = device_client_->Put(items, nullptr);
+  EXPECT_EQ(put[0].outcome, PutOutcome::kStored) << put[0].status;
+  EXPECT_EQ(put[1].outcome, PutOutcome::kExists) << put[1].status;
+  EXPECT_EQ(put[2].status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(put[3].outcome, PutOutcome::kStored) << put[3].status;
+  if (is_fake()) {
+    EXPECT_EQ(put[4].status.code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(Read(*device_client_->Get("first").object), "abc");
+  EXPECT_EQ(Read(*device_client_->Get("there").object), "other");
+  EXPECT_EQ(Read(*device_client_->Get("last").object), "gha");
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
+  EXPECT_EQ(Tier()->Stats().objects, 3u);
+  EXPECT_TRUE(device_client_->Put(std::span<const DevicePutItem>(), nullptr).empty());
+}
+
 TEST_F(DeviceClient, AnObjectHasAtLeastOneByte) {
   EXPECT_EQ(device_client_->Put({.key = "key"}, nullptr).status.code(),
             absl::StatusCode::kInvalidArgument);

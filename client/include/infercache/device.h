@@ -233,6 +233,9 @@ class Device {
   // Copies `source`, once `stream` has done what it has to do so far, and returns when the object
   // is there or refused.
   PutResult Put(const DevicePutItem& item, DeviceStream stream, const CallOptions& call = {});
+  // The same of many, for which the daemon is asked twice.
+  std::vector<PutResult> Put(std::span<const DevicePutItem> items, DeviceStream stream,
+                             const CallOptions& call = {});
   // In place: Reserve, let the GPU write, Commit. Claims are not taken over.
   std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
                                            const CallOptions& call = {});
