@@ -162,9 +162,8 @@ absl::StatusOr<double> MeasurePolicy(const Trace& trace, const SimulationOptions
   const NumberedTrace numbered(trace);
   std::vector<double> ns;
   const double end_ns = ThreadNs() + kLongestMeasuringNs;
-  for (uint64_t operations = 0;
-       ns.size() < static_cast<size_t>(passes) ||
-       (operations < least_operations && ThreadNs() < end_ns);
+  for (uint64_t operations = 0; ns.size() < static_cast<size_t>(passes) ||
+                                (operations < least_operations && ThreadNs() < end_ns);
        operations += std::max<uint64_t>(trace.blocks(), 1)) {
     ns.push_back(PassNs(trace, numbered, options));
   }

@@ -92,6 +92,31 @@ def test_an_object_outlives_the_worker_that_wrote_it(device, worker, gpu):
     assert same(device.get("key").numpy(), VALUE)
 
 
+def test_a_batch_of_puts(device, gpu):
+    device.put("there", gpu.array(np.arange(3)))
+    arrays = [np.arange(i + 1) for i in range(20)]
+    puts = [infercache.Put(f"chain/{i}", gpu.array(array), kind="kv", parent=f"chain/{i - 1}" if i else None)
+            for i, array in enumerate(arrays)]  # fmt: skip
+    puts[1:1] = [
+        infercache.Put("there", gpu.array(np.arange(9))),
+        infercache.Put("large", gpu.array(np.zeros(1 << 23))),
+        infercache.Put("parts", [gpu.array(np.arange(2)), gpu.array(np.float32(7))]),
+    ]
+    results = device.put_many(put for put in puts)
+    assert [result.outcome for result in results] == ["stored", "exists", "refused", "stored"] + ["stored"] * 19
+    assert results[2].code == "RESOURCE_EXHAUSTED"
+    keys = [f"chain/{i}" for i in range(20)]
+    views = device.get_many(keys)
+    assert all(same(view.numpy(), array) for view, array in zip(views, arrays, strict=True))
+    assert same(device.get("there").numpy(), np.arange(3))
+    assert same(device.get("parts").numpy(1), np.float32(7))
+    assert device.put_many([]) == []
+    assert device.delete_many([*keys, "there", "parts", "large"]) == [True] * 22 + [False]
+    with pytest.raises(ValueError, match="at least one byte"):
+        device.put_many([infercache.Put("good", gpu.array(np.arange(3))), infercache.Put("empty", gpu.array(np.zeros(0)))])
+    assert not device.exists("good"), "nothing is stored of a batch that can never work"
+
+
 def test_keys(device, gpu, gpu_client):
     device.put("a", gpu.array(np.arange(3)))
     assert device.put("a", gpu.array(np.arange(9))).outcome == "exists"
@@ -172,6 +197,9 @@ def test_a_stream_goes_by_every_name(device, gpu):
     assert array.asked == [handle] * 4 + [1], "the exporter hears in which stream it is read"
     with pytest.raises(ValueError, match="different streams"):
         device.put("key", [gpu.array(np.arange(4), stream=handle), gpu.array(np.arange(4))])
+    with pytest.raises(ValueError, match="different streams"):
+        device.put_many([infercache.Put("a", gpu.array(np.arange(4), stream=handle)),
+                         infercache.Put("b", gpu.array(np.arange(4)))])  # fmt: skip
     with pytest.raises(ValueError, match="INVALID_HANDLE"):
         device.put("key", array, stream=4096, overwrite=True)
 

@@ -32,7 +32,8 @@ def test_a_consumer_of_dlpack_keeps_the_bytes_from_being_reused(device, gpu):
     view.release()
     filler = gpu.array(np.full(MIB, 255, np.uint8))
     for i in range(2 * TIER // MIB):
-        assert device.put(f"filler/{i}", filler).outcome == "stored"
+        stored = device.put(f"filler/{i}", filler)
+        assert stored.outcome == "stored", stored
     assert (read(gpu.driver, address, 8000).view(np.int64) == np.arange(1000)).all()
     assert gpu.limbo() > 0
     taken[0].let_go(with_gil=False)

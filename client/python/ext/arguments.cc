@@ -1,6 +1,8 @@
 #include "client/python/ext/arguments.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "client/python/ext/filler.h"
 
@@ -158,6 +160,22 @@ PutBatch::PutBatch(nb::handle items) : owner_(TupleOf(items, "items")) {
                       .parts = value.parts(),
                       .value = value.pieces(),
                       .overwrite = Item(item, 3).ptr() == Py_True});
+  }
+}
+
+DevicePutBatch::DevicePutBatch(nb::handle items) : owner_(TupleOf(items, "items")) {
+  const auto is_empty = [](const DevicePiece& piece) { return piece.size_bytes == 0; };
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(owner_.ptr()); ++i) {
+    const nb::handle item = Fields(Item(owner_, i), 4);
+    DeviceValue value(Item(item, 1));
+    if (std::ranges::all_of(value.pieces, is_empty)) {
+      throw nb::value_error("an object in a GPU's memory has at least one byte; these are empty");
+    }
+    items_.push_back({.key = KeyBytes(Item(item, 0)),
+                      .info = InfoFrom(Item(item, 2)),
+                      .parts = std::move(value.parts),
+                      .overwrite = Item(item, 3).ptr() == Py_True,
+                      .pieces = std::move(value.pieces)});
   }
 }
 

@@ -109,6 +109,18 @@ class PutBatch {
   std::vector<PutItem> items_;
 };
 
+// The same of values in a GPU's memory.
+class DevicePutBatch {
+ public:
+  explicit DevicePutBatch(nanobind::handle items);  // ValueError: one has no byte
+
+  std::span<const DevicePutItem> items() const { return items_; }
+
+ private:
+  nanobind::object owner_;
+  std::vector<DevicePutItem> items_;
+};
+
 // Seconds; None = the client's own. ValueError: not positive.
 CallOptions CallWith(nanobind::handle deadline);
 

@@ -2,7 +2,6 @@
 
 #include <nanobind/stl/string.h>
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -238,30 +237,24 @@ void PyDevice::Ping(nb::handle deadline) {
 
 // --- Writes ---
 
-nb::tuple PyDevice::Put(nb::handle key, nb::handle parts, nb::handle info, bool overwrite,
-                        uint64_t stream, nb::handle deadline) {
+nb::list PyDevice::PutMany(nb::handle items, uint64_t stream, nb::handle deadline) {
   const std::shared_ptr<OpenedDevice> opened = Use();
-  DeviceValue value(parts);
-  const auto is_empty = [](const DevicePiece& piece) { return piece.size_bytes == 0; };
-  if (std::ranges::all_of(value.pieces, is_empty)) {
-    throw nb::value_error("an object in a GPU's memory has at least one byte; these are empty");
-  }
-  const DevicePutItem item = {.key = KeyBytes(key),
-                              .info = InfoFrom(info),
-                              .parts = std::move(value.parts),
-                              .overwrite = overwrite,
-                              .pieces = std::move(value.pieces)};
+  const DevicePutBatch batch(items);
   const CallOptions call = CallWith(deadline);
-  PutResult result;
+  std::vector<PutResult> results;
   {
     nb::gil_scoped_release nogil;
-    result = opened->device->Put(item, ToStream(stream), call);
+    results = opened->device->Put(batch.items(), ToStream(stream), call);
   }
-  if (result.outcome == PutOutcome::kRefused) Note(result.status);
-  return Answer(result.outcome == PutOutcome::kStored   ? "stored"
-                : result.outcome == PutOutcome::kExists ? "exists"
-                                                        : "refused",
-                result.status);
+  nb::list answers;
+  for (const PutResult& result : results) {
+    if (result.outcome == PutOutcome::kRefused) Note(result.status);
+    answers.append(Answer(result.outcome == PutOutcome::kStored   ? "stored"
+                          : result.outcome == PutOutcome::kExists ? "exists"
+                                                                  : "refused",
+                          result.status));
+  }
+  return answers;
 }
 
 nb::tuple PyDevice::Lend(nb::handle key, nb::handle parts, nb::handle info, bool or_copy_to_host,

@@ -54,9 +54,9 @@ class PyDevice {
                            uint64_t stream, nanobind::handle deadline);
   nanobind::object GetIntoHost(nanobind::handle key, nanobind::handle buffer,
                                nanobind::handle deadline);
+  // `items`: as in DevicePutBatch. (outcome, code, reason) of each.
+  nanobind::list PutMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
   // `parts`: of infercache._device_arrays. (outcome, code, reason)
-  nanobind::tuple Put(nanobind::handle key, nanobind::handle parts, nanobind::handle info,
-                      bool overwrite, uint64_t stream, nanobind::handle deadline);
   nanobind::tuple Lend(nanobind::handle key, nanobind::handle parts, nanobind::handle info,
                        bool or_copy_to_host, uint64_t stream, nanobind::handle deadline);
   // "OK", or a code that last_failure explains.

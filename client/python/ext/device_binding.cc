@@ -59,8 +59,8 @@ void DefineCopies(Class& c) {
 
 Returns when the bytes are there. What is in host memory alone is a miss: Client.get_into has it.
 ValueError: the object is larger than the buffer, into which nothing is written then.)");
-  c.def("_put", &PyDevice::Put, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
-        nb::arg("overwrite"), nb::arg("stream"), nb::arg("deadline").none());
+  c.def("_put_many", &PyDevice::PutMany, nb::arg("items"), nb::arg("stream"),
+        nb::arg("deadline").none());
   c.def("_lend", &PyDevice::Lend, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
         nb::arg("or_copy_to_host"), nb::arg("stream"), nb::arg("deadline").none());
   c.def("_take_back", &PyDevice::TakeBack, nb::arg("key"), nb::arg("deadline").none());

@@ -34,7 +34,7 @@ class PutResult(NamedTuple):
 
 
 class Put(NamedTuple):
-    """An object to be stored: an element of `put_many`. The fields are the arguments of `Client.put`."""
+    """An object to be stored: an element of `put_many`. The fields are the arguments of `put`."""
 
     key: Key
     value: Any
@@ -57,9 +57,12 @@ def info_of(kind: str, compute_cost_ms: float, class_id: int, ttl: float | None,
     return _KINDS[kind], compute_cost_ms, class_id, ttl_ms, parent
 
 
+def put_info(put: Put) -> Info:
+    return info_of(put.kind, put.compute_cost_ms, put.class_id, put.ttl, put.parent)
+
+
 def put_item(put: Put) -> tuple[Any, ...]:
-    info = info_of(put.kind, put.compute_cost_ms, put.class_id, put.ttl, put.parent)
-    return put.key, _arrays.describe(put.value), info, bool(put.overwrite)
+    return put.key, _arrays.describe(put.value), put_info(put), bool(put.overwrite)
 
 
 class Client(_core._Client):

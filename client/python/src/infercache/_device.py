@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import _core, _device_arrays
-from ._client import Key, Kind, PutResult, info_of
+from ._client import Key, Kind, Put, PutResult, info_of, put_info
 from ._core import DeviceTensor, DeviceView
 from ._device_arrays import stream_handle, torch_stream, view_to_numpy, view_to_torch
 from ._errors import ClosedError, ForkedError
@@ -144,9 +144,21 @@ class Device(_core._Device):
         Client.put. TypeError: no such tensor or dtype, or in host memory. ValueError: not contiguous, another
         GPU's, empty, a key or argument out of range.
         """
-        source = _device_arrays.describe(value, self.ordinal, stream)
-        info = info_of(kind, compute_cost_ms, class_id, ttl, parent)
-        return PutResult(*self._put(key, source.parts, info, bool(overwrite), source.stream, deadline))
+        item = Put(key, value, kind, compute_cost_ms, class_id, ttl, parent, overwrite)
+        return self.put_many((item,), stream=stream, deadline=deadline)[0]
+
+    def put_many(
+        self, puts: Iterable[Put], *, stream: Any = None, deadline: float | None = None
+    ) -> list[PutResult]:
+        """`put` of many in one call, which asks the daemon twice: each is stored or not for itself. Blocks of one
+        chain come in chain order. All are written in one stream."""
+        batch = list(puts)
+        sources, written_in = _device_arrays.describe_all([put.value for put in batch], self.ordinal, stream)
+        items = [
+            (put.key, source.parts, put_info(put), bool(put.overwrite))
+            for put, source in zip(batch, sources, strict=True)
+        ]
+        return [PutResult(*answer) for answer in self._put_many(items, written_in, deadline)]
 
     def exists(self, key: Key, *, deadline: float | None = None) -> bool:
         """Whether the key is present in this GPU's memory. Not a use of it."""

@@ -74,23 +74,30 @@ def torch_stream(ordinal: int) -> int | None:
 def describe(value: Any, ordinal: int, stream: Any) -> Source:
     """The parts of a value: one, or one for each element of a list or tuple. `stream`: in which they were
     written; None: as they say. TypeError, ValueError: not tensors of this GPU, or not contiguous."""
-    elements = value if isinstance(value, (list, tuple)) else [value]
-    if not elements:
-        raise ValueError("an object has at least one part; this list is empty")
+    sources, its_stream = describe_all([value], ordinal, stream)
+    return sources[0]._replace(stream=its_stream)
+
+
+def describe_all(values: list[Any], ordinal: int, stream: Any) -> tuple[list[Source], int]:
+    """`describe` of many values, and the stream in which all of them were written."""
     said = None if stream is None else stream_handle(stream)
-    source = Source([], 0 if said is None else said, [])
     streams = set()
-    for element in elements:
-        part, its_stream = _part(element, ordinal, said, source.keep)
-        source.parts.append(part)
-        streams.add(its_stream)
-    if said is not None:
-        return source
-    if len(streams) > 1:
+    sources = []
+    for value in values:
+        elements = value if isinstance(value, (list, tuple)) else [value]
+        if not elements:
+            raise ValueError("an object has at least one part; this list is empty")
+        source = Source([], 0, [])
+        for element in elements:
+            part, its_stream = _part(element, ordinal, said, source.keep)
+            source.parts.append(part)
+            streams.add(its_stream)
+        sources.append(source)
+    if said is None and len(streams) > 1:
         raise ValueError(
             "the tensors were written in different streams; say stream=, and have that wait for the others"
         )
-    return source._replace(stream=streams.pop())
+    return sources, (streams.pop() if streams else 0) if said is None else said
 
 
 def _part(value: Any, ordinal: int, said: int | None, keep: list[Any]) -> tuple[PartIn, int]:
