@@ -215,6 +215,10 @@ class Namespace::Impl {
   // all. Returns how many went; 0 = there is no victim.
   size_t EvictFor(uint64_t size, size_t limit, const PinnedSet& pinned, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
+  // Retires an object that is itself large enough, wherever it stands in the ranking: what is worth
+  // least may be small, and lie where no hole can be. Returns how many went.
+  size_t EvictAsLarge(uint64_t size, const PinnedSet& pinned, Removed* removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);
   // Retires the coldest objects until `bytes` of room are on their way back. Returns how many went.
   size_t EvictBytes(uint64_t bytes, size_t limit, const PinnedSet& pinned, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(evict_mu_);

@@ -8,7 +8,7 @@ namespace infercache::store {
 namespace {
 
 // What one put may evict: no more than this of what is as large as itself; of smaller objects, as
-// many as lie where it goes and some.
+// many as lie where it goes and some. Before it is refused, one more that is large enough.
 constexpr size_t kMinVictimsPerPut = 64;
 constexpr size_t kMaxVictimsPerPut = 16'384;
 constexpr size_t kMaxHolesPerPut = 64;
@@ -77,19 +77,23 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
   MutexLock lock(&evict_mu_);
   const size_t most = MostVictims(size);
   std::optional<PinnedSet> pinned;
+  bool last_try = false;
   for (size_t victims = 0, holes = 0;; ++holes) {
     Reap();
     Shortage shortage;
     std::optional<Room> room = space_->Allocate(size, meta_size, &shortage);
-    if (room.has_value() || victims >= most || holes == kMaxHolesPerPut) return room;
-    if (!pinned.has_value()) pinned = limbo_.Scan();
     // Any victim gives back a record; only bytes need a hole.
     const uint64_t hole = shortage == Shortage::kBytes ? size : 0;
+    const bool enough = victims >= most || holes >= kMaxHolesPerPut;
+    if (room.has_value() || last_try || (enough && hole == 0)) return room;
+    if (!pinned.has_value()) pinned = limbo_.Scan();
+    last_try = enough;
     Removed removed;
-    const size_t gone = EvictFor(hole, most - victims, *pinned, &removed);
+    const size_t gone = enough ? EvictAsLarge(size, *pinned, &removed)
+                               : EvictFor(hole, most - victims, *pinned, &removed);
     if (gone == 0) return std::nullopt;
     victims += gone;
-    if (limbo_.has_pages()) {
+    if (limbo_.has_pages() && victims < most) {
       // The scan that follows costs the same for many: go on as the next upkeep would.
       const size_t more = std::max(most - victims, VictimsPerScan(*pinned));
       victims +=
@@ -121,6 +125,11 @@ size_t Namespace::Impl::EvictFor(uint64_t size, size_t limit, const PinnedSet& p
     }
     return count;
   }
+}
+
+size_t Namespace::Impl::EvictAsLarge(uint64_t size, const PinnedSet& pinned, Removed* removed) {
+  const std::optional<Incarnation> victim = space_->FindAsLarge(size, pinned);
+  return victim.has_value() && Evict(*victim, pinned, removed) ? 1 : 0;
 }
 
 size_t Namespace::Impl::EvictBytes(uint64_t bytes, size_t limit, const PinnedSet& pinned,

@@ -14,6 +14,7 @@ constexpr uint64_t kMinGranuleBytes = 64;         // a cache line: no two object
 constexpr uint64_t kMinDeviceGranuleBytes = 256;  // what cudaMalloc aligns to
 constexpr uint64_t kHeapGranuleBytes = 16;
 constexpr uint64_t kPageBytes = 4096;
+constexpr uint32_t kMostSearched = 16'384;  // records that one search looks at, under the lock
 
 uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 
@@ -242,6 +243,27 @@ std::optional<std::vector<Incarnation>> Space::PlanHole(uint32_t record, uint64_
     granules += arena_.Get(taken).size;
     taken = go_left ? arena_.Previous(taken) : arena_.Next(taken);
   }
+}
+
+std::optional<Incarnation> Space::FindAsLarge(uint64_t size, const PinnedSet& pinned) {
+  const uint64_t needed = RoundUp(size);
+  std::optional<Incarnation> coldest;
+  uint64_t coldest_stamp = 0;
+  MutexLock lock(&mu_);
+  for (uint32_t looked = std::min(next_record_ - 1, kMostSearched); looked > 0; --looked) {
+    const uint32_t record = ++last_searched_ < next_record_ ? last_searched_ : last_searched_ = 1;
+    const BlockAllocator::BlockId block = states_[record].block;
+    Incarnation seen;
+    if (block == BlockAllocator::kNoBlock || arena_.Get(block).owner != record ||
+        BlockBytes(record) < needed || !MayGo(block, pinned, &seen)) {
+      continue;
+    }
+    const uint64_t stamp = states_[record].stamp.load(std::memory_order_relaxed);
+    if (coldest.has_value() && stamp >= coldest_stamp) continue;
+    coldest = seen;
+    coldest_stamp = stamp;
+  }
+  return coldest;
 }
 
 SpaceUse Space::Use() const {

@@ -110,6 +110,10 @@ class Space {
   // Without largest_free_bytes, which takes a search.
   SpaceUse Use() const;
   SpaceUse FullUse() const;
+  // The coldest of the visible, unpinned objects whose block alone has room for `size` bytes; of
+  // the records that one search looks at, which begins where the last one ended.
+  std::optional<Incarnation> FindAsLarge(uint64_t size, const PinnedSet& pinned);
+
   uint64_t total_bytes() const { return geometry_.total_bytes(); }
   const ArenaGeometry& geometry() const { return geometry_; }
   const Chunks& chunks() const { return *chunks_; }
@@ -146,7 +150,8 @@ class Space {
   // Used once and free again: a list through the states' next_free.
   uint32_t free_record_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t next_record_ ABSL_GUARDED_BY(mu_) = 1;  // this and higher ones were never used
-  SpaceUse use_ ABSL_GUARDED_BY(mu_);              // the counts that are not derived
+  uint32_t last_searched_ ABSL_GUARDED_BY(mu_) = 0;
+  SpaceUse use_ ABSL_GUARDED_BY(mu_);  // the counts that are not derived
 };
 
 }  // namespace infercache::store

@@ -320,6 +320,24 @@ TEST_F(Eviction, OnePutThatFindsNoHoleEvictsAtMost64) {
   EXPECT_LE(ns_->Stats().evicted - before, 64u);
 }
 
+// Those that nobody wants any more are small, and what is pinned keeps them from being one hole:
+// the put was refused, though large ones lay there as well.
+TEST_F(Eviction, SmallObjectsBesideAPinnedOneDoNotRefuseALargeOne) {
+  OpenStore({.capacity_bytes = 16 * kMiB, .background = false});
+  ns_ = Create("mixed", 8 * kMiB);
+  for (int i = 0; i < 200; ++i) ns_.MustPut(KeyOf(i), "small");
+  const auto pin = ns_.Lookup(KeyOf(100));
+  ASSERT_TRUE(pin.has_value());
+  const std::string large(kMiB, 'l');
+  for (int i = 0; i < 40; ++i) {
+    clock_.AdvanceMs(1);
+    const auto outcome = ns_.Put("large:" + std::to_string(i), large);
+    ASSERT_TRUE(outcome.ok()) << i << ": " << outcome.status();
+  }
+  EXPECT_TRUE(ns_.Has(KeyOf(100)));
+  EXPECT_TRUE(ns_.Has("large:39"));
+}
+
 TEST_F(Eviction, MaintainKeepsAReserveFree) {
   Fill(512, 4096);
   for (int i = 512; i < 1024; ++i) ns_.MustPut(KeyOf(i), value_);
