@@ -1,4 +1,4 @@
-// A program that a case starts. Ends this one where it cannot.
+// A program that a case starts. It ends with the thread that starts it.
 
 #pragma once
 

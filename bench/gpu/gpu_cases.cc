@@ -100,6 +100,17 @@ DeviceObject GpuCases::Hold(size_t i) const {
   return *std::move(got.object);
 }
 
+// On a machine that is busy, the copies of before may still be held when theirs is done: until the
+// library hears of that, there may be no room for one more.
+void GpuCases::GetInto(const std::string& key) const {
+  DeviceGetIntoResult got;
+  do {
+    got = device_->GetInto(key, target_.address(), plan_.value_bytes, gpu_.stream());
+  } while (absl::IsResourceExhausted(got.status) && device_->stats().held_for_streams > 0);
+  if (!got.hit) Die(absl::StrCat("get into: ", got.status.message()));
+  gpu_.Synchronize();
+}
+
 void GpuCases::LookupAndPin() {
   const Side ours = {"ours", [&, next = size_t{0}]() mutable {
                        const auto start = std::chrono::steady_clock::now();
@@ -150,12 +161,8 @@ void GpuCases::CallWithCopy() {
                                   size);
                         gpu_.Synchronize();
                       })};
-  const Side into = {"GetInto", Timed([&, next = size_t{0}]() mutable {
-                       const DeviceGetIntoResult got = device_->GetInto(
-                           keys_[next++ % kValues], target_.address(), size, gpu_.stream());
-                       if (!got.hit) Die(absl::StrCat("get into: ", got.status.message()));
-                       gpu_.Synchronize();
-                     })};
+  const Side into = {"GetInto",
+                     Timed([&, next = size_t{0}]() mutable { GetInto(keys_[next++ % kValues]); })};
   const Measured measured = Measured::TakeIdle({ours, plain, into}, Statistic::kMean, plan_.rounds);
   Row row = measured.Compare("gpu_call", {1}, std::nullopt);
   rows_.Print(row);
@@ -173,14 +180,9 @@ void GpuCases::BesideHostMemory() {
   const PutResult put = client_->Put({.key = in_host, .value = value});
   if (put.outcome != PutOutcome::kStored) Die(absl::StrCat("put: ", put.status.message()));
 
-  const auto get_into = [&](const std::string& key) {
-    const DeviceGetIntoResult got = device_->GetInto(key, target_.address(), size, gpu_.stream());
-    if (!got.hit) Die(absl::StrCat("get into: ", got.status.message()));
-    gpu_.Synchronize();
-  };
   const Side ours = {"ours",
-                     Timed([&, next = size_t{0}]() mutable { get_into(keys_[next++ % kValues]); })};
-  const Side host = {"a hit in host memory", Timed([&] { get_into(in_host); })};
+                     Timed([&, next = size_t{0}]() mutable { GetInto(keys_[next++ % kValues]); })};
+  const Side host = {"a hit in host memory", Timed([&] { GetInto(in_host); })};
   const Side plain = {"copy from pageable memory", Timed([&] {
                         gpu_.CopyFromHost(target_.address(), pageable.data(), size);
                         gpu_.Synchronize();

@@ -38,6 +38,7 @@ class GpuCases {
   void Fill();
   // One that is there.
   DeviceObject Hold(size_t i) const;
+  void GetInto(const std::string& key) const;  // returns when the copy is done
 
   const Gpu& gpu_;
   const GpuPlan& plan_;
