@@ -291,8 +291,12 @@ std::vector<PutResult> Device::Impl::Put(std::span<const DevicePutItem> items, c
     if (!reserved[i].reservation.has_value()) continue;
     DeviceReservation room = *std::move(reserved[i].reservation);
     results[i].status = Gather(items[i], room.address(), stream, &begun);
-    if (results[i].status.ok()) items_of_rooms.push_back(i);
-    (results[i].status.ok() ? rooms : not_written).push_back(std::move(room));
+    if (!results[i].status.ok()) {
+      not_written.push_back(std::move(room));
+      continue;
+    }
+    rooms.push_back(std::move(room));
+    items_of_rooms.push_back(i);
   }
   std::vector<PutResult> stored = Commit(rooms, stream, {.deadline = *deadline - absl::Now()});
   for (size_t k = 0; k < stored.size(); ++k) results[items_of_rooms[k]] = std::move(stored[k]);

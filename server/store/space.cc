@@ -251,7 +251,7 @@ std::optional<Incarnation> Space::FindAsLarge(uint64_t size, const PinnedSet& pi
   uint64_t coldest_stamp = 0;
   MutexLock lock(&mu_);
   for (uint32_t looked = std::min(next_record_ - 1, kMostSearched); looked > 0; --looked) {
-    const uint32_t record = ++last_searched_ < next_record_ ? last_searched_ : last_searched_ = 1;
+    const uint32_t record = last_searched_ = last_searched_ % (next_record_ - 1) + 1;
     const BlockAllocator::BlockId block = states_[record].block;
     Incarnation seen;
     if (block == BlockAllocator::kNoBlock || arena_.Get(block).owner != record ||

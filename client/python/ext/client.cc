@@ -75,12 +75,9 @@ nb::object PyClient::Hit(GetResult& result) {
   return nb::cast(View(*std::move(result.object)));
 }
 
-nb::tuple PyClient::PutAnswer(const PutResult& result) {
-  if (result.outcome != PutOutcome::kRefused) {
-    return nb::make_tuple(result.outcome == PutOutcome::kStored ? "stored" : "exists", "OK", "");
-  }
-  Note(result.status);
-  return nb::make_tuple("refused", CodeName(result.status), std::string(result.status.message()));
+nb::tuple PyClient::NotedAnswer(const PutResult& result) {
+  if (result.outcome == PutOutcome::kRefused) Note(result.status);
+  return PutAnswer(result);
 }
 
 // --- Waited for ---
@@ -142,7 +139,7 @@ nb::list PyClient::PutMany(nb::handle items, nb::handle deadline) {
     results = shared->client->Put(batch.items(), call);
   }
   nb::list answers;
-  for (const PutResult& result : results) answers.append(PutAnswer(result));
+  for (const PutResult& result : results) answers.append(NotedAnswer(result));
   return answers;
 }
 
@@ -368,7 +365,7 @@ nb::object PyClient::ResultOf(Completion& completion) {
     if (!result.hit) Note(result.status);
     results.append(result.hit ? nb::object(nb::int_(result.size_bytes)) : nb::none());
   }
-  for (const PutResult& result : completion.put) results.append(PutAnswer(result));
+  for (const PutResult& result : completion.put) results.append(NotedAnswer(result));
   for (GetOrReservePiece& piece : completion.get_or_reserve) {
     GetResult got{.status = std::move(piece.result.status),
                   .object = std::move(piece.result.object)};

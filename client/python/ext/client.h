@@ -89,7 +89,7 @@ class PyClient {
   uint64_t SubmitWith(Memory memory, const Submit& submit);
   void Note(const absl::Status& status);  // raises what is the caller's mistake
   nanobind::object Hit(GetResult& result);
-  nanobind::tuple PutAnswer(const PutResult& result);
+  nanobind::tuple NotedAnswer(const PutResult& result);
   nanobind::object ResultOf(Completion& completion);
 
   std::shared_ptr<Shared> shared_;  // null once closed

@@ -46,10 +46,6 @@ void ThrowIfNotOpened(const absl::Status& status) {
   if (!status.ok()) ThrowDeviceError(status);
 }
 
-nb::tuple Answer(const char* outcome, const absl::Status& status) {
-  return nb::make_tuple(outcome, CodeName(status), std::string(status.message()));
-}
-
 }  // namespace
 
 OpenedDevice::~OpenedDevice() {
@@ -249,10 +245,7 @@ nb::list PyDevice::PutMany(nb::handle items, uint64_t stream, nb::handle deadlin
   nb::list answers;
   for (const PutResult& result : results) {
     if (result.outcome == PutOutcome::kRefused) Note(result.status);
-    answers.append(Answer(result.outcome == PutOutcome::kStored   ? "stored"
-                          : result.outcome == PutOutcome::kExists ? "exists"
-                                                                  : "refused",
-                          result.status));
+    answers.append(PutAnswer(result));
   }
   return answers;
 }

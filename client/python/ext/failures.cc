@@ -2,6 +2,8 @@
 
 #include <nanobind/stl/string.h>
 
+#include "client/python/ext/errors.h"
+
 namespace infercache::python {
 
 namespace nb = nanobind;
@@ -9,6 +11,17 @@ namespace nb = nanobind;
 nb::object FailureObject(const Failure* failure) {
   if (failure == nullptr) return nb::none();
   return nb::module_::import_("infercache._errors").attr("Failure")(failure->code, failure->reason);
+}
+
+nb::tuple Answer(const char* outcome, const absl::Status& status) {
+  return nb::make_tuple(outcome, CodeName(status), std::string(status.message()));
+}
+
+nb::tuple PutAnswer(const PutResult& result) {
+  return Answer(result.outcome == PutOutcome::kStored   ? "stored"
+                : result.outcome == PutOutcome::kExists ? "exists"
+                                                        : "refused",
+                result.status);
 }
 
 nb::list FlagList(const KeysResult& result, size_t count) {

@@ -20,6 +20,10 @@ struct Failure {
 // infercache.Failure; None of null.
 nanobind::object FailureObject(const Failure* failure);
 
+// (outcome, code, reason)
+nanobind::tuple Answer(const char* outcome, const absl::Status& status);
+nanobind::tuple PutAnswer(const PutResult& result);
+
 // One bool a key, all false after an error.
 nanobind::list FlagList(const KeysResult& result, size_t count);
 
