@@ -14,7 +14,6 @@
 namespace infercache::bench {
 namespace {
 
-constexpr std::chrono::seconds kLongestWaitForRoom{5};
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr size_t kBackToBack = 100;
 // Calls between two looks at the clock, which takes as long as a hit.
@@ -101,14 +100,9 @@ DeviceObject GpuCases::Hold(size_t i) const {
   return *std::move(got.object);
 }
 
-// On a machine that is busy, the copies of before may still be held when theirs is done: until the
-// library hears of that, there may be no room for one more.
 void GpuCases::GetInto(const std::string& key) const {
-  const auto end = std::chrono::steady_clock::now() + kLongestWaitForRoom;
-  DeviceGetIntoResult got;
-  do {
-    got = device_->GetInto(key, target_.address(), plan_.value_bytes, gpu_.stream());
-  } while (absl::IsResourceExhausted(got.status) && std::chrono::steady_clock::now() < end);
+  const DeviceGetIntoResult got =
+      device_->GetInto(key, target_.address(), plan_.value_bytes, gpu_.stream());
   if (!got.hit) Die(absl::StrCat("get into: ", got.status.message()));
   gpu_.Synchronize();
 }

@@ -146,7 +146,16 @@ absl::Status Device::Impl::Copy(uint64_t bytes, cuda::Stream stream, absl::strin
 DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer destination,
                                           uint64_t capacity, cuda::Stream stream,
                                           const CallOptions& call) {
-  std::vector<DeviceGetResult> got = Get({&key, 1}, call);
+  const auto deadline = DeadlineOf(call);
+  if (!deadline.ok()) return {.status = deadline.status()};
+  std::vector<DeviceGetResult> got;
+  // An object stays pinned for a little after its copy is done: until the thread hears of it.
+  uint64_t released = 0;
+  do {
+    released = thread_->released();
+    got = Get({&key, 1}, {.deadline = *deadline - absl::Now()});
+  } while (absl::IsResourceExhausted(got[0].status) &&
+           thread_->AwaitRelease(released, SteadyDeadline(*deadline)));
   if (!got[0].hit()) {
     return GetIntoFromHost(key, destination, capacity, stream, call, got[0].status);
   }

@@ -68,6 +68,8 @@ struct DeviceThread::State {
   uint64_t next ABSL_GUARDED_BY(mu) = 1;
   std::map<uint64_t, Waiting> waiting ABSL_GUARDED_BY(mu);
   std::vector<uint64_t> done ABSL_GUARDED_BY(mu);
+  size_t leaving ABSL_GUARDED_BY(mu) = 0;  // no longer in `waiting`, not yet destroyed
+  uint64_t released ABSL_GUARDED_BY(mu) = 0;
   std::vector<std::unique_ptr<Kept>> to_destroy ABSL_GUARDED_BY(mu);
 };
 
@@ -193,6 +195,21 @@ void DeviceThread::Destroy(std::unique_ptr<Kept> kept) {
   // Else here and now: the thread may be gone.
 }
 
+uint64_t DeviceThread::released() const {
+  MutexLock lock(&state_->mu);
+  return state_->released;
+}
+
+bool DeviceThread::AwaitRelease(uint64_t before, Clock::time_point deadline) const {
+  MutexLock lock(&state_->mu);
+  bool in_time = true;
+  while (state_->released <= before) {
+    if (!in_time || (state_->waiting.empty() && state_->leaving == 0)) return false;
+    in_time = state_->changed.WaitUntil(&state_->mu, deadline);
+  }
+  return true;
+}
+
 uint64_t DeviceThread::waiting() const {
   MutexLock lock(&state_->mu);
   return state_->waiting.size();
@@ -233,12 +250,19 @@ void DeviceThread::Run(State& state, const cuda::PrimaryContext& context) {
         auto node = state.waiting.extract(number);
         if (!node.empty()) over.push_back(std::move(node.mapped()));
       }
+      state.leaving = over.size();
       if (state.stop && state.waiting.empty() && gone.empty() && over.empty()) break;
     }
-    if (!look || !context_is_dead()) continue;
+    if (look && context_is_dead()) {
+      MutexLock lock(&state.mu);
+      for (auto& [number, waiting] : state.waiting) over.push_back(std::move(waiting));
+      state.waiting.clear();
+      state.leaving = over.size();
+    }
+    over.clear();
     MutexLock lock(&state.mu);
-    for (auto& [number, waiting] : state.waiting) over.push_back(std::move(waiting));
-    state.waiting.clear();
+    state.released += std::exchange(state.leaving, 0);
+    state.changed.SignalAll();
   }
   if (own == nullptr) return;
   const cuda::CurrentContext current(context);
