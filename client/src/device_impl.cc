@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "client/src/device_chunk.h"
 #include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
@@ -79,26 +80,19 @@ absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) con
   return absl::Now() + call.deadline.value_or(options_.deadline);
 }
 
-absl::StatusOr<DevicePointer> Device::Impl::AddressOf(LocalSession& session,
-                                                      const LocalPlace& place) {
-  const auto memory = session.UseDeviceMemory(
-      [&](const std::vector<UniqueFd>& chunks,
-          uint64_t chunk_bytes) -> absl::StatusOr<std::shared_ptr<DeviceMemory>> {
-        // Who only reads cannot write by accident.
-        const auto access = session.put_access() == v1::Welcome::PUT_ACCESS_IN_PLACE
-                                ? cuda::Mapping::Access::kReadWrite
-                                : cuda::Mapping::Access::kRead;
-        auto mapped =
-            MappedDeviceMemory::Map(driver_, device_.ordinal, chunks, chunk_bytes, access, thread_);
-        if (mapped.ok()) {
-          chunks_mapped_.fetch_add(chunks.size());
-        } else {
-          mapping_failures_.fetch_add(1);
-        }
-        return mapped;
-      });
-  if (!memory.ok()) return memory.status();
-  return static_cast<const MappedDeviceMemory&>(**memory).Address(place);
+absl::StatusOr<DevicePointer> Device::Impl::AddressOf(ArenaChunk& chunk, const LocalPlace& place) {
+  // Who only reads cannot write by accident.
+  const auto access =
+      chunk.arena()->writes() ? cuda::Mapping::Access::kReadWrite : cuda::Mapping::Access::kRead;
+  const auto imported = chunk.arena()->Use([&](const UniqueFd& fd, uint64_t bytes) {
+    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, access, thread_);
+  });
+  if (!imported.ok()) {
+    mapping_failures_.fetch_add(1);
+    return imported.status();
+  }
+  chunks_mapped_.fetch_add(*imported);
+  return static_cast<const MappedDeviceChunk&>(chunk.on_device()).address() + place.offset;
 }
 
 DeviceGetResult Device::Impl::OnDevice(GetResult got) {
@@ -108,7 +102,7 @@ DeviceGetResult Device::Impl::OnDevice(GetResult got) {
   std::unique_ptr<Object::Storage> storage = got.object->Release();
   const auto& pin = static_cast<const ArenaStorage&>(*storage);
   const LocalPlace place = pin.place();
-  const auto address = AddressOf(pin.session(), place);
+  const auto address = AddressOf(pin.chunk(), place);
   if (!address.ok()) return {.status = address.status()};
   DeviceGetResult result;
   result.object.emplace(*address, place.size_bytes, std::move(parts), std::move(info),
@@ -224,7 +218,7 @@ DeviceReserveResult Device::Impl::OnDevice(ReserveResult reserved) {
   std::unique_ptr<Reservation::Room> released = reserved.reservation->Release();
   const auto& room = static_cast<const LocalRoom&>(*released);
   const LocalPlace place = room.place();
-  const auto address = AddressOf(*room.session(), place);
+  const auto address = AddressOf(room.chunk(), place);
   result.status = address.status();
   if (!address.ok()) return result;
   result.reservation.emplace(*address, place.size_bytes,

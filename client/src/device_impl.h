@@ -12,8 +12,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/src/device_chunk.h"
 #include "client/src/device_loans.h"
-#include "client/src/device_memory.h"
 #include "client/src/device_thread.h"
 #include "client/src/local_transport.h"
 #include "common/cuda/driver.h"
@@ -68,8 +68,8 @@ class Device::Impl {
   // The lane to the tier, which connects when it is first asked for: whoever only lends and borrows
   // needs no tier.
   absl::StatusOr<LocalTransport*> Tier() ABSL_LOCKS_EXCLUDED(connect_mu_);
-  // The session's memory, mapped when it is first asked for.
-  absl::StatusOr<DevicePointer> AddressOf(LocalSession& session, const LocalPlace& place);
+  // In a chunk of the tier, whose chunks are all mapped when one is first asked for.
+  absl::StatusOr<DevicePointer> AddressOf(ArenaChunk& chunk, const LocalPlace& place);
   DeviceGetResult OnDevice(GetResult got);
   DeviceReserveResult OnDevice(ReserveResult reserved);
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.

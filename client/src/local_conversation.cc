@@ -6,7 +6,7 @@ namespace {
 void Go(std::unique_ptr<Conversation> conversation, LocalDeadline deadline) {
   v1::LocalRequest request;
   if (!conversation->Next(&request)) return conversation->Deliver();
-  LocalConnection& connection = conversation->session()->connection();
+  LocalConnection& connection = conversation->connection();
   connection.Submit(request, deadline,
                     [conversation = std::move(conversation), deadline](LocalAnswer answer) mutable {
                       conversation->TakeAnswer(std::move(answer));
@@ -26,7 +26,7 @@ void HoldNow(LocalLink& link, LocalDeadline deadline, bool wait_for_daemon,
   conversation.Begin(std::move(opened.session));
   v1::LocalRequest request;
   while (conversation.Next(&request)) {
-    conversation.TakeAnswer(conversation.session()->connection().Call(request, deadline));
+    conversation.TakeAnswer(conversation.connection().Call(request, deadline));
     request.Clear();
   }
 }

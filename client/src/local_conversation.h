@@ -34,7 +34,7 @@ class Conversation {
     Fail(status);
   }
 
-  // What to ask session() next. False: it is over.
+  // What to ask connection() next. False: it is over.
   virtual bool Next(v1::LocalRequest* request) = 0;
   void TakeAnswer(LocalAnswer answer) {
     reached_ = answer.reached;
@@ -45,7 +45,7 @@ class Conversation {
   // nobody waits for it.
   virtual void Deliver() = 0;
 
-  const std::shared_ptr<LocalSession>& session() const { return session_; }
+  virtual LocalConnection& connection() const { return session_->connection(); }
   Reached reached() const { return reached_; }
 
  protected:

@@ -29,9 +29,9 @@ void MissAll(const Words& words, size_t first, size_t count, const absl::Status&
 // One request: keys [first, first + count) of a batch.
 class LocalFlight final : public FlightListener {
  public:
-  LocalFlight(std::shared_ptr<LocalSession> session, size_t first, std::vector<std::string> keys,
+  LocalFlight(std::shared_ptr<SessionPins> pins, size_t first, std::vector<std::string> keys,
               Words words)
-      : session_(std::move(session)),
+      : pins_(std::move(pins)),
         first_(first),
         keys_(std::move(keys)),
         words_(std::move(words)),
@@ -79,7 +79,7 @@ class LocalFlight final : public FlightListener {
     if (answer.state() == v1::CLAIM_STATE_WAIT) return;
     // A claim that comes too late is given up with this.
     std::unique_ptr<LocalRight> right;
-    if (answer.claim() != 0) right = std::make_unique<LocalRight>(session_, answer.claim());
+    if (answer.claim() != 0) right = std::make_unique<LocalRight>(pins_, answer.claim());
     if (!First(index)) return;
     ClaimWord& word = words->emplace_back(ClaimWord{.index = first_ + index});
     if (answer.state() == v1::CLAIM_STATE_HIT) {
@@ -94,7 +94,7 @@ class LocalFlight final : public FlightListener {
     }
   }
 
-  const std::shared_ptr<LocalSession> session_;
+  const std::shared_ptr<SessionPins> pins_;
   const size_t first_;
   const std::vector<std::string> keys_;
   const Words words_;
@@ -118,7 +118,7 @@ void Ask(const std::shared_ptr<LocalSession>& session, std::vector<std::string> 
       ++end;
     }
     auto flight = std::make_shared<LocalFlight>(
-        session, first,
+        session->pins(), first,
         std::vector<std::string>(std::move_iterator(keys.begin() + static_cast<ptrdiff_t>(first)),
                                  std::move_iterator(keys.begin() + static_cast<ptrdiff_t>(end))),
         words);
@@ -131,10 +131,10 @@ void Ask(const std::shared_ptr<LocalSession>& session, std::vector<std::string> 
 }  // namespace
 
 LocalRight::~LocalRight() {
-  if (claim_ == 0 || session_->inherited()) return;
+  if (claim_ == 0 || pins_->inherited()) return;
   v1::LocalRequest request;
   request.mutable_give_up()->add_claims(claim_);
-  session_->connection().Tell(request);
+  pins_->connection().Tell(request);
 }
 
 void StartLocalFlight(LocalLink& link, std::span<const std::string_view> keys,

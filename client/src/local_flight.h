@@ -17,17 +17,18 @@ namespace infercache {
 // A claim of a session. Destroyed unfulfilled, it is given up.
 class LocalRight final : public Claim::Right {
  public:
-  LocalRight(std::shared_ptr<LocalSession> session, uint64_t claim)
-      : session_(std::move(session)), claim_(claim) {}
+  // `pins` are the session's.
+  LocalRight(std::shared_ptr<SessionPins> pins, uint64_t claim)
+      : pins_(std::move(pins)), claim_(claim) {}
   ~LocalRight() override;
   void Fulfilled() override { claim_ = 0; }
 
   // What the session calls it; 0 = it is fulfilled.
   uint64_t number() const { return claim_; }
-  const std::shared_ptr<LocalSession>& session() const { return session_; }
+  const std::shared_ptr<SessionPins>& pins() const { return pins_; }
 
  private:
-  const std::shared_ptr<LocalSession> session_;
+  const std::shared_ptr<SessionPins> pins_;
   uint64_t claim_;
 };
 

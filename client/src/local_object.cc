@@ -14,13 +14,14 @@ namespace {
 // In a forked child both are inert: the page is not mapped there, and it is the parent's pin.
 class PinStorage final : public ArenaStorage {
  public:
-  PinStorage(std::shared_ptr<LocalSession> session, uint32_t slot, const LocalPlace& place)
-      : ArenaStorage(std::move(session), place), slot_(slot) {}
+  PinStorage(std::shared_ptr<ArenaChunk> chunk, uint32_t slot, const LocalPlace& place)
+      : ArenaStorage(std::move(chunk), place), slot_(slot) {}
   ~PinStorage() override {
-    if (session().inherited()) return;
-    shm::Unpin(session().slots().slot(slot_));
-    session().slots().Free(slot_);
-    session().ReturnBudget(place().size_bytes);
+    SessionPins& pins = *chunk().pins();
+    if (pins.inherited()) return;
+    shm::Unpin(pins.slots().slot(slot_));
+    pins.slots().Free(slot_);
+    pins.ReturnBudget(place().size_bytes);
   }
 
  private:
@@ -29,14 +30,15 @@ class PinStorage final : public ArenaStorage {
 
 class LeaseStorage final : public ArenaStorage {
  public:
-  LeaseStorage(std::shared_ptr<LocalSession> session, uint64_t lease, const LocalPlace& place)
-      : ArenaStorage(std::move(session), place), lease_(lease) {}
+  LeaseStorage(std::shared_ptr<ArenaChunk> chunk, uint64_t lease, const LocalPlace& place)
+      : ArenaStorage(std::move(chunk), place), lease_(lease) {}
   ~LeaseStorage() override {
-    if (session().inherited()) return;
+    SessionPins& pins = *chunk().pins();
+    if (pins.inherited()) return;
     v1::LocalRequest request;
     request.mutable_release()->add_leases(lease_);
-    session().connection().Tell(request);
-    session().ReturnBudget(place().size_bytes);
+    pins.connection().Tell(request);
+    pins.ReturnBudget(place().size_bytes);
   }
 
  private:
@@ -97,14 +99,14 @@ bool Intact(const LocalSession& session, const shm::Record& record,
   return !session.checksums() || Crc32c(bytes) == record.checksum;
 }
 
-std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<LocalSession> session, uint32_t slot,
+std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<ArenaChunk> chunk, uint32_t slot,
                                          const LocalPlace& place) {
-  return std::make_unique<PinStorage>(std::move(session), slot, place);
+  return std::make_unique<PinStorage>(std::move(chunk), slot, place);
 }
 
-std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<LocalSession> session, uint64_t lease,
+std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<ArenaChunk> chunk, uint64_t lease,
                                            const LocalPlace& place) {
-  return std::make_unique<LeaseStorage>(std::move(session), lease, place);
+  return std::make_unique<LeaseStorage>(std::move(chunk), lease, place);
 }
 
 }  // namespace infercache

@@ -31,22 +31,23 @@ bool Intact(const LocalSession& session, const shm::Record& record,
 // What keeps an object in the arena.
 class ArenaStorage : public Object::Storage {
  public:
-  ArenaStorage(std::shared_ptr<LocalSession> session, const LocalPlace& place)
-      : session_(std::move(session)), place_(place) {}
+  ArenaStorage(std::shared_ptr<ArenaChunk> chunk, const LocalPlace& place)
+      : chunk_(std::move(chunk)), place_(place) {}
   bool zero_copy() const final { return true; }
-  LocalSession& session() const { return *session_; }
+  ArenaChunk& chunk() const { return *chunk_; }
   const LocalPlace& place() const { return place_; }
 
  private:
-  const std::shared_ptr<LocalSession> session_;
+  const std::shared_ptr<ArenaChunk> chunk_;
   const LocalPlace place_;
 };
 
-// Keeps a claimed slot's pin, and its bytes of the budget, until it is destroyed.
-std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<LocalSession> session, uint32_t slot,
+// Keeps a claimed slot's pin, and its bytes of the budget, until it is destroyed. `place` is in
+// `chunk`.
+std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<ArenaChunk> chunk, uint32_t slot,
                                          const LocalPlace& place);
 // Keeps a lease of the daemon's, and its bytes of the budget.
-std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<LocalSession> session, uint64_t lease,
+std::unique_ptr<Object::Storage> HoldLease(std::shared_ptr<ArenaChunk> chunk, uint64_t lease,
                                            const LocalPlace& place);
 
 }  // namespace infercache

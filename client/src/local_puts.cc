@@ -92,7 +92,7 @@ void PutConversation::MakeReserve(v1::Reserve* request) {
     FillReserveItem(item.key, size, item.info, item.parts, item.overwrite, &proto);
     const size_t item_bytes = proto.ByteSizeLong() + kItemOverhead;
     if (!group_.empty() && (bytes + item_bytes > kMaxRequestBytes ||
-                            value_bytes + size > session_->pin_budget_bytes())) {
+                            value_bytes + size > session_->pins()->budget_bytes())) {
       request->mutable_items()->RemoveLast();
       return;
     }

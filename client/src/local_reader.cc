@@ -58,7 +58,7 @@ Settled NotFound(LocalLanes::Lane& lane, FindOutcome outcome) {
 absl::Status BeyondBudget(const LocalSession& session, uint64_t size_bytes) {
   return absl::ResourceExhaustedError(absl::StrCat(
       "a view of ", size_bytes,
-      " bytes would exceed what this client may hold: ", session.pin_budget_bytes(), " bytes"));
+      " bytes would exceed what this client may hold: ", session.pins()->budget_bytes(), " bytes"));
 }
 
 absl::Status OutOfSlots(LocalSession& session) {
@@ -83,12 +83,12 @@ class RoomForCopy {
   RoomForCopy(LocalSession& session, uint64_t size) ABSL_NO_THREAD_SAFETY_ANALYSIS
       : session_(session),
         size_(size),
-        within_budget_(session.TakeBudget(size)) {
+        within_budget_(session.pins()->TakeBudget(size)) {
     if (!within_budget_) session_.beyond_budget().Lock();
   }
   ~RoomForCopy() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (within_budget_) {
-      session_.ReturnBudget(size_);
+      session_.pins()->ReturnBudget(size_);
     } else {
       session_.beyond_budget().Unlock();
     }
@@ -227,11 +227,10 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
   LocalSession& session = lane.session();
   if (!session.alive()) [[unlikely]]
     return Settled::kNoSession;
-  // Outlives the slot, also when the lane is given up.
-  std::shared_ptr<LocalSession> kept = lane.shared_session();
+  std::shared_ptr<LocalSession> kept;  // outlives the slot, when the lane is given up
   ClaimedSlot claimed(session, lane.number());
   if (!claimed.valid()) [[unlikely]] {
-    session.AskForSlots(2 * session.slots().limit());
+    session.pins()->AskForSlots(2 * session.slots().limit());
     return ViewWithoutSlot(lane, key, copies, now_ms, result, touch);
   }
   const FindResult found =
@@ -248,15 +247,15 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
   const uint64_t pin = claimed.slot().load(std::memory_order_relaxed);
   const float cost = record.compute_cost_ms;
   const uint64_t size = place->size_bytes;
-  if (session.TakeBudget(size)) {
+  if (session.pins()->TakeBudget(size)) {
     // None in a GPU, where whoever has the place knows what to make of it.
     const std::span<const std::byte> bytes = session.Place(place->chunk, place->offset, size);
     if (!session.alive() || !Intact(session, record, bytes)) {
-      session.ReturnBudget(size);
+      session.pins()->ReturnBudget(size);
       return session.alive() ? Settled::kAskDaemon : Settled::kNoSession;
     }
     result->object.emplace(bytes, std::move(parts), std::move(info),
-                           HoldPin(std::move(kept), claimed.HandOn(), *place));
+                           HoldPin(session.ChunkOf(*place), claimed.HandOn(), *place));
     if (copies != Copies::kOwn) lane.CountHit(size, cost);
     *touch = pin;
     return Settled::kDecided;
@@ -266,6 +265,7 @@ Settled LocalReader::ViewOne(Lane& lane, std::string_view key, Copies copies, ui
     return Settled::kDecided;
   }
   shm::Unpin(claimed.slot());
+  kept = lane.shared_session();
   lane.Release();
   return GetCopy(lane, kept, claimed.slot(), key, size, now_ms, result, touch);
 }
@@ -326,7 +326,8 @@ uint32_t LocalReader::SlotsLacking(size_t views) {
   const Lane lane = lanes_.Take();
   if (!lane) return 0;
   const PinSlots& slots = lane.session().slots();
-  if (views <= 1 || slots.limit() == slots.capacity() || !lane.session().grants_slots()) return 0;
+  if (views <= 1 || slots.limit() == slots.capacity() || !lane.session().pins()->grants_slots())
+    return 0;
   const uint32_t free = slots.CountFree();
   return views <= free ? 0 : static_cast<uint32_t>(std::min<size_t>(views - free, kMaxPinSlots));
 }

@@ -44,9 +44,9 @@ void ReadConversation::Take(LocalAnswer answer) {
   if (!read_) {
     // Without them some of the views become copies.
     if (answer.status.ok()) {
-      session_->SlotsGranted(answer.response.slots_granted().slot_limit());
+      session_->pins()->SlotsGranted(answer.response.slots_granted().slot_limit());
     } else if (answer.reached == Reached::kNotInTime) {
-      session_->SlotsGranted(0);
+      session_->pins()->SlotsGranted(0);
     }
     return;
   }
@@ -99,9 +99,9 @@ bool GetConversation::Found(size_t index, const v1::FoundItem& item, ObjectDescr
                             std::span<const std::byte> bytes) {
   GetResult& result = results[index];
   const LocalPlace place = {item.chunk(), item.offset(), description.size_bytes};
-  if (session_->TakeBudget(place.size_bytes)) {
+  if (session_->pins()->TakeBudget(place.size_bytes)) {
     result.object.emplace(bytes, std::move(description.parts), std::move(description.info),
-                          HoldLease(session_, item.lease(), place));
+                          HoldLease(session_->ChunkOf(place), item.lease(), place));
     return true;
   }
   if (copies_ == LocalReader::Copies::kRefused || session_->on_device()) {

@@ -19,16 +19,12 @@ void Abort(LocalConnection& connection, std::span<const uint64_t> reservations) 
 
 }  // namespace
 
-LocalRoom::LocalRoom(const void* owner, std::shared_ptr<LocalSession> session, uint64_t id,
+LocalRoom::LocalRoom(const void* owner, std::shared_ptr<ArenaChunk> chunk, uint64_t id,
                      const LocalPlace& place, std::unique_ptr<std::byte[]> memory)
-    : owner_(owner),
-      session_(std::move(session)),
-      id_(id),
-      place_(place),
-      memory_(std::move(memory)) {}
+    : owner_(owner), chunk_(std::move(chunk)), id_(id), place_(place), memory_(std::move(memory)) {}
 
 LocalRoom::~LocalRoom() {
-  if (open_ && !session_->inherited()) Abort(session_->connection(), {&id_, 1});
+  if (open_ && !pins()->inherited()) Abort(pins()->connection(), {&id_, 1});
 }
 
 void ReserveConversation::Fail(const absl::Status& status) {
@@ -63,7 +59,7 @@ bool ReserveConversation::Next(v1::LocalRequest* request) {
 const LocalRight* ReserveConversation::RightOf(const ReserveItem& item) const {
   if (item.claim == nullptr || !*item.claim) return nullptr;
   const auto* right = dynamic_cast<const LocalRight*>(item.claim->right());
-  return right != nullptr && right->session() == session_ ? right : nullptr;
+  return right != nullptr && right->pins() == session_->pins() ? right : nullptr;
 }
 
 void ReserveConversation::Take(LocalAnswer answer) {
@@ -109,8 +105,8 @@ ReserveResult ReserveConversation::TakeItem(const ReserveItem& item,
     bytes = {memory.get(), item.size_bytes};
   }
   const bool no_memory = bytes.data() == nullptr && !session_->on_device();
-  auto room = std::make_unique<LocalRoom>(owner_, session_, reserved.reservation(), place,
-                                          std::move(memory));
+  auto room = std::make_unique<LocalRoom>(owner_, session_->ChunkOf(place), reserved.reservation(),
+                                          place, std::move(memory));
   if (no_memory) return {.status = NoMemoryFor(item.size_bytes)};
   // What becomes of the room becomes of the claim: that is the daemon's business from here on.
   if (RightOf(item) != nullptr) item.claim->Fulfilled();
@@ -156,8 +152,8 @@ bool CommitConversation::BeginGroup() {
   for (; next_ < rooms_.size() && group_.size() < kMaxItemsPerFrame; ++next_) {
     const LocalRoom* room = rooms_[next_].get();
     if (room == nullptr) continue;
-    if (group_.empty()) session_ = room->session();
-    if (room->session() != session_) break;
+    if (group_.empty()) pins_ = room->pins();
+    if (room->pins() != pins_) break;
     group_.push_back(next_);
     if (!room->unsent().empty()) writes_.Add(room->id(), room->unsent());
   }
@@ -167,7 +163,7 @@ bool CommitConversation::BeginGroup() {
 bool CommitConversation::Next(v1::LocalRequest* request) {
   while (true) {
     if ((group_.empty() || committing_) && !BeginGroup()) return false;
-    const absl::StatusOr<bool> written = writes_.Next(session_->connection(), request);
+    const absl::StatusOr<bool> written = writes_.Next(connection(), request);
     if (written.ok() && *written) return true;
     if (written.ok()) break;
     TakeAnswer({.status = written.status(), .reached = Reached::kNo, .sent = false});

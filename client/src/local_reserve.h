@@ -15,13 +15,15 @@ namespace infercache {
 // Room of one reservation. Aborts it when it is destroyed, unless it was committed.
 class LocalRoom final : public Reservation::Room {
  public:
-  // `owner` names the client. `memory` is null if the room is in the arena itself.
-  LocalRoom(const void* owner, std::shared_ptr<LocalSession> session, uint64_t id,
+  // `owner` names the client; `place` is in `chunk`. `memory` is null if the room is in the arena
+  // itself.
+  LocalRoom(const void* owner, std::shared_ptr<ArenaChunk> chunk, uint64_t id,
             const LocalPlace& place, std::unique_ptr<std::byte[]> memory);
   ~LocalRoom() override;
 
   const void* owner() const { return owner_; }
-  const std::shared_ptr<LocalSession>& session() const { return session_; }
+  ArenaChunk& chunk() const { return *chunk_; }
+  const std::shared_ptr<SessionPins>& pins() const { return chunk_->pins(); }
   uint64_t id() const { return id_; }
   const LocalPlace& place() const { return place_; }
   // What is to be sent before the commit; empty if it is in place.
@@ -33,7 +35,7 @@ class LocalRoom final : public Reservation::Room {
 
  private:
   const void* const owner_;
-  const std::shared_ptr<LocalSession> session_;
+  const std::shared_ptr<ArenaChunk> chunk_;
   const uint64_t id_;
   const LocalPlace place_;
   const std::unique_ptr<std::byte[]> memory_;
@@ -78,6 +80,7 @@ class CommitConversation final : public Conversation {
 
   // Each reservation brings its own.
   bool NeedsSession() const override { return false; }
+  LocalConnection& connection() const override { return pins_->connection(); }
   bool Next(v1::LocalRequest* request) override;
   void Deliver() override;
 
@@ -95,6 +98,7 @@ class CommitConversation final : public Conversation {
   std::vector<std::unique_ptr<LocalRoom>> rooms_;  // null: answered, or none
   size_t next_ = 0;                                // the first room that was not looked at
   std::vector<size_t> group_;                      // indices, of one session
+  std::shared_ptr<SessionPins> pins_;              // whose they are
   WriteQueue writes_;
   bool committing_ = false;
 };

@@ -29,10 +29,8 @@ absl::Status Differs(absl::string_view what, uint64_t said, uint64_t understood)
 }
 
 // [offset, offset + size) of a chunk; empty if it does not lie in it.
-std::span<std::byte> Within(const std::vector<MappedSegment>& chunks, uint32_t chunk,
-                            uint64_t offset, uint64_t size) {
-  if (chunk >= chunks.size()) return {};
-  const std::span<std::byte> bytes = chunks[chunk].bytes();
+template <class Byte>
+std::span<Byte> Within(std::span<Byte> bytes, uint64_t offset, uint64_t size) {
   if (offset > bytes.size() || size > bytes.size() - offset) return {};
   return bytes.subspan(offset, size);
 }
@@ -90,84 +88,58 @@ absl::StatusOr<std::shared_ptr<LocalSession>> LocalSession::Make(
 LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprint,
                            Segments segments, std::shared_ptr<LocalConnection> connection)
     : connection_(std::move(connection)),
-      segments_(std::move(segments)),
-      index_(segments_.index.bytes()),
-      page_(segments_.page.bytes(), welcome.slot_capacity()),
+      index_segment_(std::move(segments.index)),
+      index_(index_segment_.bytes()),
+      pins_(std::make_shared<SessionPins>(welcome, std::move(segments.page), connection_)),
+      page_(pins_->page()),
       fingerprint_(fingerprint),
       put_access_(welcome.put_access()),
       checksums_(welcome.checksums()),
       single_flight_(welcome.single_flight()),
       on_device_(!welcome.device().empty()),
       loans_(welcome.lending() ? LoanBook::Make(connection_) : nullptr),
-      pin_budget_bytes_(welcome.pin_budget_bytes()),
-      chunk_count_(welcome.chunk_count()),
-      chunk_bytes_(welcome.chunk_bytes()),
-      slots_(page_, welcome.slot_limit()) {}
+      chunk_bytes_(welcome.chunk_bytes()) {
+  for (size_t i = 0; i < segments.chunks.size(); ++i) {
+    const bool writes = i < segments.writable_chunks.size();
+    chunks_.push_back(std::make_shared<ArenaChunk>(
+        pins_, std::move(segments.chunks[i]),
+        writes ? std::move(segments.writable_chunks[i]) : MappedSegment()));
+  }
+  if (!on_device_) return;
+  const auto arena =
+      std::make_shared<DeviceArena>(chunk_bytes_, put_access_ == v1::Welcome::PUT_ACCESS_IN_PLACE);
+  for (UniqueFd& fd : segments.device_chunks) {
+    chunks_.push_back(std::make_shared<ArenaChunk>(pins_, arena));
+    arena->Add(chunks_.back(), std::move(fd));
+  }
+}
 
 std::span<const std::byte> LocalSession::Place(uint32_t chunk, uint64_t offset,
                                                uint64_t size) const {
-  return Within(segments_.chunks, chunk, offset, size);
+  if (chunk >= chunks_.size()) return {};
+  return Within(chunks_[chunk]->bytes(), offset, size);
 }
 
 std::span<std::byte> LocalSession::WritablePlace(uint32_t chunk, uint64_t offset,
                                                  uint64_t size) const {
-  return Within(segments_.writable_chunks, chunk, offset, size);
-}
-
-absl::StatusOr<std::shared_ptr<DeviceMemory>> LocalSession::UseDeviceMemory(MakeMemory make) {
-  MutexLock lock(&device_mu_);
-  if (device_memory_ != nullptr) [[likely]]
-    return device_memory_;
-  ASSIGN_OR_RETURN(device_memory_, make(segments_.device_chunks, chunk_bytes_));
-  segments_.device_chunks.clear();
-  return device_memory_;
-}
-
-bool LocalSession::TakeBudget(uint64_t bytes) {
-  uint64_t pinned = pinned_bytes_.load(std::memory_order_relaxed);
-  do {
-    if (bytes > pin_budget_bytes_ || pinned > pin_budget_bytes_ - bytes) return false;
-  } while (!pinned_bytes_.compare_exchange_weak(pinned, pinned + bytes, std::memory_order_relaxed));
-  return true;
-}
-
-void LocalSession::AskForSlots(uint32_t slots) {
-  slots = std::min(slots, slots_.capacity());
-  if (slots <= slots_.limit() || asking_for_slots_.exchange(true, std::memory_order_relaxed)) {
-    return;
-  }
-  v1::LocalRequest request;
-  request.mutable_grow_slots()->set_slots(slots);
-  // The connection does not keep the session: it is the session that keeps the connection.
-  constexpr std::chrono::seconds kPatience{10};
-  connection_->Submit(request, std::chrono::steady_clock::now() + kPatience,
-                      [session = weak_from_this()](LocalAnswer answer) {
-                        const std::shared_ptr<LocalSession> self = session.lock();
-                        if (self == nullptr) return;
-                        if (answer.status.ok()) {
-                          self->SlotsGranted(answer.response.slots_granted().slot_limit());
-                        }
-                        self->asking_for_slots_.store(false, std::memory_order_relaxed);
-                      });
-}
-
-void LocalSession::SlotsGranted(uint32_t limit) {
-  slots_.RaiseLimit(limit);
-  grants_slots_.store(limit > 0, std::memory_order_relaxed);
+  if (chunk >= chunks_.size()) return {};
+  return Within(chunks_[chunk]->writable_bytes(), offset, size);
 }
 
 bool LocalSession::PopulateStep() {
-  const size_t readable = segments_.chunks.size();
-  if (populated_segments_ == readable + segments_.writable_chunks.size()) return false;
-  const MappedSegment& segment = populated_segments_ < readable
-                                     ? segments_.chunks[populated_segments_]
-                                     : segments_.writable_chunks[populated_segments_ - readable];
+  const size_t readable = on_device_ ? 0 : chunks_.size();
+  const size_t all = put_access_ == v1::Welcome::PUT_ACCESS_IN_PLACE ? 2 * readable : readable;
+  if (populated_segments_ == all) return false;
+  const bool writes = populated_segments_ >= readable;
+  const ArenaChunk& chunk = *chunks_[populated_segments_ - (writes ? readable : 0)];
   const uint64_t size = std::min(kPopulateStepBytes, chunk_bytes_ - populated_bytes_);
   // The daemon has populated it: this only fills in page tables. A kernel that cannot leaves that
   // to the first touch.
-  if (madvise(segment.bytes().data() + populated_bytes_, size,
-              segment.writable() ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) != 0) {
-    populated_segments_ = readable + segments_.writable_chunks.size();
+  std::byte* const start =
+      writes ? chunk.writable_bytes().data() : const_cast<std::byte*>(chunk.bytes().data());
+  if (madvise(start + populated_bytes_, size, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) !=
+      0) {
+    populated_segments_ = all;
     return false;
   }
   populated_bytes_ += size;

@@ -65,17 +65,23 @@ TEST(LocalKilledDaemon, IsReplacedWithoutARestart) {
   LocalClient client(path);
   ASSERT_EQ(client.Put("k", "value").outcome, PutOutcome::kStored);
   GetResult held = client.View("k");
+  ReserveResult room = client.Reserve("room", 3);
   const int mappings = MappingsOfDaemons();
   EXPECT_GT(mappings, 0);
   daemon->Kill();
   EXPECT_TRUE(Eventually([&] { return absl::IsUnavailable(client.Get("k").status); }));
+  // One view kept all of a dead daemon's memory. Now it is the chunk in which both are, mapped for
+  // reading and for writing, and the page with the pin.
+  EXPECT_TRUE(Eventually([&] { return MappingsOfDaemons() == 3; }, absl::Seconds(1)));
   next.Begin();
   EXPECT_TRUE(client.Reaches());
   EXPECT_EQ(client.Read("k"), "(miss)");
   EXPECT_EQ(client.Put("k", "another").outcome, PutOutcome::kStored);
   EXPECT_EQ(client.Read("k"), "another");
   EXPECT_EQ(Text(held.object->bytes()), "value") << "of the daemon that is dead";
-  EXPECT_EQ(MappingsOfDaemons(), 2 * mappings);
+  std::memcpy(room.reservation->bytes().data(), "xyz", 3);
+  EXPECT_FALSE(client.Commit(*std::move(room.reservation)).status.ok());
+  EXPECT_EQ(MappingsOfDaemons(), mappings + 3);
   held = {};
   EXPECT_TRUE(Eventually([&] { return MappingsOfDaemons() == mappings; }, absl::Seconds(1)));
 }

@@ -241,6 +241,10 @@ TEST_F(DeviceClient, AViewKeepsItsMappingWhenTheDaemonGoes) {
   server_->Shutdown(absl::InfinitePast());
   EXPECT_FALSE(device_client_->Get("key", kSoon).hit());
   EXPECT_EQ(Read(*got.object), "value");
+  // And of the tier's two chunks only the one in which it is.
+  if (!is_fake()) return;
+  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == buffers_ + 1; }));
+  EXPECT_EQ(Read(*got.object), "value");
 }
 
 TEST_F(DeviceClient, WithoutATierEveryCallSaysSo) {

@@ -1,0 +1,38 @@
+#include "client/src/device_chunk.h"
+
+#include "common/status_macros.h"
+
+namespace infercache {
+namespace {
+
+// Whatever is destroyed last, its thread is: on itself, and nobody waits for it.
+struct Unmapped final : DeviceThread::Kept {
+  Unmapped(std::shared_ptr<DeviceThread> t, cuda::Mapping m)
+      : thread(std::move(t)), mapping(std::move(m)) {}
+  std::shared_ptr<DeviceThread> thread;
+  cuda::Mapping mapping;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceChunk>> MappedDeviceChunk::Map(
+    const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device, const UniqueFd& chunk,
+    uint64_t chunk_bytes, cuda::Mapping::Access access, std::shared_ptr<DeviceThread> thread) {
+  ASSIGN_OR_RETURN(const cuda::Allocation imported,
+                   cuda::Allocation::Import(driver, chunk, chunk_bytes));
+  ASSIGN_OR_RETURN(cuda::Mapping mapping, cuda::Mapping::Map(imported, device, access));
+  return std::unique_ptr<DeviceChunk>(new MappedDeviceChunk(std::move(mapping), std::move(thread)));
+}
+
+MappedDeviceChunk::~MappedDeviceChunk() {
+  DeviceThread& thread = *thread_;
+  auto unmapped = std::make_unique<Unmapped>(std::move(thread_), std::move(mapping_));
+  if (thread.inherited()) {
+    // The parent's mapping and its thread: neither is here.
+    (void)unmapped.release();
+  } else {
+    thread.Destroy(std::move(unmapped));
+  }
+}
+
+}  // namespace infercache
