@@ -47,6 +47,16 @@ function(infercache_runs_once)
   endif()
 endfunction()
 
+# infercache_runs_long(NAME...): code that tests spend their time in. With sanitizers all else is compiled
+# unoptimised, which takes half as long.
+function(infercache_runs_long)
+  if(NOT CMAKE_BUILD_TYPE AND INFERCACHE_SANITIZE)
+    foreach(name ${ARGN})
+      target_compile_options(${name} PRIVATE -O1)
+    endforeach()
+  endif()
+endfunction()
+
 # infercache_test(NAME SOURCES... PRIVATE libs... [LABELS ...]): a GoogleTest program, one ctest entry
 # for each program.
 function(infercache_test name)
