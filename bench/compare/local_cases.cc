@@ -148,7 +148,7 @@ void LocalMatchChain(const Context& context) {
        })}};
   const auto measured = Measured::Take(sides, Statistic::kMean, context.plan);
   // Of a key.
-  const Row row = measured.Compare("local_match_4096", {1, 2}, Target::AtLeast(20), kLocalChain);
+  const Row row = measured.Compare("local_match_4096", {1, 2}, Target::AtLeast(5), kLocalChain);
   context.rows.Print(row);
   context.rows.Print(WithBound(row, "local_match_4096/bound", 0.2, context.plan));
 }
