@@ -10,16 +10,19 @@ void DeviceArena::Add(std::weak_ptr<ArenaChunk> chunk, UniqueFd fd) {
 }
 
 absl::StatusOr<size_t> DeviceArena::Use(Import import) {
+  struct Imported {
+    std::shared_ptr<ArenaChunk> chunk;
+    std::unique_ptr<DeviceChunk> memory;
+  };
+  std::vector<Imported> imported;  // what goes with it goes without the lock
   MutexLock lock(&mu_);
-  std::vector<std::unique_ptr<DeviceChunk>> imported;
   for (const NotImported& one : left_) {
-    ASSIGN_OR_RETURN(imported.emplace_back(), import(one.fd, chunk_bytes_));
+    std::shared_ptr<ArenaChunk> chunk = one.chunk.lock();
+    if (chunk == nullptr) continue;  // gone with its session
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceChunk> memory, import(one.fd, chunk_bytes_));
+    imported.push_back({std::move(chunk), std::move(memory)});
   }
-  // A chunk may have gone with its session: its memory goes with `imported`.
-  for (size_t i = 0; i < imported.size(); ++i) {
-    const std::shared_ptr<ArenaChunk> chunk = left_[i].chunk.lock();
-    if (chunk != nullptr) chunk->on_device_ = std::move(imported[i]);
-  }
+  for (Imported& one : imported) one.chunk->on_device_ = std::move(one.memory);
   left_.clear();
   return imported.size();
 }

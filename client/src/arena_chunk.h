@@ -46,8 +46,8 @@ class ArenaChunk {
 
   const std::shared_ptr<SessionPins>& pins() const { return pins_; }
   // Empty where it is no memory of the CPU.
-  std::span<const std::byte> bytes() const { return readable_.bytes(); }
-  std::span<std::byte> writable_bytes() const { return writable_.bytes(); }
+  const MappedSegment& readable() const { return readable_; }
+  const MappedSegment& writable() const { return writable_; }
 
   // Null where it is no memory of a GPU.
   DeviceArena* arena() const { return arena_.get(); }
@@ -57,12 +57,13 @@ class ArenaChunk {
  private:
   friend class DeviceArena;
 
-  // It goes last: nothing is mapped any more by then.
+  // They go last, since they keep what is mapped from being reused. A GPU's memory is still to be
+  // unmapped then, but nothing was kept for streams without a view.
   const std::shared_ptr<SessionPins> pins_;
   const MappedSegment readable_;
   const MappedSegment writable_;
   const std::shared_ptr<DeviceArena> arena_;
-  std::unique_ptr<DeviceChunk> on_device_;  // guarded by the arena, set once
+  std::unique_ptr<DeviceChunk> on_device_;  // set once, by the arena's Use
 };
 
 // The chunks of a session in a GPU's memory, which are imported all together. Thread-safe.

@@ -110,21 +110,24 @@ DeviceGetResult Device::Impl::OnDevice(GetResult got) {
   return result;
 }
 
+std::vector<GetResult> Device::Impl::Pin(std::span<const std::string_view> keys,
+                                         absl::Time deadline) {
+  const auto tier = Tier();
+  if (!tier.ok()) return FailedBatch<GetResult>(tier.status(), keys.size());
+  std::vector<GetResult> got;
+  if ((*tier)->TryGet(keys, Copies::kRefused, &got)) return got;
+  Reached reached = Reached::kNotAsked;
+  return (*tier)->GetNow(keys, Copies::kRefused, deadline, &reached);
+}
+
 std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view> keys,
                                                const CallOptions& call) {
   if (keys.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return FailedBatch<DeviceGetResult>(deadline.status(), keys.size());
-  const auto tier = Tier();
-  if (!tier.ok()) return FailedBatch<DeviceGetResult>(tier.status(), keys.size());
-  std::vector<GetResult> got;
-  if (!(*tier)->TryGet(keys, Copies::kRefused, &got)) {
-    Reached reached = Reached::kNotAsked;
-    got = (*tier)->GetNow(keys, Copies::kRefused, *deadline, &reached);
-  }
   std::vector<DeviceGetResult> results;
-  results.reserve(got.size());
-  for (GetResult& one : got) results.push_back(OnDevice(std::move(one)));
+  results.reserve(keys.size());
+  for (GetResult& one : Pin(keys, *deadline)) results.push_back(OnDevice(std::move(one)));
   return results;
 }
 
@@ -142,18 +145,18 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
                                           const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<DeviceGetResult> got;
+  std::vector<GetResult> pinned = Pin({&key, 1}, *deadline);
   // An object stays pinned for a little after its copy is done: until the thread hears of it.
-  uint64_t released = 0;
-  do {
-    released = thread_->released();
-    got = Get({&key, 1}, {.deadline = *deadline - absl::Now()});
-  } while (absl::IsResourceExhausted(got[0].status) &&
-           thread_->AwaitRelease(released, SteadyDeadline(*deadline)));
-  if (!got[0].hit()) {
-    return GetIntoFromHost(key, destination, capacity, stream, call, got[0].status);
+  if (absl::IsResourceExhausted(pinned[0].status) &&
+      thread_->AwaitDone(SteadyDeadline(*deadline))) {
+    pinned = Pin({&key, 1}, *deadline);
   }
-  DeviceObject& object = *got[0].object;
+  DeviceGetResult got = OnDevice(std::move(pinned[0]));
+  if (!got.hit()) {
+    return GetIntoFromHost(key, destination, capacity, stream,
+                           {.deadline = *deadline - absl::Now()}, got.status);
+  }
+  DeviceObject& object = *got.object;
   DeviceGetIntoResult result{.size_bytes = object.size_bytes()};
   if (object.size_bytes() > capacity) {
     result.status = TooLarge(object.size_bytes(), capacity);

@@ -70,6 +70,8 @@ class Device::Impl {
   absl::StatusOr<LocalTransport*> Tier() ABSL_LOCKS_EXCLUDED(connect_mu_);
   // In a chunk of the tier, whose chunks are all mapped when one is first asked for.
   absl::StatusOr<DevicePointer> AddressOf(ArenaChunk& chunk, const LocalPlace& place);
+  // Pinned in the tier, wherever that is.
+  std::vector<GetResult> Pin(std::span<const std::string_view> keys, absl::Time deadline);
   DeviceGetResult OnDevice(GetResult got);
   DeviceReserveResult OnDevice(ReserveResult reserved);
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.

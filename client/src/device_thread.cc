@@ -68,8 +68,9 @@ struct DeviceThread::State {
   uint64_t next ABSL_GUARDED_BY(mu) = 1;
   std::map<uint64_t, Waiting> waiting ABSL_GUARDED_BY(mu);
   std::vector<uint64_t> done ABSL_GUARDED_BY(mu);
-  size_t leaving ABSL_GUARDED_BY(mu) = 0;  // no longer in `waiting`, not yet destroyed
-  uint64_t released ABSL_GUARDED_BY(mu) = 0;
+  // How many callbacks have come, and after how many all that they told of has been destroyed.
+  uint64_t told ABSL_GUARDED_BY(mu) = 0;
+  uint64_t heard ABSL_GUARDED_BY(mu) = 0;
   std::vector<std::unique_ptr<Kept>> to_destroy ABSL_GUARDED_BY(mu);
 };
 
@@ -108,6 +109,7 @@ void DeviceThread::OnDone(void* note) {
   const auto [state, number] = *static_cast<Note*>(note);
   MutexLock lock(&state->mu);
   state->done.push_back(number);
+  ++state->told;
   state->changed.SignalAll();
 }
 
@@ -195,19 +197,14 @@ void DeviceThread::Destroy(std::unique_ptr<Kept> kept) {
   // Else here and now: the thread may be gone.
 }
 
-uint64_t DeviceThread::released() const {
+bool DeviceThread::AwaitDone(Clock::time_point deadline) const {
   MutexLock lock(&state_->mu);
-  return state_->released;
-}
-
-bool DeviceThread::AwaitRelease(uint64_t before, Clock::time_point deadline) const {
-  MutexLock lock(&state_->mu);
+  const uint64_t told = state_->told;
   bool in_time = true;
-  while (state_->released <= before) {
-    if (!in_time || (state_->waiting.empty() && state_->leaving == 0)) return false;
+  while (in_time && state_->heard < told) {
     in_time = state_->changed.WaitUntil(&state_->mu, deadline);
   }
-  return true;
+  return state_->heard >= told;
 }
 
 uint64_t DeviceThread::waiting() const {
@@ -230,6 +227,7 @@ void DeviceThread::Run(State& state, const cuda::PrimaryContext& context) {
     std::vector<std::unique_ptr<Kept>> gone;
     std::vector<State::Waiting> over;
     bool look = false;
+    uint64_t told = 0;
     {
       MutexLock lock(&state.mu);
       const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state.mu) {
@@ -250,18 +248,17 @@ void DeviceThread::Run(State& state, const cuda::PrimaryContext& context) {
         auto node = state.waiting.extract(number);
         if (!node.empty()) over.push_back(std::move(node.mapped()));
       }
-      state.leaving = over.size();
+      told = state.told;
       if (state.stop && state.waiting.empty() && gone.empty() && over.empty()) break;
     }
     if (look && context_is_dead()) {
       MutexLock lock(&state.mu);
       for (auto& [number, waiting] : state.waiting) over.push_back(std::move(waiting));
       state.waiting.clear();
-      state.leaving = over.size();
     }
     over.clear();
     MutexLock lock(&state.mu);
-    state.released += std::exchange(state.leaving, 0);
+    state.heard = told;
     state.changed.SignalAll();
   }
   if (own == nullptr) return;

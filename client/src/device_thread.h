@@ -53,11 +53,9 @@ class DeviceThread {
   absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
   void Destroy(std::unique_ptr<Kept> kept);
 
-  // How much of what was kept for streams has been destroyed so far.
-  uint64_t released() const;
-  // Waits until that is more than `before`. False: it is not by the deadline, or will not be,
-  // because nothing is kept.
-  bool AwaitRelease(uint64_t before, Clock::time_point deadline) const;
+  // Waits until what streams are done with by now is destroyed; not for streams. False: it is not
+  // by the deadline.
+  bool AwaitDone(Clock::time_point deadline) const;
 
   const cuda::PrimaryContext& context() const { return *context_; }
   const std::shared_ptr<const cuda::PrimaryContext>& shared_context() const { return context_; }

@@ -210,7 +210,7 @@ void LocalLink::DropSession(const absl::Status& why) {
   lanes_.Install(nullptr);
   current_->connection().Break(why);
   current_->connection().Detach(why);
-  // Unmaps it, unless somebody holds a view.
+  // Unmaps it, but for chunks in which somebody holds a view.
   current_ = nullptr;
   retired_ = false;
 }
@@ -331,7 +331,7 @@ void LocalLink::EndAttempt(LocalDeadline now) {
   }
   lanes_.Install(session);
   if (current_ != nullptr) {
-    // Retired. Its views and reservations keep it, and its connection open.
+    // Retired. Its views and reservations keep its connection open.
     current_->connection().Detach(absl::UnavailableError(absl::StrCat(name_, " took its leave")));
   }
   current_ = session;

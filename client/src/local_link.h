@@ -45,7 +45,7 @@ class LocalLink final : public IoThread::Charge {
   // Starts to connect. Hits go through `lanes`, which outlives the link. RESOURCE_EXHAUSTED: out of
   // descriptors or threads.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Start(Options options, LocalLanes& lanes);
-  // Whatever is under way fails with CANCELLED, before this returns. Views keep their session.
+  // Whatever is under way fails with CANCELLED, before this returns. Views keep what they need.
   // Waits up to a second for room that is being reserved, to give it back.
   ~LocalLink() override;
 

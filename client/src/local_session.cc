@@ -1,7 +1,5 @@
 #include "client/src/local_session.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -9,7 +7,6 @@
 #include "client/src/daemon_status.h"
 #include "client/src/loan_book.h"
 #include "common/limits.h"
-#include "common/status_macros.h"
 
 namespace infercache {
 namespace {
@@ -18,19 +15,13 @@ constexpr uint32_t kProtocolVersion = 1;
 constexpr uint64_t kPopulateStepBytes = uint64_t{32} << 20;
 constexpr uint64_t kMaxChunkBytes = uint64_t{1} << 48;  // what a record can name
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-
 absl::Status Differs(absl::string_view what, uint64_t said, uint64_t understood) {
   return absl::InternalError(
       absl::StrCat("the daemon's ", what, " is ", said, ", this client understands ", understood));
 }
 
 // [offset, offset + size) of a chunk; empty if it does not lie in it.
-template <class Byte>
-std::span<Byte> Within(std::span<Byte> bytes, uint64_t offset, uint64_t size) {
+std::span<std::byte> Within(std::span<std::byte> bytes, uint64_t offset, uint64_t size) {
   if (offset > bytes.size() || size > bytes.size() - offset) return {};
   return bytes.subspan(offset, size);
 }
@@ -117,13 +108,13 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
 std::span<const std::byte> LocalSession::Place(uint32_t chunk, uint64_t offset,
                                                uint64_t size) const {
   if (chunk >= chunks_.size()) return {};
-  return Within(chunks_[chunk]->bytes(), offset, size);
+  return Within(chunks_[chunk]->readable().bytes(), offset, size);
 }
 
 std::span<std::byte> LocalSession::WritablePlace(uint32_t chunk, uint64_t offset,
                                                  uint64_t size) const {
   if (chunk >= chunks_.size()) return {};
-  return Within(chunks_[chunk]->writable_bytes(), offset, size);
+  return Within(chunks_[chunk]->writable().bytes(), offset, size);
 }
 
 bool LocalSession::PopulateStep() {
@@ -132,13 +123,10 @@ bool LocalSession::PopulateStep() {
   if (populated_segments_ == all) return false;
   const bool writes = populated_segments_ >= readable;
   const ArenaChunk& chunk = *chunks_[populated_segments_ - (writes ? readable : 0)];
+  const MappedSegment& segment = writes ? chunk.writable() : chunk.readable();
   const uint64_t size = std::min(kPopulateStepBytes, chunk_bytes_ - populated_bytes_);
-  // The daemon has populated it: this only fills in page tables. A kernel that cannot leaves that
-  // to the first touch.
-  std::byte* const start =
-      writes ? chunk.writable_bytes().data() : const_cast<std::byte*>(chunk.bytes().data());
-  if (madvise(start + populated_bytes_, size, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) !=
-      0) {
+  // Where the kernel cannot, the first touch does it.
+  if (!segment.FillPageTables(populated_bytes_, size)) {
     populated_segments_ = all;
     return false;
   }

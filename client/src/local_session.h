@@ -107,7 +107,8 @@ class LocalSession {
   LocalSession(const v1::Welcome& welcome, const Hash128& fingerprint, Segments segments,
                std::shared_ptr<LocalConnection> connection);
 
-  // Constant after construction. The connection goes last: what it pins is unmapped by then.
+  // Constant after construction. The connection goes last: what it pins is unmapped by then, or
+  // kept by who holds it, and then so is the connection.
   const std::shared_ptr<LocalConnection> connection_;
   const MappedSegment index_segment_;
   const shm::IndexView index_;
@@ -122,7 +123,7 @@ class LocalSession {
   const uint64_t chunk_bytes_;
   std::vector<std::shared_ptr<ArenaChunk>> chunks_;
 
-  Mutex beyond_budget_;
+  alignas(64) Mutex beyond_budget_;  // apart from what every hit reads
 
   // The populating thread's.
   size_t populated_segments_ = 0;

@@ -13,6 +13,11 @@
 
 namespace infercache {
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
 absl::StatusOr<MappedSegment> MappedSegment::Map(const UniqueFd& fd, uint64_t size, bool writable) {
   struct stat status;
   if (fstat(fd.get(), &status) != 0) {
@@ -50,6 +55,11 @@ MappedSegment& MappedSegment::operator=(MappedSegment&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(writable_, other.writable_);
   return *this;
+}
+
+bool MappedSegment::FillPageTables(uint64_t offset, uint64_t size) const {
+  return madvise(bytes_.data() + offset, size,
+                 writable_ ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0;
 }
 
 MappedSegment::~MappedSegment() {

@@ -27,7 +27,9 @@ class MappedSegment {
   ~MappedSegment();
 
   std::span<std::byte> bytes() const { return bytes_; }
-  bool writable() const { return writable_; }
+  // For `size` bytes from `offset` on, whose pages the daemon has populated. False: this kernel
+  // cannot.
+  bool FillPageTables(uint64_t offset, uint64_t size) const;
 
  private:
   MappedSegment(std::span<std::byte> bytes, bool writable) : bytes_(bytes), writable_(writable) {}

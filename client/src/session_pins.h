@@ -1,7 +1,7 @@
 // What pins need for as long as they last: the session page with their slots, the bytes that they
 // may hold in all, and the connection, whose end is the end of the session and of what it pins.
 //
-// Shared by a session and by all that is held in its arena. Thread-safe.
+// Shared by a session, by all that is held in its arena, and by its claims. Thread-safe.
 
 #pragma once
 

@@ -45,6 +45,10 @@ class DeviceBuffer {
   void CopyTo(cuda::DevicePointer to, uint64_t size) {
     Do([&](const cuda::Api& api) { return api.memcpy_dtod_async(to, address(), size, nullptr); });
   }
+  // For all that was given to the GPU's default stream.
+  void Wait() {
+    Do([](const cuda::Api& api) { return api.stream_synchronize(nullptr); });
+  }
 
  private:
   template <class F>
@@ -52,9 +56,6 @@ class DeviceBuffer {
     const cuda::CurrentContext current(*context_);
     OrDie(current.status());
     OrDie(context_->driver().Check(f(context_->driver().api()), "a test's copy"));
-  }
-  void Wait() {
-    Do([](const cuda::Api& api) { return api.stream_synchronize(nullptr); });
   }
 
   const std::shared_ptr<const cuda::PrimaryContext> context_;

@@ -223,8 +223,9 @@ class Device {
   std::vector<DeviceGetResult> Get(std::span<const std::string_view> keys,
                                    const CallOptions& call = {});
   // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
-  // pinned until that is done. Where that would be more than this client may hold, waits for what
-  // streams are done with. OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
+  // pinned until that is done, and counts among what this client may hold until the library has
+  // heard so, for which this waits where it needs the room; it does not wait for streams.
+  // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
   // Copies an object of this GPU into host memory, and returns when it is there.
