@@ -1,5 +1,6 @@
 #include "server/local/peer.h"
 
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -7,7 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <numeric>
+#include <vector>
 
 namespace infercache::local {
 namespace {
@@ -58,6 +62,29 @@ TEST(IdentifyPeer, KnowsThisProcess) {
   EXPECT_EQ(peer->pid, getpid());
   ASSERT_TRUE(peer->process.valid());
   EXPECT_FALSE(IsGone(peer->process));
+}
+
+// Whoever connects has the groups that it had then: more than a first guess has room for.
+TEST(IdentifyPeer, KnowsAllSupplementaryGroups) {
+  std::vector<gid_t> groups(300);
+  std::iota(groups.begin(), groups.end(), 4000);
+  enum { kKnown, kNotKnown, kNotAllowed };
+  const pid_t child = fork();
+  if (child == 0) {
+    if (setgroups(groups.size(), groups.data()) != 0) _exit(kNotAllowed);
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) _exit(kNotKnown);
+    const auto peer = IdentifyPeer(ends[0]);
+    _exit(peer.ok() &&
+                  std::equal(groups.begin(), groups.end(), peer->groups.begin(), peer->groups.end())
+              ? kKnown
+              : kNotKnown);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == kNotAllowed) GTEST_SKIP() << "takes root";
+  EXPECT_EQ(WEXITSTATUS(status), kKnown);
 }
 
 // It fell back to pidfd_open, which failed too, and a session without a witness was opened.
