@@ -55,19 +55,29 @@ class Simulation {
 
   absl::Status Run(const TraceRequest& request) {
     clock_.AdvanceMs(StepMs(request, &last_ms_));
-    bool in_prefix = true;
-    for (const uint64_t id : request.ids) {
-      const bool present = namespace_->Probe(IdOf(id), /*touch=*/false).has_value();
-      in_prefix = in_prefix && present;
-      ++result_.blocks;
-      result_.prefix_blocks += in_prefix ? 1 : 0;
-      result_.present_blocks += present ? 1 : 0;
+    const std::vector<uint64_t>& ids = request.ids;
+    present_.clear();
+    for (const uint64_t id : ids) {
+      present_.push_back(namespace_->Probe(IdOf(id), /*touch=*/false).has_value());
     }
+    const auto missing =
+        static_cast<size_t>(std::find(present_.begin(), present_.end(), false) - present_.begin());
+    result_.blocks += ids.size();
+    result_.prefix_blocks += missing;
+    result_.present_blocks +=
+        static_cast<uint64_t>(std::count(present_.begin(), present_.end(), true));
+    // As a worker does it: one call looks for the prefix, and another stores the rest behind it.
     UseContext use;
     use.request = namespace_->NewRequest();
-    for (size_t i = request.ids.size(); i-- > 0;) {
-      use.ends_request = i + 1 == request.ids.size();
-      RETURN_IF_ERROR(UseOrStore(request.ids[i], use));
+    for (size_t i = ids.size(); i-- > 0;) {
+      use.ends_request = i + 1 == ids.size();
+      if (present_[i]) namespace_->Probe(IdOf(ids[i]), /*touch=*/true, use);
+    }
+    if (missing == ids.size()) return absl::OkStatus();
+    if (missing > 0) use.anchor = namespace_->ChainHash(IdOf(ids[missing - 1]));
+    for (size_t i = ids.size(); i-- > missing;) {
+      use.ends_request = i + 1 == ids.size();
+      RETURN_IF_ERROR(UseOrStore(ids[i], use));
     }
     return absl::OkStatus();
   }
@@ -103,6 +113,7 @@ class Simulation {
   store::Store store_;
   std::shared_ptr<Namespace> namespace_;
   uint64_t last_ms_ = 0;
+  std::vector<bool> present_;
   SimulationResult result_;
 };
 

@@ -36,6 +36,11 @@ struct BatchItem {
   Hash128 parent;
 };
 
+bool HasParents(std::span<const BatchItem> items) {
+  return std::any_of(items.begin(), items.end(),
+                     [](const BatchItem& item) { return item.link.parent != Hash128(); });
+}
+
 // Calls f(i, use) for all of a batch in the order in which they are to become visible: last to
 // first, so that the head of a chain is its most recently used block; but a key's second appearance
 // comes after its first, because a batch means what its items one by one would mean. The last one
@@ -72,9 +77,10 @@ store::ChainLink LinkOf(const v1::ReserveItem& object) {
 }  // namespace
 
 Puts::Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
-           PutAccess access, Flights& flights)
+           store::ClientPage& page, PutAccess access, Flights& flights)
     : host_(host),
       namespace_(std::move(ns)),
+      page_(page),
       fingerprint_(fingerprint),
       access_(access),
       flights_(flights) {}
@@ -200,6 +206,10 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id, const store::U
   return outcome;
 }
 
+void Puts::TakeTouches() {
+  Count(host_.counters.touches_drained, namespace_->DrainTouches(page_, shm::kRingEntries));
+}
+
 absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
   RETURN_IF_ERROR(CheckMayPut());
   const uint64_t before = open_.size();
@@ -211,6 +221,7 @@ absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
                         ? BatchItem{.link = {Hash128{items.size(), 0}, Hash128()}, .parent = {}}
                         : BatchItem{.link = it->second.link, .parent = it->second.lease.parent()});
   }
+  if (HasParents(items)) TakeTouches();
   InStoringOrder(namespace_->NewRequest(), items, [&](size_t i, const store::UseContext& use) {
     const int index = static_cast<int>(i);
     SetResult(CommitOne(request.reservations(index), use), response->mutable_results(index));
@@ -307,6 +318,7 @@ absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResult
     batch[i] = parse(i) ? BatchItem{.link = LinkOf(scratch_), .parent = ParentOf(scratch_)}
                         : BatchItem{.link = {Hash128{i, 0}, Hash128()}, .parent = {}};
   }
+  if (HasParents(batch)) TakeTouches();
   InStoringOrder(namespace_->NewRequest(), batch, [&](size_t i, const store::UseContext& use) {
     SetResult(parse(i) ? PutOne(scratch_, items[i].value, use)
                        : absl::InvalidArgumentError("object: not a message"),

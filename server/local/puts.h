@@ -31,9 +31,9 @@ using PutAccess = v1::Welcome::PutAccess;
 
 class Puts {
  public:
-  // `flights` are the session's.
+  // `page` and `flights` are the session's.
   Puts(Host& host, std::shared_ptr<store::Namespace> ns, const Hash128& fingerprint,
-       PutAccess access, Flights& flights);
+       store::ClientPage& page, PutAccess access, Flights& flights);
   ~Puts();
   Puts(const Puts&) = delete;
   Puts& operator=(const Puts&) = delete;
@@ -79,12 +79,15 @@ class Puts {
   absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object, std::string_view value,
                                               const store::UseContext& use);
   Hash128 ParentOf(const v1::ReserveItem& object) const;
+  // The uses that the client has told of come before what it stores behind them.
+  void TakeTouches();
   // In a GPU's memory only the client itself can.
   absl::Status CheckDaemonCanWrite() const;
   absl::Status CheckWritten(const Reservation& reservation) const;
 
   Host& host_;
   const std::shared_ptr<store::Namespace> namespace_;
+  store::ClientPage& page_;
   const Hash128 fingerprint_;
   const PutAccess access_;
   Flights& flights_;

@@ -106,7 +106,8 @@ struct PlainLru {
 
 class RecordedTrace : public ::testing::Test {
  protected:
-  // Runs lru and auto, with the index in one shard and in 64; checks what holds for every trace.
+  // Runs lru and auto, with the index in one shard and in 64, and fifo, which has the most holes;
+  // checks what holds for every trace.
   void Run(const std::string& name, const std::vector<PlainLru>& plain_lru) {
     const auto trace = FindRecordedTrace(name);
     if (!trace) GTEST_SKIP() << "no " << name << " in INFERCACHE_TRACE_DIR";
@@ -114,12 +115,12 @@ class RecordedTrace : public ::testing::Test {
     for (const PlainLru& cell : plain_lru) {
       capacities += (capacities.empty() ? "" : ",") + std::string(cell.capacity);
     }
-    const auto run = [&](const std::string& shards) {
-      return Take(Simulate({"--trace", *trace, "--policy", "lru,auto", "--capacity", capacities,
+    const auto run = [&](const std::string& policies, const std::string& shards) {
+      return Take(Simulate({"--trace", *trace, "--policy", policies, "--capacity", capacities,
                             "--shards", shards}));
     };
-    ratios_ = run("1");
-    Ratios sharded = run("64");
+    ratios_ = run("lru,auto,fifo", "1");
+    Ratios sharded = run("lru,auto", "64");
     for (const PlainLru& cell : plain_lru) {
       SCOPED_TRACE(cell.capacity);
       const double lru = ratios_[{"lru", cell.capacity}];
