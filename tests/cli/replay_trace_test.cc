@@ -111,11 +111,12 @@ INSTANTIATE_TEST_SUITE_P(Policies, ReplayTrace,
                                             ::testing::Values("unix:", "grpc+unix:")),
                          PolicyAndLane);
 
-// Which takes ten seconds each.
+// Which takes ten seconds each. The order of fifo is what it is told of chains, and nothing else.
 class ReplayRecordedTrace : public ReplayTrace {};
 INSTANTIATE_TEST_SUITE_P(Policies, ReplayRecordedTrace,
                          ::testing::Values(std::tuple("auto", "unix:"), std::tuple("lru", "unix:"),
-                                           std::tuple("lru", "grpc+unix:")),
+                                           std::tuple("lru", "grpc+unix:"),
+                                           std::tuple("fifo", "unix:")),
                          PolicyAndLane);
 
 TEST_P(ReplayTrace, AMadeOneHitsAsOftenAsTheSimulation) {
