@@ -1,6 +1,7 @@
 // What an eviction policy of the daemon makes of a trace: the daemon's own store, in this process,
 // on a clock that follows the trace's timestamps. Per request the longest prefix that is there is a
-// hit; then all of its blocks are used, from the last to the first, and what is missing is stored.
+// hit; then what is there is used, from the last to the first, and what is missing is stored behind
+// it.
 //
 // Links neither gRPC nor Protobuf.
 

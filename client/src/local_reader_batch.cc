@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "client/src/local_object.h"
 #include "client/src/local_reader.h"
@@ -44,9 +45,9 @@ void PrefetchRecords(const LocalSession& session, std::span<const Hash128> hashe
 }
 
 // Reports uses if the lane still is of the session in which they were pinned.
-void Report(LocalLanes::Lane& lane, const LocalSession* session,
+void Report(LocalLanes::Lane& lane, const std::shared_ptr<LocalSession>& session,
             std::span<const uint64_t> touches) {
-  if (lane && &lane.session() == session) lane.TouchAll(touches);
+  if (lane && lane.shared_session() == session) lane.TouchAll(touches);
 }
 
 }  // namespace
@@ -56,7 +57,7 @@ Settled LocalReader::GetInto(std::span<const std::string_view> keys,
                              std::span<GetIntoResult> results, std::vector<size_t>* left) {
   Lane lane = lanes_.Take();
   if (!lane) return Settled::kNoSession;
-  const LocalSession* session = &lane.session();
+  const std::shared_ptr<LocalSession> session = lane.shared_session();
   const uint64_t now_ms = NowMs();
   std::vector<uint64_t> touches(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -74,7 +75,7 @@ Settled LocalReader::Get(std::span<const std::string_view> keys, Copies copies,
                          std::span<GetResult> results, std::vector<size_t>* left) {
   Lane lane = lanes_.Take();
   if (!lane) return Settled::kNoSession;
-  const LocalSession* session = &lane.session();
+  const std::shared_ptr<LocalSession> session = lane.shared_session();
   const uint64_t now_ms = NowMs();
   std::vector<uint64_t> touches(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {

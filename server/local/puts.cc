@@ -36,25 +36,27 @@ struct BatchItem {
   Hash128 parent;
 };
 
-bool HasParents(std::span<const BatchItem> items) {
-  return std::any_of(items.begin(), items.end(),
-                     [](const BatchItem& item) { return item.link.parent != Hash128(); });
-}
-
 // Calls f(i, use) for all of a batch in the order in which they are to become visible: last to
 // first, so that the head of a chain is its most recently used block; but a key's second appearance
 // comes after its first, because a batch means what its items one by one would mean. The last one
 // ends its request if the client tells of chains at all: should it go on, what continues it says
 // so.
-template <class F>
-void InStoringOrder(uint64_t request, std::span<const BatchItem> items, F f) {
+//
+// Calls goes_on() before, if a chain goes on behind what may be there.
+template <class GoesOn, class F>
+void InStoringOrder(uint64_t request, std::span<const BatchItem> items, GoesOn goes_on, F f) {
   const bool last_has_parent = !items.empty() && items.back().link.parent != Hash128();
   if (items.size() == 1) {
+    if (last_has_parent) goes_on();
     return f(0, store::UseContext{.request = request, .ends_request = last_has_parent});
   }
   std::vector<store::ChainLink> links;
   for (const BatchItem& item : items) links.push_back(item.link);
   const std::vector<size_t> roots = store::ChainRoots(links);
+  if (std::any_of(roots.begin(), roots.end(),
+                  [&](size_t root) { return items[root].parent != Hash128(); })) {
+    goes_on();
+  }
   std::unordered_set<uint64_t> seen;
   std::vector<size_t> order, repeated;
   for (size_t i = 0; i < items.size(); ++i) {
@@ -207,7 +209,7 @@ absl::StatusOr<store::CommitOutcome> Puts::CommitOne(uint64_t id, const store::U
 }
 
 void Puts::TakeTouches() {
-  Count(host_.counters.touches_drained, namespace_->DrainTouches(page_, shm::kRingEntries));
+  Count(host_.counters.touches_drained, namespace_->DrainTouches(page_, kMaxTouchesPerDrain));
 }
 
 absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
@@ -221,11 +223,12 @@ absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
                         ? BatchItem{.link = {Hash128{items.size(), 0}, Hash128()}, .parent = {}}
                         : BatchItem{.link = it->second.link, .parent = it->second.lease.parent()});
   }
-  if (HasParents(items)) TakeTouches();
-  InStoringOrder(namespace_->NewRequest(), items, [&](size_t i, const store::UseContext& use) {
+  const auto store_one = [&](size_t i, const store::UseContext& use) {
     const int index = static_cast<int>(i);
     SetResult(CommitOne(request.reservations(index), use), response->mutable_results(index));
-  });
+  };
+  InStoringOrder(
+      namespace_->NewRequest(), items, [this] { TakeTouches(); }, store_one);
   host_.reservations.Remove(before - open_.size());
   return absl::OkStatus();
 }
@@ -318,12 +321,13 @@ absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResult
     batch[i] = parse(i) ? BatchItem{.link = LinkOf(scratch_), .parent = ParentOf(scratch_)}
                         : BatchItem{.link = {Hash128{i, 0}, Hash128()}, .parent = {}};
   }
-  if (HasParents(batch)) TakeTouches();
-  InStoringOrder(namespace_->NewRequest(), batch, [&](size_t i, const store::UseContext& use) {
+  const auto store_one = [&](size_t i, const store::UseContext& use) {
     SetResult(parse(i) ? PutOne(scratch_, items[i].value, use)
                        : absl::InvalidArgumentError("object: not a message"),
               response->mutable_results(static_cast<int>(i)));
-  });
+  };
+  InStoringOrder(
+      namespace_->NewRequest(), batch, [this] { TakeTouches(); }, store_one);
   return absl::OkStatus();
 }
 

@@ -79,7 +79,8 @@ class Puts {
   absl::StatusOr<store::CommitOutcome> PutOne(const v1::ReserveItem& object, std::string_view value,
                                               const store::UseContext& use);
   Hash128 ParentOf(const v1::ReserveItem& object) const;
-  // The uses that the client has told of come before what it stores behind them.
+  // The uses that the client has told of come before what it stores behind them: as many as a put
+  // can wait for.
   void TakeTouches();
   // In a GPU's memory only the client itself can.
   absl::Status CheckDaemonCanWrite() const;

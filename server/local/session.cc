@@ -10,8 +10,8 @@ namespace infercache::local {
 namespace {
 
 // With kMaxTouchesPerDrain, 68,000 touches a second and session are taken in, for 2 % of a core;
-// more only where victims are looked for. A worker that uses more blocks than that has a sample of
-// them ranked.
+// more only where victims are looked for, and for a put that goes on behind another block. A worker
+// that uses more blocks than that has a sample of them ranked.
 constexpr std::chrono::milliseconds kBetweenDrains{15};
 
 }  // namespace

@@ -111,7 +111,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, ReplayTrace,
                                             ::testing::Values("unix:", "grpc+unix:")),
                          PolicyAndLane);
 
-// Which takes ten seconds each. The order of fifo is what it is told of chains, and nothing else.
+// Which takes ten seconds each. To fifo a use is nothing, but for what a chain goes on behind.
 class ReplayRecordedTrace : public ReplayTrace {};
 INSTANTIATE_TEST_SUITE_P(Policies, ReplayRecordedTrace,
                          ::testing::Values(std::tuple("auto", "unix:"), std::tuple("lru", "unix:"),

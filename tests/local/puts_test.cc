@@ -111,7 +111,11 @@ TEST_F(LocalPuts, TheHeadOfAChainPutInlineIsItsMostRecentlyUsed) {
 
 // The use of the parent was still in the ring, so it counted as one of two minutes ago, behind
 // which nothing is put: its child outlived it.
-TEST_F(LocalFixture, AChainGoesOnBehindWhatItsClientHasJustUsed) {
+class LocalChains : public LocalFixture, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Puts, LocalChains, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Inline" : "Committed"; });
+
+TEST_P(LocalChains, GoOnBehindWhatTheirClientHasJustUsed) {
   const store::NamespaceVerbs ns = Create({.name = "fifo", .quota_bytes = kMiB, .policy = "fifo"});
   ns.MustPut("parent", std::string(kMaxInlineBytes, 'p'));
   clock_.AdvanceMs(120'000);
@@ -119,15 +123,20 @@ TEST_F(LocalFixture, AChainGoesOnBehindWhatItsClientHasJustUsed) {
   Serve();
   Worker worker = Open({.namespace_name = "fifo"});
   worker.Get("parent", clock_.NowMs(), 0, /*keep_pin=*/true);
+  v1::ReserveItem child = MakeItem("child", kMaxInlineBytes);
+  child.mutable_info()->set_parent_key("parent");
+  v1::LocalRequest request;
+  if (GetParam()) {
+    v1::PutInlineItem& item = *request.mutable_put_inline()->add_items();
+    *item.mutable_object() = child;
+    item.set_value(std::string(kMaxInlineBytes, 'c'));
+  } else {
+    request.mutable_commit()->add_reservations(worker.ReserveAll({child})[0].reservation());
+  }
   shm::SessionPage page = worker.raw().page();
   page.touch(0, 0).store(shm::MakeTouch(page.slot(0).load(), true));
   page.slot(0).store(0);
   page.lane(0).touched.store(1);
-  v1::LocalRequest request;
-  v1::PutInlineItem& item = *request.mutable_put_inline()->add_items();
-  *item.mutable_object() = MakeItem("child", kMaxInlineBytes);
-  item.mutable_object()->mutable_info()->set_parent_key("parent");
-  item.set_value(std::string(kMaxInlineBytes, 'c'));
   ASSERT_TRUE(worker.raw().Ask(request).ok());
   EXPECT_EQ(FirstToGo(std::move(worker), ns, {"parent", "later", "child"}), "child");
 }
