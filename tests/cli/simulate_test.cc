@@ -116,8 +116,8 @@ class RecordedTrace : public ::testing::Test {
       capacities += (capacities.empty() ? "" : ",") + std::string(cell.capacity);
     }
     const auto run = [&](const std::string& policies, const std::string& shards) {
-      return Take(Simulate({"--trace", *trace, "--policy", policies, "--capacity", capacities,
-                            "--shards", shards}));
+      return Take(Simulate(
+          {"--trace", *trace, "--policy", policies, "--capacity", capacities, "--shards", shards}));
     };
     ratios_ = run("lru,auto,fifo", "1");
     Ratios sharded = run("lru,auto", "64");
