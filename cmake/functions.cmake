@@ -47,7 +47,7 @@ function(infercache_runs_once)
   endif()
 endfunction()
 
-# infercache_runs_long(NAME...): code that tests spend their time in. With sanitizers all else is compiled
+# infercache_runs_long(NAME...): code that tests spend their time in. The preset asan compiles all else
 # unoptimised, which takes half as long.
 function(infercache_runs_long)
   if(NOT CMAKE_BUILD_TYPE AND INFERCACHE_SANITIZE)

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "client/src/device_chunk.h"
 #include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
+#include "client/src/mapped_device_chunk.h"
 #include "client/src/results.h"
 #include "common/status_macros.h"
 

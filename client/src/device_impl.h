@@ -12,7 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "client/src/device_chunk.h"
+#include "client/src/arena_chunk.h"
 #include "client/src/device_loans.h"
 #include "client/src/device_thread.h"
 #include "client/src/local_transport.h"

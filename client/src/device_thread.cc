@@ -200,9 +200,8 @@ void DeviceThread::Destroy(std::unique_ptr<Kept> kept) {
 bool DeviceThread::AwaitDone(Clock::time_point deadline) const {
   MutexLock lock(&state_->mu);
   const uint64_t told = state_->told;
-  bool in_time = true;
-  while (in_time && state_->heard < told) {
-    in_time = state_->changed.WaitUntil(&state_->mu, deadline);
+  while (state_->heard < told) {
+    if (!state_->changed.WaitUntil(&state_->mu, deadline)) break;
   }
   return state_->heard >= told;
 }

@@ -1,4 +1,4 @@
-#include "client/src/device_chunk.h"
+#include "client/src/mapped_device_chunk.h"
 
 #include "common/status_macros.h"
 
