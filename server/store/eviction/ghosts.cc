@@ -1,6 +1,6 @@
 #include "server/store/eviction/ghosts.h"
 
-#include <utility>
+#include <array>
 
 namespace infercache::store {
 namespace {
@@ -10,91 +10,86 @@ uint64_t Mix(uint64_t hash) {
   return mixed ^ mixed >> 32;
 }
 // Chains are numbered by the low bits of this, which a multiplication alone leaves too alike.
-uint32_t High(uint64_t mixed) { return static_cast<uint32_t>(mixed); }
-uint16_t Low(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 48); }
+uint32_t Low(uint64_t mixed) { return static_cast<uint32_t>(mixed); }
+uint16_t High(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 48); }
 
 }  // namespace
 
-uint32_t GhostTable::Find(uint64_t mixed) const {
-  uint32_t number = chains_[ChainOf(High(mixed))];
-  while (number != kNone &&
-         (entries_[number].hash_high != High(mixed) || entries_[number].hash_low != Low(mixed))) {
-    number = entries_[number].next;
-  }
-  return number;
-}
-
-void GhostTable::Chain(uint32_t number) {
-  Entry& entry = entries_[number];
-  uint32_t& first = chains_[ChainOf(entry.hash_high)];
-  entry.next = first;
-  entry.previous = kNone;
-  if (first != kNone) entries_[first].previous = number;
-  first = number;
-}
-
-void GhostTable::Unchain(const Entry& entry) {
-  LinkTo(entry) = entry.next;
-  if (entry.next != kNone) entries_[entry.next].previous = entry.previous;
-}
-
-Ghost GhostTable::Forget(uint32_t number) {
-  Entry& entry = entries_[number];
-  Unchain(entry);
-  (entry.newer != kNone ? entries_[entry.newer].older : newest_) = entry.older;
-  (entry.older != kNone ? entries_[entry.older].newer : oldest_) = entry.newer;
-  const Ghost ghost = entry.ghost;
-  entry.ghost.kind = kFree;
-  entry.next = free_;
-  free_ = number;
-  --size_;
-  return ghost;
-}
-
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
+  if (size_ == kMost || queue_.size() >= 2 * size_ + kTakenAlways) TakeOldest();
+  if (queue_.size() == chains_.size()) Grow();
   const uint64_t mixed = Mix(hash);
-  if (size_ == kMost) TakeOldest();
-  if (size_ == chains_.size()) Grow();
-  uint32_t number = free_;
-  if (number != kNone) {
-    free_ = entries_[number].next;
-  } else {
-    number = static_cast<uint32_t>(entries_.size());
-    entries_.PushBack({});
-  }
-  entries_[number] = {
-      .hash_high = High(mixed), .hash_low = Low(mixed), .ghost = ghost, .older = newest_};
-  Chain(number);
-  (newest_ != kNone ? entries_[newest_].newer : oldest_) = number;
-  newest_ = number;
+  const Place place = first_ + static_cast<Place>(queue_.size());
+  Place& newest = chains_[ChainOf(Low(mixed))];
+  queue_.push_back({.hash_low = Low(mixed),
+                    .hash_high = High(mixed),
+                    .kind = ghost.kind,
+                    .uses = ghost.uses,
+                    .used_ms = ghost.used_ms,
+                    .back = Holds(newest) ? place - newest : 0});
+  newest = place;
   ++size_;
 }
 
 std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   if (size_ == 0) return std::nullopt;
-  const uint32_t number = Find(Mix(hash));
-  if (number == kNone) return std::nullopt;
-  return Forget(number);
+  const uint64_t mixed = Mix(hash);
+  Place place = chains_[ChainOf(Low(mixed))];
+  while (Holds(place)) {
+    Entry& entry = At(place);
+    if (entry.hash_low == Low(mixed) && entry.hash_high == High(mixed) && entry.kind != kTaken) {
+      const Ghost ghost = GhostOf(entry);
+      entry.kind = kTaken;
+      --size_;
+      DropTakenOldest();
+      return ghost;
+    }
+    if (entry.back == 0) break;
+    place -= entry.back;
+  }
+  return std::nullopt;
 }
 
 Ghost GhostTable::TakeOldest() {
-  const Ghost ghost = Forget(oldest_);
-  // The next one, whose link may be anywhere.
-  if (oldest_ != kNone) __builtin_prefetch(&LinkTo(entries_[oldest_]), /*rw=*/1);
-  return ghost;
+  const Ghost oldest = GhostOf(queue_.front());
+  queue_.front().kind = kTaken;
+  --size_;
+  DropTakenOldest();
+  return oldest;
+}
+
+// The oldest one in the queue has not been taken, if there is any.
+void GhostTable::DropTakenOldest() {
+  while (!queue_.empty() && queue_.front().kind == kTaken) {
+    queue_.pop_front();
+    ++first_;
+  }
 }
 
 // One chain more, which takes its share from the one that had its hashes until now.
 void GhostTable::Grow() {
   const size_t made = chains_.size();
-  chains_.PushBack(kNone);
+  const Place nowhere = first_ - 1;
+  chains_.PushBack(nowhere);
   if (made == 2 * half_) half_ = made;
   if (made == 0) return;
-  uint32_t number = std::exchange(chains_[made - half_], kNone);
-  while (number != kNone) {
-    const uint32_t next = entries_[number].next;
-    Chain(number);  // some into the chain in which they were
-    number = next;
+  Place place = chains_[made - half_];
+  chains_[made - half_] = nowhere;
+  // The last one so far of either chain, the old one's and the new one's.
+  std::array<Place, 2> last = {nowhere, nowhere};
+  while (Holds(place)) {
+    Entry& entry = At(place);
+    const Place next = entry.back != 0 ? place - entry.back : nowhere;
+    const size_t chain = ChainOf(entry.hash_low);
+    Place& before = last[chain == made ? 1 : 0];
+    if (before == nowhere) {
+      chains_[chain] = place;
+    } else {
+      At(before).back = before - place;
+    }
+    entry.back = 0;
+    before = place;
+    place = next;
   }
 }
 

@@ -1,10 +1,11 @@
 // Objects that are gone, remembered by their hashes for a while: the newest so many.
 //
-// Entries in a list in the order in which they went, and a hash table of chains that leads to them:
-// 36 bytes each. Both grow by pieces that never move, and the table by one chain at a time
-// (linear hashing), so that no call costs more than a short walk, however many there are. An object
-// is known by 48 bits of its hash: a wrong guess in a million lookups costs no more than a wrong
-// guess.
+// A queue in the order in which they went, 16 bytes each, and a hash table of chains through it.
+// As all come at one end of the queue and are forgotten at the other, every chain is in order too:
+// whatever leads to a place that is no longer in the queue leads to nothing, and nothing is ever
+// taken out of a chain. The table grows by one chain at a time (linear hashing), so that no call
+// costs more than a short walk, however many there are. An object is known by 48 bits of its hash:
+// a wrong guess in a million lookups costs no more than a wrong guess.
 //
 // Not thread-safe.
 
@@ -12,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <optional>
 
 #include "server/store/eviction/pieces.h"
@@ -26,71 +28,69 @@ struct Ghost {
 
 class GhostTable {
  public:
-  // Whatever the policy asks for: 150 MB.
+  // Whatever the policy asks for: 80 MB, or 150 where most are taken.
   static constexpr size_t kMost = size_t{1} << 22;
 
   size_t size() const { return size_; }
-  // The newest now; the oldest is forgotten if there are kMost. Whoever stores an object takes its
-  // ghost, so there is none of this hash; if there is one, Take finds either.
+  // The newest now. The oldest is forgotten if there are kMost, or if more than half of those that
+  // went since then have been taken: their places are used again only after its own. Whoever stores
+  // an object takes its ghost, so there is none of this hash; if there is one, Take finds either.
   void Add(uint64_t hash, const Ghost& ghost);
   // Forgets and returns the ghost of this hash.
   std::optional<Ghost> Take(uint64_t hash);
   // Forgets and returns the one that has been here longest. REQUIRES: size() > 0.
   Ghost TakeOldest();
-  // Calls f(ghost) for about `limit` of them at most, at equal distances in memory, which is taken
-  // and given back in the order in which they went: neighbours are alike. Each stands for
-  // SampleWeight(limit).
+  // Calls f(ghost) for about `limit` of them at most, at equal distances in the order in which they
+  // went: neighbours are alike. Each stands for SampleWeight(limit).
   template <class F>
   void Sample(size_t limit, F f) const {
     const size_t step = SampleStep(limit);
-    for (size_t i = step / 2; i < entries_.size(); i += step) {
-      const Entry& entry = entries_[i];
-      if (entry.ghost.kind != kFree) f(entry.ghost);
+    for (size_t i = step / 2; i < queue_.size(); i += step) {
+      if (queue_[i].kind != kTaken) f(GhostOf(queue_[i]));
     }
   }
   double SampleWeight(size_t limit) const { return static_cast<double>(SampleStep(limit)); }
-  size_t memory_bytes() const { return entries_.memory_bytes() + chains_.memory_bytes(); }
+  size_t memory_bytes() const { return queue_.size() * sizeof(Entry) + chains_.memory_bytes(); }
 
  private:
-  size_t SampleStep(size_t limit) const { return entries_.size() / limit + 1; }
+  static constexpr uint8_t kTaken = 255;  // as a kind
+  // Fewer taken ones are not worth a ghost.
+  static constexpr size_t kTakenAlways = 1024;
 
-  static constexpr uint8_t kFree = 255;  // as a kind
-  static constexpr uint32_t kNone = UINT32_MAX;
+  // Counts whatever was ever added, modulo 2^32.
+  using Place = uint32_t;
 
   struct Entry {
-    uint32_t hash_high = 0;
-    uint16_t hash_low = 0;
-    Ghost ghost;
-    uint32_t next = kNone;      // of its chain, or of the free ones
-    uint32_t previous = kNone;  // of its chain; kNone = it is the first
-    uint32_t newer = kNone, older = kNone;
+    uint32_t hash_low = 0;
+    uint16_t hash_high = 0;
+    uint8_t kind = 0;
+    uint8_t uses = 0;
+    uint32_t used_ms = 0;
+    uint32_t back = 0;  // to the next one of its chain, so many places ago; 0 = it is the last
   };
+  static_assert(sizeof(Entry) == 16);
 
+  static Ghost GhostOf(const Entry& entry) {
+    return {.used_ms = entry.used_ms, .kind = entry.kind, .uses = entry.uses};
+  }
+  size_t SampleStep(size_t limit) const { return queue_.size() / limit + 1; }
+  bool Holds(Place place) const { return place - first_ < queue_.size(); }
+  Entry& At(Place place) { return queue_[place - first_]; }
   // The number of the chain in which this hash belongs.
-  size_t ChainOf(uint32_t hash_high) const {
-    const size_t wide = hash_high & (2 * half_ - 1);
+  size_t ChainOf(uint32_t hash_low) const {
+    const size_t wide = hash_low & (2 * half_ - 1);
     return wide < chains_.size() ? wide : wide - half_;
   }
-  // The entry of this hash, or kNone. REQUIRES: there are chains.
-  uint32_t Find(uint64_t mixed) const;
-  // The link that leads to an entry of a chain.
-  uint32_t& LinkTo(const Entry& entry) {
-    return entry.previous == kNone ? chains_[ChainOf(entry.hash_high)]
-                                   : entries_[entry.previous].next;
-  }
-  // Makes it the first one of its chain.
-  void Chain(uint32_t number);
-  void Unchain(const Entry& entry);
-  Ghost Forget(uint32_t number);
+  void DropTakenOldest();
   void Grow();
 
-  Pieces<Entry> entries_;
-  uint32_t free_ = kNone;
-  uint32_t newest_ = kNone, oldest_ = kNone;
+  std::deque<Entry> queue_;  // oldest first
+  Place first_ = 0;          // of queue_.front()
   size_t size_ = 0;
-  // As many chains as there were ever ghosts at once. Chains from `half_` on have the hashes whose
-  // bit of that value is set; they came out of the chains `half_` before them.
-  Pieces<uint32_t> chains_;
+  // The newest of each chain. As many chains as there were ever entries at once. Those from `half_`
+  // on have the hashes whose bit of that value is set; they came out of the chains `half_` before
+  // them.
+  Pieces<Place> chains_;
   size_t half_ = 1;  // the largest power of two below the number of chains, or 1
 };
 

@@ -49,7 +49,7 @@ TEST(GhostTable, AgreesWithAModel) {
   uint64_t x = 1;
   for (uint32_t i = 1; i < 200'000; ++i) {
     x = x * 6364136223846793005u + 1442695040888963407u;
-    const uint64_t hash = (x >> 33) % 5000;  // bad hashes, all in a row
+    const uint64_t hash = (x >> 33) % 50'000;  // bad hashes, all in a row
     if ((x >> 20) % 3 != 0) {
       ghosts.Take(hash);
       ghosts.Add(hash, {.used_ms = i});
@@ -73,6 +73,39 @@ TEST(GhostTable, AgreesWithAModel) {
     ASSERT_EQ(ghosts.size(), model.size());
     if (i == 5'000) i = 190'000;  // the model is slow
   }
+}
+
+// One that is never taken must not keep the places of all that were taken since.
+TEST(GhostTable, WhatIsTakenTakesNoRoom) {
+  GhostTable ghosts;
+  ghosts.Add(7, {.used_ms = 1});
+  for (uint64_t i = 1; i <= 100'000; ++i) {
+    ghosts.Add(i * 0x9e3779b97f4a7c15u, {.used_ms = 2});
+    ASSERT_TRUE(ghosts.Take(i * 0x9e3779b97f4a7c15u).has_value());
+  }
+  EXPECT_LT(ghosts.memory_bytes(), 100'000u);
+  EXPECT_EQ(ghosts.size(), 0u);
+  EXPECT_FALSE(ghosts.Take(7).has_value());
+}
+
+// What led to one that is forgotten leads to nothing, also when the table grows meanwhile.
+TEST(GhostTable, FindsTheNewestOfAll) {
+  constexpr uint64_t kGhosts = 10'000;
+  GhostTable ghosts;
+  for (uint64_t i = 0; i < 10 * kGhosts; ++i) {
+    ghosts.Add(i * 0x9e3779b97f4a7c15u, {.used_ms = static_cast<uint32_t>(i)});
+    // It grows now and then.
+    while (ghosts.size() > kGhosts / 10 + i / 10) ghosts.TakeOldest();
+  }
+  const uint64_t forgotten = 10 * kGhosts - ghosts.size();
+  for (uint64_t i = 10 * kGhosts; i-- > 0;) {
+    const auto ghost = ghosts.Take(i * 0x9e3779b97f4a7c15u);
+    ASSERT_EQ(ghost.has_value(), i >= forgotten) << i;
+    if (ghost.has_value()) {
+      EXPECT_EQ(ghost->used_ms, i);
+    }
+  }
+  EXPECT_EQ(ghosts.size(), 0u);
 }
 
 TEST(GhostTable, ASampleIsOfAll) {
