@@ -6,14 +6,6 @@
 namespace infercache::store {
 namespace {
 
-// Of two segments, by age alone. In one request the deepest block goes first, then, as classes come
-// in the order of their uses, what fewer others share.
-bool GoesBefore(const Segments::Segment& a, const Segments::Segment& b) {
-  if (a.start_ms != b.start_ms) return a.start_ms < b.start_ms;
-  if (a.turn != b.turn) return a.turn < b.turn;
-  return ReuseTable::EndsRequest(a.reuse_class) && !ReuseTable::EndsRequest(b.reuse_class);
-}
-
 uint64_t AgeMs(uint64_t now_ms, uint32_t used_ms) {
   return static_cast<uint32_t>(now_ms) - used_ms;
 }
@@ -28,13 +20,13 @@ void LearnedPolicy::Begin(const Use& use) {
   if (use.request == request_) return;
   request_ = use.request;
   ++requests_;
-  CloseSegments();
+  const uint64_t start_ms = use.now_ms - use.age_ms;
+  std::erase_if(opened_, [&](const Opened& opened) {
+    if (opened.goes_on == 0 && AtOnce(segments_[opened.segment].start_ms, start_ms)) return false;
+    segments_.Close(opened.segment);
+    return true;
+  });
   KeepTime(use.now_ms);
-}
-
-void LearnedPolicy::CloseSegments() {
-  for (const Opened& opened : opened_) segments_.Close(opened.segment);
-  opened_.clear();
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
@@ -155,10 +147,9 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   const int class_before = before.reuse_class;
   // The same request twice: it is where it belongs.
   if (use.repeat && use.request == request_ && before.kept) return;
-  // What is used all the time is not worth a move each time. It ends its request: nothing deeper
-  // moves either.
-  if (use.repeat && use.ends_request && before.size == 1 &&
-      use.now_ms - before.start_ms < kSettledMs) {
+  // It ends its request: nothing deeper moves either.
+  if (use.repeat && use.ends_request && ReuseTable::EndsRequest(class_before) &&
+      AtOnce(before.start_ms, use.now_ms)) {
     return;
   }
   Begin(use);
@@ -218,13 +209,9 @@ uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
 
 uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
   while (true) {
-    uint32_t oldest = 0;
-    segments_.ForEachClass([&](int reuse_class) {
-      const uint32_t segment = segments_.OldestOf(reuse_class);
-      if (segment == 0 || segment == renewed_[reuse_class]) return;
-      if (oldest == 0 || GoesBefore(segments_[segment], segments_[oldest])) oldest = segment;
-    });
-    if (oldest == 0) return 0;
+    const uint32_t oldest = segments_.Oldest();
+    // What this search has moved is the newest.
+    if (oldest == 0 || oldest == renewed_[segments_[oldest].reuse_class]) return 0;
     const uint32_t record = segments_[oldest].deepest;
     if (may_go(record)) return record;
     Renew(record, now_ms);

@@ -41,19 +41,24 @@ class LearnedPolicy final : public Policy {
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
-  static constexpr uint64_t kSettledMs = 10;
+  // What is used within this time is used at once: requests share their segments, which costs the
+  // fewer the more come, and what is used all the time is not worth a move each time.
+  static constexpr uint64_t kAtOnceMs = 10;
+  static bool AtOnce(uint64_t start_ms, uint64_t now_ms) {
+    return start_ms <= now_ms && now_ms - start_ms < kAtOnceMs;
+  }
 
-  // Closes the segments of the request before, and does what time has made due.
+  // Closes the segments that this request does not share with those before, and does what time has
+  // made due.
   void Begin(const Use& use);
   void KeepTime(uint64_t now_ms);
   void Learn(uint64_t now_ms);
-  // The segment into which the request's blocks of this class go; or of it those that go on the
+  // The segment into which the request's blocks of this class go; or of these those that go on the
   // segment `anchor`: of several chains each has its own.
   uint32_t OpenSegment(int reuse_class, uint64_t start_ms);
   uint32_t OpenSegmentBehind(int reuse_class, uint32_t anchor);
   // The one that is open for them; 0 = none. `goes_on`: see Opened.
   uint32_t FindOpened(int reuse_class, uint64_t goes_on) const;
-  void CloseSegments();
   // A member is used, and is of this class from now on.
   void Move(uint32_t record, int reuse_class, uint64_t now_ms);
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class);
@@ -77,7 +82,7 @@ class LearnedPolicy final : public Policy {
     uint32_t segment;
   };
 
-  uint64_t request_ = 0;  // whose segments are open
+  uint64_t request_ = 0;  // the latest, whose segments are open
   std::vector<Opened> opened_;
   // Classes whose pinned blocks the search in progress has moved, and where.
   std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};

@@ -1,5 +1,6 @@
 #include "server/store/eviction/segments.h"
 
+#include <bit>
 #include <utility>
 
 namespace infercache::store {
@@ -42,13 +43,11 @@ void Segments::Link(uint32_t number, int reuse_class, uint64_t start_ms, uint64_
   (later != 0 ? segments_[later].earlier : latest_) = number;
   (segment.earlier != 0 ? segments_[segment.earlier].later : earliest_) = number;
   EnterCell(number, NewerInCell(number));
-  CountInClass(reuse_class, segment.size);
 }
 
 void Segments::Unlink(uint32_t number) {
   const Segment& segment = segments_[number];
   LeaveCell(number);
-  CountInClass(segment.reuse_class, -int64_t{segment.size});
   (segment.later != 0 ? segments_[segment.later].earlier : latest_) = segment.earlier;
   (segment.earlier != 0 ? segments_[segment.earlier].later : earliest_) = segment.later;
   if (looked_up_ == number) looked_up_ = segment.later;
@@ -78,15 +77,7 @@ void Segments::Reopen(uint32_t segment, int reuse_class, uint64_t start_ms) {
 }
 
 uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
-  const uint64_t start_ms = segments_[anchor].start_ms;
-  const uint64_t turn = segments_[anchor].turn;
-  uint32_t later = anchor;
-  while (true) {
-    const uint32_t earlier = segments_[later].earlier;
-    if (earlier == 0 || segments_[earlier].turn != turn) break;
-    later = earlier;
-  }
-  return Make(reuse_class, start_ms, turn, later);
+  return Make(reuse_class, segments_[anchor].start_ms, segments_[anchor].turn, anchor);
 }
 
 // Thousands may lie between an old anchor and now. Where its class is a common one, another of its
@@ -114,7 +105,8 @@ void Segments::EnterCell(uint32_t number, uint32_t newer) {
   segment.older = newer != 0 ? segments_[newer].older : cell.newest;
   (newer != 0 ? segments_[newer].older : cell.newest) = number;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = number;
-  CountInCell(CellOf(segment), segment.size);
+  used_bins_[segment.reuse_class] |= uint32_t{1} << segment.bin;
+  CountInCell(segment, segment.size);
 }
 
 void Segments::LeaveCell(uint32_t number) {
@@ -122,34 +114,18 @@ void Segments::LeaveCell(uint32_t number) {
   Cell& cell = cells_[CellOf(segment)];
   (segment.newer != 0 ? segments_[segment.newer].older : cell.newest) = segment.older;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = segment.newer;
-  CountInCell(CellOf(segment), -int64_t{segment.size});
+  if (cell.oldest == 0) used_bins_[segment.reuse_class] &= ~(uint32_t{1} << segment.bin);
+  CountInCell(segment, -int64_t{segment.size});
 }
 
-void Segments::CountInCell(int cell, int64_t more) {
-  cells_[cell].records = static_cast<uint32_t>(cells_[cell].records + more);
+void Segments::CountInCell(const Segment& segment, int64_t more) {
+  const int cell = CellOf(segment);
+  const uint32_t before = cells_[cell].records;
+  const auto after = static_cast<uint32_t>(before + more);
+  cells_[cell].records = after;
+  if ((before == 0) == (after == 0)) return;
   const uint16_t rank = rank_of_[cell];
-  const uint64_t bit = uint64_t{1} << (rank % 64);
-  if (cells_[cell].records != 0) {
-    filled_[rank / 64] |= bit;
-  } else {
-    filled_[rank / 64] &= ~bit;
-  }
-}
-
-void Segments::CountInClass(int reuse_class, int64_t more) {
-  class_records_[reuse_class] = static_cast<uint32_t>(class_records_[reuse_class] + more);
-  const uint64_t bit = uint64_t{1} << (reuse_class % 64);
-  if (class_records_[reuse_class] != 0) {
-    classes_[reuse_class / 64] |= bit;
-  } else {
-    classes_[reuse_class / 64] &= ~bit;
-  }
-}
-
-void Segments::CountMember(const Segment& segment, int more) {
-  records_ += more;
-  CountInClass(segment.reuse_class, more);
-  CountInCell(CellOf(segment), more);
+  filled_[rank / 64] ^= uint64_t{1} << (rank % 64);
 }
 
 void Segments::Close(uint32_t segment) {
@@ -170,7 +146,8 @@ void Segments::PushNearest(uint32_t number, uint32_t record) {
   (segment.nearest != 0 ? nodes_[segment.nearest].newer : segment.deepest) = record;
   segment.nearest = record;
   ++segment.size;
-  CountMember(segment, 1);
+  ++records_;
+  CountInCell(segment, 1);
 }
 
 void Segments::InsertBehind(uint32_t anchor, uint32_t record) {
@@ -184,7 +161,8 @@ void Segments::InsertBehind(uint32_t anchor, uint32_t record) {
   (node.older != 0 ? nodes_[node.older].newer : segment.deepest) = record;
   nodes_[anchor].older = record;
   ++segment.size;
-  CountMember(segment, 1);
+  ++records_;
+  CountInCell(segment, 1);
 }
 
 void Segments::Remove(uint32_t record) {
@@ -196,14 +174,18 @@ void Segments::Remove(uint32_t record) {
   node.newer = node.older = 0;
   node.list = 0;
   --segment.size;
-  CountMember(segment, -1);
+  --records_;
+  CountInCell(segment, -1);
   if (segment.size == 0 && !segment.kept) Close(number);
 }
 
 void Segments::Advance(uint64_t now_ms) {
   advanced_ms_ = now_ms;
   for (int reuse_class = 0; reuse_class < ReuseTable::kClasses; ++reuse_class) {
-    for (int bin = 0; bin + 1 < kBins; ++bin) {
+    // From the youngest bin on, as what leaves one may have to leave the next too.
+    for (uint32_t bins = used_bins_[reuse_class]; bins != 0;) {
+      const int bin = std::countr_zero(bins);
+      if (bin + 1 == kBins) break;
       const Cell& cell = cells_[ReuseTable::CellOf(reuse_class, bin)];
       while (cell.oldest != 0) {
         const uint32_t oldest = cell.oldest;
@@ -212,6 +194,7 @@ void Segments::Advance(uint64_t now_ms) {
         ++segments_[oldest].bin;
         EnterCell(oldest, 0);
       }
+      bins = used_bins_[reuse_class] & (~uint32_t{1} << bin);
     }
   }
 }
@@ -234,12 +217,21 @@ int Segments::FirstCell(int rank) const {
   return -1;
 }
 
-uint32_t Segments::OldestOf(int reuse_class) const {
-  for (int bin = kBins - 1; bin >= 0; --bin) {
-    const int cell = ReuseTable::CellOf(reuse_class, bin);
-    if (cells_[cell].records != 0) return OldestIn(cell);
+uint32_t Segments::Oldest() const {
+  uint32_t oldest = earliest_;
+  while (oldest != 0 && segments_[oldest].size == 0) oldest = segments_[oldest].later;
+  if (oldest == 0) return 0;
+  const auto goes_before = [](const Segment& a, const Segment& b) {
+    const bool a_ends = ReuseTable::EndsRequest(a.reuse_class);
+    if (a_ends != ReuseTable::EndsRequest(b.reuse_class)) return a_ends;
+    return a.reuse_class < b.reuse_class;
+  };
+  const uint64_t turn = segments_[oldest].turn;
+  for (uint32_t i = segments_[oldest].later; i != 0 && segments_[i].turn == turn;
+       i = segments_[i].later) {
+    if (segments_[i].size != 0 && goes_before(segments_[i], segments_[oldest])) oldest = i;
   }
-  return 0;
+  return oldest;
 }
 
 size_t Segments::memory_bytes() const {

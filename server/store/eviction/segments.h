@@ -8,7 +8,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -45,8 +44,7 @@ class Segments {
 
   // A new one, the newest of those that started no later, in a turn of its own. Kept.
   uint32_t Open(int reuse_class, uint64_t start_ms);
-  // The same for a request that goes on: it starts with `anchor`, in its turn, and is the oldest
-  // there.
+  // The same for a request that goes on: it starts with `anchor`, in its turn, just before it.
   uint32_t OpenBehind(int reuse_class, uint32_t anchor);
   // What Open returns, of a segment that is there: with its records, without taking them out of it
   // and putting them back.
@@ -71,16 +69,9 @@ class Segments {
   int NextCell(int cell) const { return FirstCell(rank_of_[cell] + 1); }
   // The oldest segment with records. 0 = none.
   uint32_t OldestIn(int cell) const { return SkipEmpty(cells_[cell].oldest); }
-  uint32_t OldestOf(int reuse_class) const;
-  // Calls f(reuse_class) for those that have records.
-  template <class F>
-  void ForEachClass(F f) const {
-    for (size_t word = 0; word < classes_.size(); ++word) {
-      for (uint64_t bits = classes_[word]; bits != 0; bits &= bits - 1) {
-        f(static_cast<int>(word * 64) + std::countr_zero(bits));
-      }
-    }
-  }
+  // The one with records that started first. Of one turn: what ends its request goes before the
+  // rest, then, as classes come in the order of their uses, what fewer others share. 0 = none.
+  uint32_t Oldest() const;
 
   // Calls f(segment) for about `limit` of them at most. Each stands for SampleWeight(limit).
   template <class F>
@@ -115,10 +106,7 @@ class Segments {
   // Into its cell, just older than `newer`; 0 = as the newest.
   void EnterCell(uint32_t segment, uint32_t newer);
   void LeaveCell(uint32_t segment);
-  void CountInCell(int cell, int64_t more);
-  void CountInClass(int reuse_class, int64_t more);
-  // Of a record that comes or goes.
-  void CountMember(const Segment& segment, int more);
+  void CountInCell(const Segment& segment, int64_t more);
   uint32_t SkipEmpty(uint32_t segment) const {
     while (segment != 0 && segments_[segment].size == 0) segment = segments_[segment].newer;
     return segment;
@@ -133,11 +121,10 @@ class Segments {
   uint64_t turns_ = 0;
   size_t records_ = 0;
   std::vector<Cell> cells_;
-  std::array<uint32_t, ReuseTable::kClasses> class_records_ = {};
-  std::array<uint64_t, ReuseTable::kClasses / 64> classes_ = {};  // a bit for each that has records
-  std::vector<uint16_t> rank_of_;                                 // by cell
-  std::vector<uint16_t> cell_at_;                                 // by rank
-  std::array<uint64_t, kRankWords> filled_ = {};  // a bit a rank: its cell has records
+  std::vector<uint16_t> rank_of_;                              // by cell
+  std::vector<uint16_t> cell_at_;                              // by rank
+  std::array<uint64_t, kRankWords> filled_ = {};               // a bit a rank: its cell has records
+  std::array<uint32_t, ReuseTable::kClasses> used_bins_ = {};  // a bit a bin: the cell has segments
 };
 
 }  // namespace infercache::store
