@@ -114,7 +114,14 @@ void Ranking::TakeNotes() {
       __builtin_prefetch(&space_.state(record).stamp, /*rw=*/1);
       __builtin_prefetch(&index_.view().record(record).generation);
     }
-    if (i + kNotesAhead < taken_.size()) policy_->Prefetch(taken_[i + kNotesAhead].record);
+    if (i + kNotesAhead < taken_.size()) {
+      const Note& next = taken_[i + kNotesAhead];
+      policy_->PrefetchTouch(next.record);
+      if (next.hash != 0) {
+        policy_->PrefetchHash(next.hash);
+        gone_.Prefetch(next.hash);
+      }
+    }
     Apply(taken_[i], NeverBack(taken_[i].now_ms));
   }
   taken_.clear();

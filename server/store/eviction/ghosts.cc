@@ -1,40 +1,32 @@
 #include "server/store/eviction/ghosts.h"
 
 #include <array>
+#include <utility>
 
 namespace infercache::store {
-namespace {
-
-uint64_t Mix(uint64_t hash) {
-  const uint64_t mixed = hash * 0x9e3779b97f4a7c15u;
-  return mixed ^ mixed >> 32;
-}
-// Chains are numbered by the low bits of this, which a multiplication alone leaves too alike.
-uint32_t Low(uint64_t mixed) { return static_cast<uint32_t>(mixed); }
-uint16_t High(uint64_t mixed) { return static_cast<uint16_t>(mixed >> 48); }
-
-}  // namespace
-
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
   if (size_ == kMost || queue_.size() >= 2 * size_ + kTakenAlways) TakeOldest();
   if (queue_.size() == chains_.size()) Grow();
   const uint64_t mixed = Mix(hash);
   const Place place = first_ + static_cast<Place>(queue_.size());
-  Place& newest = chains_[ChainOf(Low(mixed))];
+  Chain& chain = chains_[ChainOf(Low(mixed))];
+  const bool empty = !Holds(chain.newest);
   queue_.push_back({.hash_low = Low(mixed),
                     .hash_high = High(mixed),
                     .kind = ghost.kind,
                     .uses = ghost.uses,
                     .used_ms = ghost.used_ms,
-                    .back = Holds(newest) ? place - newest : 0});
-  newest = place;
+                    .back = empty ? 0 : place - chain.newest});
+  chain = {.newest = place, .marks = (empty ? 0 : chain.marks) | MarkOf(High(mixed))};
   ++size_;
 }
 
 std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   if (size_ == 0) return std::nullopt;
   const uint64_t mixed = Mix(hash);
-  Place place = chains_[ChainOf(Low(mixed))];
+  const Chain& chain = chains_[ChainOf(Low(mixed))];
+  if ((chain.marks & MarkOf(High(mixed))) == 0) return std::nullopt;
+  Place place = chain.newest;
   while (Holds(place)) {
     Entry& entry = At(place);
     if (entry.hash_low == Low(mixed) && entry.hash_high == High(mixed) && entry.kind != kTaken) {
@@ -70,23 +62,25 @@ void GhostTable::DropTakenOldest() {
 void GhostTable::Grow() {
   const size_t made = chains_.size();
   const Place nowhere = first_ - 1;
-  chains_.PushBack(nowhere);
+  chains_.PushBack({.newest = nowhere});
   if (made == 2 * half_) half_ = made;
   if (made == 0) return;
-  Place place = chains_[made - half_];
-  chains_[made - half_] = nowhere;
+  Chain& split = chains_[made - half_];
+  Place place = std::exchange(split, {.newest = nowhere}).newest;
   // The last one so far of either chain, the old one's and the new one's.
   std::array<Place, 2> last = {nowhere, nowhere};
   while (Holds(place)) {
     Entry& entry = At(place);
     const Place next = entry.back != 0 ? place - entry.back : nowhere;
-    const size_t chain = ChainOf(entry.hash_low);
-    Place& before = last[chain == made ? 1 : 0];
+    const bool moves = ChainOf(entry.hash_low) == made;
+    Chain& chain = moves ? chains_[made] : split;
+    Place& before = last[moves ? 1 : 0];
     if (before == nowhere) {
-      chains_[chain] = place;
+      chain.newest = place;
     } else {
       At(before).back = before - place;
     }
+    chain.marks |= MarkOf(entry.hash_high);
     entry.back = 0;
     before = place;
     place = next;

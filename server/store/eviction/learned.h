@@ -25,7 +25,8 @@ class LearnedPolicy final : public Policy {
 
   void Insert(uint32_t record, const Use& use) override;
   void Touch(uint32_t record, const Use& use) override;
-  void Prefetch(uint32_t record) const override { segments_.Prefetch(nodes_[record].group); }
+  void PrefetchTouch(uint32_t record) const override { segments_.Prefetch(nodes_[record].group); }
+  void PrefetchHash(uint64_t hash) const override { ghosts_.Prefetch(hash); }
   void Remove(uint32_t record, const Departure& departure) override;
   uint32_t Victim(uint64_t now_ms, MayGo may_go) override;
   size_t memory_bytes() const override {

@@ -90,9 +90,10 @@ class Policy {
   // Makes `record` a member. The policy's own fields of its node are zero.
   virtual void Insert(uint32_t record, const Use& use) = 0;
   virtual void Touch(uint32_t record, const Use& use) = 0;
-  // Fetches into the CPU's cache what Touch of this record will need. Its node is there; it may be
-  // no member.
-  virtual void Prefetch(uint32_t) const {}
+  // Fetch into the CPU's cache what Touch of this record will need, whose node is there, and which
+  // may be no member; or Insert and Remove of what has this hash.
+  virtual void PrefetchTouch(uint32_t) const {}
+  virtual void PrefetchHash(uint64_t) const {}
   // Ends the membership; the node's `list` is 0 afterwards.
   virtual void Remove(uint32_t record, const Departure& departure) = 0;
   // The worst member that may go, 0 if there is none. It stays a member. Members that may not go
