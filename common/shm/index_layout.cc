@@ -1,7 +1,5 @@
 #include "common/shm/index_layout.h"
 
-#include <bit>
-
 namespace infercache::shm {
 namespace {
 
@@ -16,7 +14,7 @@ bool Fits(uint64_t offset, uint64_t count, uint64_t item_bytes, uint64_t segment
 
 bool CheckIndexHeader(const IndexHeader& h, uint64_t segment_bytes) {
   return h.magic == kIndexMagic && h.layout_version == kIndexLayoutVersion &&
-         h.segment_bytes == segment_bytes && std::has_single_bit(h.bucket_count) &&
+         h.segment_bytes == segment_bytes && h.bucket_count != 0 &&
          Fits(h.buckets_offset, h.bucket_count, sizeof(Bucket), h.segment_bytes) &&
          Fits(h.overflow_offset, h.overflow_bucket_count, sizeof(Bucket), h.segment_bytes) &&
          Fits(h.records_offset, uint64_t{h.record_capacity} + 1, sizeof(Record), h.segment_bytes) &&

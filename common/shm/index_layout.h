@@ -38,7 +38,7 @@ inline constexpr size_t kIndexPageBytes = 4096;
 struct IndexHeader {
   uint64_t magic;
   uint32_t layout_version;
-  uint32_t bucket_count;  // a power of two
+  uint32_t bucket_count;
   uint32_t overflow_bucket_count;
   uint32_t record_capacity;  // records 1..record_capacity; 0 means "none"
   uint64_t hash_seed;
@@ -145,7 +145,7 @@ class IndexView {
   const IndexHeader& header() const { return header_; }
   uint32_t bucket_of(const Hash128& hash) const {
     // From the high word: the low word's upper half is the entry's tag.
-    return static_cast<uint32_t>(hash.hi >> 32) & (header_.bucket_count - 1);
+    return static_cast<uint32_t>((hash.hi >> 32) * header_.bucket_count >> 32);
   }
   // REQUIRES: i < bucket_count.
   Bucket& bucket(uint32_t i) const { return At<Bucket>(header_.buckets_offset, i); }

@@ -121,7 +121,7 @@ std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t
     }
     Demotion& demotion = demotions.emplace_back(Demotion{std::move(from), std::nullopt, flushes});
     if (!room->has_value()) continue;
-    const PendingPut pending = {.ttl_ms = info.ttl_ms, .parent = {}};
+    const PendingPut pending = {.ttl_ms = info.ttl_ms};
     demotion.to = WriteLease(lower, (*room)->record, (*room)->bytes, pending);
   }
   if (demotions.empty()) impl_->DemotionEnds();

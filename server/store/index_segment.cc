@@ -22,6 +22,8 @@ constexpr uint64_t kMinHeapBytes = 64 * (kMaxKeyBytes + kMaxPartTableBytes);
 
 uint64_t Align64(uint64_t n) { return (n + 63) / 64 * 64; }
 
+uint32_t DivideUp(uint32_t n, uint32_t by) { return n / by + (n % by != 0 ? 1 : 0); }
+
 uint64_t HeapBytes(const IndexSegment::Options& options) {
   const uint64_t wanted = std::min(options.max_objects * kMetaHeapBytesPerObject,  //
                                    options.quota_bytes / 4);
@@ -32,10 +34,11 @@ shm::IndexHeader MakeHeader(const IndexSegment::Options& options) {
   shm::IndexHeader h{};
   h.magic = shm::kIndexMagic;
   h.layout_version = shm::kIndexLayoutVersion;
-  // Between 2 and 4 entries a head bucket when full: 5 % of the heads overflow at worst.
-  h.bucket_count = std::max(std::bit_ceil(options.max_objects / 4), options.shards);
-  // At least eight a shard: in a small index a few unlucky heads would use up a quarter.
-  h.overflow_bucket_count = std::max(h.bucket_count / 4, 8 * options.shards);
+  // Four entries a head bucket when full: 5 % of the heads overflow. There is room for more than
+  // twice as many, and at least for eight a shard: in a small index a few heads may be unlucky.
+  const uint32_t heads_per_shard = DivideUp(options.max_objects, 4 * options.shards);
+  h.bucket_count = options.shards * heads_per_shard;
+  h.overflow_bucket_count = options.shards * std::max(DivideUp(heads_per_shard, 8), 8u);
   h.record_capacity = options.max_objects;
   h.hash_seed = options.hash_seed;
   h.expiry_epoch_ms = options.expiry_epoch_ms;

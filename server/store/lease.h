@@ -21,7 +21,8 @@ class Namespace;
 // What a reservation has to remember until it is committed.
 struct PendingPut {
   uint64_t ttl_ms = 0;
-  Hash128 parent;  // ObjectInfo::parent_key, see Namespace::ChainHash; zero = none
+  Hash128 parent = {};  // ObjectInfo::parent_key, see Namespace::ChainHash; zero = none
+  bool overwrite = false;
 };
 
 // Where an object's bytes lie, for whoever maps the arena.

@@ -154,7 +154,7 @@ bool Namespace::closed() const { return impl_->closed(); }
 absl::StatusOr<std::optional<WriteLease>> Namespace::Reserve(const PutSpec& spec) {
   ASSIGN_OR_RETURN(const std::optional<Room> room, impl_->Reserve(spec));
   if (!room.has_value()) return std::nullopt;
-  PendingPut pending;
+  PendingPut pending{.overwrite = spec.overwrite};
   if (spec.info != nullptr) {
     pending.ttl_ms = spec.info->ttl_ms;
     if (!spec.info->parent_key.empty()) {
@@ -169,8 +169,7 @@ absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease, const UseConte
   // Read now: from the commit on, the record is anybody's.
   const shm::Record& record = impl_->index().record(lease.record_);
   const Hash128 hash = record.hash();
-  const std::shared_ptr<Namespace> lower =
-      impl_->space().state(lease.record_).overwrite ? impl_->lower() : nullptr;
+  const std::shared_ptr<Namespace> lower = lease.pending_.overwrite ? impl_->lower() : nullptr;
   const std::string key(lower != nullptr ? impl_->index().key(record) : std::string_view());
   auto outcome = impl_->Commit(lease.record_, lease.pending_, use);
   if (outcome.ok()) impl_->claims.OnVisible(hash);

@@ -110,9 +110,8 @@ void Namespace::Impl::Fill(const PutSpec& spec, const Room& room, const Hash128&
   }
   std::memcpy(meta, key.data(), key.size());
   if (!table.empty()) std::memcpy(meta + key.size(), table.data(), table.size());
-  RecordState& state = space_->state(room.record);
-  state.overwrite = spec.overwrite;
-  state.shard.store(static_cast<uint16_t>(index_.shard_of(hash)), std::memory_order_relaxed);
+  space_->state(room.record)
+      .shard.store(static_cast<uint16_t>(index_.shard_of(hash)), std::memory_order_relaxed);
 }
 
 uint32_t Namespace::Impl::ExpiryTick(uint64_t ttl_ms) const {
@@ -125,7 +124,6 @@ uint32_t Namespace::Impl::ExpiryTick(uint64_t ttl_ms) const {
 absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const PendingPut& pending,
                                                       const UseContext& use) {
   shm::Record& record = index().record(number);
-  RecordState& state = space_->state(number);
   if (spec_.checksums) record.checksum = Crc32c(space_->BytesOf(record));
   const uint64_t anchor = FindAnchor(use.anchor.value_or(pending.parent));
   const Hash128 hash = record.hash();
@@ -138,7 +136,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
     const uint64_t generation = record.generation.load(std::memory_order_relaxed);
     if (closed()) {
       outcome = absl::UnavailableError(absl::StrCat("namespace ", spec_.name, " is deleted"));
-    } else if (existing != 0 && !state.overwrite) {
+    } else if (existing != 0 && !pending.overwrite) {
       Touch(shard, existing, use);
       ++shard.exists;
       outcome = CommitOutcome::kExists;

@@ -281,7 +281,7 @@ void Namespace::Impl::SweepExpired() {
       }
       for (const uint32_t record : expired) Retire(shard, record, EventKind::kExpired, &removed);
     });
-    sweep_bucket_ = (sweep_bucket_ + count) & (index_.bucket_count() - 1);
+    sweep_bucket_ = (sweep_bucket_ + count) % index_.bucket_count();
   }
   Finish(removed);
 }

@@ -9,28 +9,27 @@
 
 namespace infercache::store {
 
-// kFree -> kReserved -> kVisible -> kLimbo -> kFree, or kReserved -> kFree (abort, or the commit
-// lost).
-enum class Phase : uint8_t { kFree, kReserved, kVisible, kLimbo };
+// kFree -> kReserved -> kVisible -> kLimbo -> kFree; or kReserved -> kFree (abort, or the commit
+// lost), maybe by way of kQuarantined, while a writer that has lost its reservation may still
+// write.
+enum class Phase : uint8_t { kFree, kReserved, kQuarantined, kVisible, kLimbo };
 
 struct RecordState {
+  // Of the last use, see RecencyClock: written under the shard's lock or the ranking's, read
+  // without them by whoever looks for cold neighbours, as a hint. While the record is free, the
+  // next free one; then it is guarded by Space's lock.
+  std::atomic<uint64_t> stamp{0};
+
   // Constant from allocation to free.
   BlockAllocator::BlockId block = BlockAllocator::kNoBlock;
-
-  uint32_t next_free = 0;  // while it is free; guarded by Space's lock
 
   // The daemon's own pins. Raised only under the shard's lock while visible; dropped at any time.
   std::atomic<uint32_t> pins{0};
 
-  // Written under the shard's lock or the ranking's; read without them by whoever looks for cold
-  // neighbours, as a hint. Of the last use, see RecencyClock; while reserved, the TTL in ms.
-  std::atomic<uint64_t> stamp{0};
-  std::atomic<uint16_t> shard{0};
+  std::atomic<uint16_t> shard{0};  // constant from allocation to free
   std::atomic<Phase> phase{Phase::kFree};
-  bool overwrite = false;    // the reservation's; constant while reserved
-  bool quarantined = false;  // while reserved; guarded by Space's lock
 };
-static_assert(sizeof(RecordState) == 32);
+static_assert(sizeof(RecordState) == 24);
 
 // Stamps for uses: strictly increasing over the whole namespace, with the time of use in the upper
 // bits. Thread-safe.

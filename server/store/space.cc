@@ -92,7 +92,7 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
     // Fresh memory says 0, which would read as visible.
     index_.view().record(room.record).generation.store(1, std::memory_order_relaxed);
   } else {
-    free_record_ = state.next_free;
+    free_record_ = static_cast<uint32_t>(state.stamp.load(std::memory_order_relaxed));
   }
   state.block = *block;
   state.phase.store(Phase::kReserved, std::memory_order_relaxed);
@@ -136,7 +136,7 @@ void Space::FreeReserved(uint32_t record) {
   MutexLock lock(&mu_);
   use_.reserved_bytes -= BlockBytes(record);
   --use_.reserved;
-  if (std::exchange(states_[record].quarantined, false)) {
+  if (states_[record].phase.load(std::memory_order_relaxed) == Phase::kQuarantined) {
     use_.quarantined_bytes -= BlockBytes(record);
   }
   Free(record);
@@ -144,7 +144,8 @@ void Space::FreeReserved(uint32_t record) {
 
 void Space::Quarantine(uint32_t record) {
   MutexLock lock(&mu_);
-  if (!std::exchange(states_[record].quarantined, true)) {
+  if (states_[record].phase.exchange(Phase::kQuarantined, std::memory_order_relaxed) !=
+      Phase::kQuarantined) {
     use_.quarantined_bytes += BlockBytes(record);
   }
 }
@@ -192,7 +193,7 @@ void Space::Free(uint32_t record) {
   arena_.Free(state.block);
   state.block = BlockAllocator::kNoBlock;
   state.phase.store(Phase::kFree, std::memory_order_relaxed);
-  state.next_free = free_record_;
+  state.stamp.store(free_record_, std::memory_order_relaxed);
   free_record_ = record;
 }
 
