@@ -222,6 +222,22 @@ TEST_F(Eviction, MaxObjectsEvicts) {
   EXPECT_GE(ns_->Stats().objects, 12u) << "far too many were evicted";
 }
 
+// Whatever the number is, and however it divides among shards and buckets: no bucket is full first.
+TEST_F(Eviction, AsManyObjectsAsThereMayBeAreKept) {
+  for (const uint32_t shards : {1, 64}) {
+    OpenStore({.capacity_bytes = 64 * kMiB, .shards = shards, .background = false});
+    for (const int objects : {1, 3, 65, 1'000, 4'097, 30'011}) {
+      const std::string name = std::to_string(objects) + "-in-" + std::to_string(shards);
+      ns_ = Create(name, QuotaForLiveObjects(objects, 64), objects);
+      for (int i = 0; i < objects; ++i) ns_.MustPut(KeyOf(i), "small");
+      const NamespaceStats stats = ns_->Stats();
+      EXPECT_EQ(stats.objects, static_cast<uint64_t>(objects)) << name;
+      EXPECT_EQ(stats.evicted, 0u) << name;
+      ASSERT_TRUE(store_->DeleteNamespace(name).ok());
+    }
+  }
+}
+
 TEST_F(Eviction, MaxObjectsAllPinnedRefusesAndRecovers) {
   OpenStore({.capacity_bytes = 64 * kMiB, .background = false});
   ns_ = Create("few", kMiB, /*max_objects=*/4);
