@@ -97,7 +97,7 @@ struct Record {
   float compute_cost_ms;
   uint16_t meta_size;
   // The key and, behind it, the part table (part_table.h). If they do not fit: their offset in the
-  // key heap (8 bytes) and the daemon's number for that heap block (4 bytes).
+  // key heap (8 bytes).
   char meta[kInlineMetaBytes];
 
   Hash128 hash() const { return {hash_lo, hash_hi}; }
@@ -112,11 +112,6 @@ struct Record {
     uint64_t offset;
     std::memcpy(&offset, meta, sizeof offset);
     return offset;
-  }
-  uint32_t heap_block() const {
-    uint32_t block;
-    std::memcpy(&block, meta + sizeof(uint64_t), sizeof block);
-    return block;
   }
 
   static constexpr uint64_t MakePlace(uint32_t segment, uint64_t offset) {

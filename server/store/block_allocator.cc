@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 #include <vector>
+
+#include "common/status_macros.h"
 
 namespace infercache::store {
 namespace {
@@ -12,7 +15,11 @@ constexpr int kLongLook = 1024;
 
 }  // namespace
 
-BlockAllocator::BlockAllocator() : nodes_(1) {}
+absl::StatusOr<BlockAllocator> BlockAllocator::Create(uint32_t max_owner) {
+  ASSIGN_OR_RETURN(SparseArray<Node> used,
+                   SparseArray<Node>::Create(size_t{max_owner} + 1, "blocks"));
+  return BlockAllocator(std::move(used));
+}
 
 // Sizes below 16 have a class each; above, the four bits under the leading one choose the
 // sub-class.
@@ -26,46 +33,56 @@ int BlockAllocator::BinOf(uint32_t size) {
 void BlockAllocator::AddRegion(uint32_t start, uint32_t size) {
   total_ += size;
   free_ += size;
-  InsertFree(NewNode({start, size, kNoBlock, kNoBlock, 0, 0}));
-}
-
-std::optional<BlockAllocator::BlockId> BlockAllocator::Allocate(uint32_t granules, uint32_t owner) {
-  const BlockId block = FindFit(granules);
-  if (block == kNoBlock) return std::nullopt;
-  RemoveFree(block);
-  const uint32_t rest = nodes_[block].size - granules;
-  if (rest > 0) {
-    const BlockId next = nodes_[block].next;
-    const BlockId tail = NewNode({nodes_[block].start + granules, rest, block, next, 0, 0});
-    if (next != kNoBlock) nodes_[next].previous = tail;
-    nodes_[block].next = tail;
-    nodes_[block].size = granules;
-    InsertFree(tail);
-  }
-  nodes_[block].link_a = owner;
-  nodes_[block].link_b = kUsed;
-  free_ -= granules;
-  return block;
-}
-
-void BlockAllocator::Free(BlockId block) {
-  free_ += nodes_[block].size;
-  nodes_[block].link_b = kNoBlock;
-  if (const BlockId next = nodes_[block].next; next != kNoBlock && !used(next)) {
-    RemoveFree(next);
-    MergeRight(block, next);
-  }
-  if (const BlockId previous = nodes_[block].previous; previous != kNoBlock && !used(previous)) {
-    RemoveFree(previous);
-    MergeRight(previous, block);
-    block = previous;
-  }
+  const BlockId block = NewFree();
+  FreeNodeOf(block) = {{.start = start, .size = size}};
   InsertFree(block);
 }
 
-BlockAllocator::Block BlockAllocator::Get(BlockId block) const {
-  const Node& node = nodes_[block];
-  return {node.start, node.size, used(block) ? node.link_a : kFree};
+bool BlockAllocator::Allocate(uint32_t owner, uint32_t granules) {
+  const BlockId block = FindFit(granules);
+  if (block == kNoBlock) return false;
+  RemoveFree(block);
+  highest_owner_ = std::max(highest_owner_, owner);
+  FreeNode& hole = FreeNodeOf(block);
+  Node& node = used_[owner];
+  node = hole;
+  node.size = granules;
+  if (hole.size > granules) {
+    hole.start += granules;
+    hole.size -= granules;
+    hole.previous = owner;
+    node.next = block;
+    InsertFree(block);
+  } else {
+    DropFree(block);
+  }
+  LinkNeighbours(owner);
+  free_ -= granules;
+  return true;
+}
+
+void BlockAllocator::Free(uint32_t owner) {
+  Node merged = std::exchange(used_[owner], {});
+  free_ += merged.size;
+  BlockId block = kNoBlock;
+  if (IsFree(merged.next)) {
+    block = merged.next;
+    RemoveFree(block);
+    merged.size += NodeOf(block).size;
+    merged.next = NodeOf(block).next;
+  }
+  if (IsFree(merged.previous)) {
+    if (block != kNoBlock) DropFree(block);
+    block = merged.previous;
+    RemoveFree(block);
+    merged.start = NodeOf(block).start;
+    merged.size += NodeOf(block).size;
+    merged.previous = NodeOf(block).previous;
+  }
+  if (block == kNoBlock) block = NewFree();
+  FreeNodeOf(block) = {merged};
+  LinkNeighbours(block);
+  InsertFree(block);
 }
 
 uint32_t BlockAllocator::largest_free() const {
@@ -74,48 +91,52 @@ uint32_t BlockAllocator::largest_free() const {
   const int sub = std::bit_width(sub_bitmap_[top]) - 1;
   uint32_t largest = 0;
   BlockId b = bins_[top * kSubClasses + sub];
-  for (int i = 0; i < kLongLook && b != kNoBlock; ++i, b = nodes_[b].link_b) {
-    largest = std::max(largest, nodes_[b].size);
+  for (int i = 0; i < kLongLook && b != kNoBlock; ++i, b = FreeNodeOf(b).next_in_bin) {
+    largest = std::max(largest, NodeOf(b).size);
   }
   return largest;
 }
 
-BlockAllocator::BlockId BlockAllocator::NewNode(const Node& node) {
-  if (unused_nodes_ == kNoBlock) {
-    nodes_.push_back(node);
-    return static_cast<BlockId>(nodes_.size() - 1);
+BlockAllocator::BlockId BlockAllocator::NewFree() {
+  if (unused_free_ == kNoBlock) {
+    free_nodes_.emplace_back();
+    return kMaxOwner + static_cast<BlockId>(free_nodes_.size());
   }
-  const BlockId block = unused_nodes_;
-  unused_nodes_ = nodes_[block].link_a;
-  nodes_[block] = node;
-  return block;
+  return std::exchange(unused_free_, FreeNodeOf(unused_free_).next_in_bin);
 }
 
-void BlockAllocator::DropNode(BlockId block) {
-  nodes_[block] = {0, 0, kNoBlock, kNoBlock, unused_nodes_, kNoBlock};
-  unused_nodes_ = block;
+void BlockAllocator::DropFree(BlockId block) {
+  FreeNodeOf(block) = {};
+  FreeNodeOf(block).next_in_bin = std::exchange(unused_free_, block);
+}
+
+void BlockAllocator::LinkNeighbours(BlockId block) {
+  const Node& node = NodeOf(block);
+  if (node.previous != kNoBlock) NodeOf(node.previous).next = block;
+  if (node.next != kNoBlock) NodeOf(node.next).previous = block;
 }
 
 void BlockAllocator::InsertFree(BlockId block) {
-  const int bin = BinOf(nodes_[block].size);
-  const BlockId head = bins_[bin];
-  nodes_[block].link_a = kNoBlock;
-  nodes_[block].link_b = head;
-  if (head != kNoBlock) nodes_[head].link_a = block;
-  bins_[bin] = block;
+  FreeNode& node = FreeNodeOf(block);
+  const int bin = BinOf(node.size);
+  node.previous_in_bin = kNoBlock;
+  node.next_in_bin = std::exchange(bins_[bin], block);
+  if (node.next_in_bin != kNoBlock) FreeNodeOf(node.next_in_bin).previous_in_bin = block;
   sub_bitmap_[bin / kSubClasses] |= 1u << (bin % kSubClasses);
   class_bitmap_ |= 1u << (bin / kSubClasses);
 }
 
 void BlockAllocator::RemoveFree(BlockId block) {
-  const Node& node = nodes_[block];
+  const FreeNode& node = FreeNodeOf(block);
   const int bin = BinOf(node.size);
-  if (node.link_b != kNoBlock) nodes_[node.link_b].link_a = node.link_a;
-  if (node.link_a != kNoBlock) {
-    nodes_[node.link_a].link_b = node.link_b;
+  if (node.next_in_bin != kNoBlock) {
+    FreeNodeOf(node.next_in_bin).previous_in_bin = node.previous_in_bin;
+  }
+  if (node.previous_in_bin != kNoBlock) {
+    FreeNodeOf(node.previous_in_bin).next_in_bin = node.next_in_bin;
     return;
   }
-  bins_[bin] = node.link_b;
+  bins_[bin] = node.next_in_bin;
   if (bins_[bin] != kNoBlock) return;
   sub_bitmap_[bin / kSubClasses] &= ~(1u << (bin % kSubClasses));
   if (sub_bitmap_[bin / kSubClasses] == 0) class_bitmap_ &= ~(1u << (bin / kSubClasses));
@@ -127,14 +148,14 @@ BlockAllocator::BlockId BlockAllocator::FindFit(uint32_t granules) const {
   constexpr int kLookAt = 16;
   const int bin = BinOf(granules);
   BlockId block = bins_[bin];
-  for (int i = 0; i < kLookAt && block != kNoBlock; ++i, block = nodes_[block].link_b) {
-    if (nodes_[block].size >= granules) return block;
+  for (int i = 0; i < kLookAt && block != kNoBlock; ++i, block = FreeNodeOf(block).next_in_bin) {
+    if (NodeOf(block).size >= granules) return block;
   }
   const BlockId above = FirstInBinsFrom(bin + 1);
   if (above != kNoBlock) return above;
   // More of the class, rather than fail at once; the caller can make room elsewhere.
-  for (int i = 0; i < kLongLook && block != kNoBlock; ++i, block = nodes_[block].link_b) {
-    if (nodes_[block].size >= granules) return block;
+  for (int i = 0; i < kLongLook && block != kNoBlock; ++i, block = FreeNodeOf(block).next_in_bin) {
+    if (NodeOf(block).size >= granules) return block;
   }
   return kNoBlock;
 }
@@ -151,41 +172,39 @@ BlockAllocator::BlockId BlockAllocator::FirstInBinsFrom(int bin) const {
   return bins_[next * kSubClasses + std::countr_zero(sub_bitmap_[next])];
 }
 
-void BlockAllocator::MergeRight(BlockId left, BlockId right) {
-  const BlockId next = nodes_[right].next;
-  nodes_[left].size += nodes_[right].size;
-  nodes_[left].next = next;
-  if (next != kNoBlock) nodes_[next].previous = left;
-  DropNode(right);
-}
-
 bool BlockAllocator::CheckInvariants() const {
   uint64_t listed_free = 0;
-  std::vector<bool> in_bin(nodes_.size(), false);
+  std::vector<bool> in_bin(free_nodes_.size(), false);
   for (int bin = 0; bin < kBins; ++bin) {
     const bool bit = (sub_bitmap_[bin / kSubClasses] >> (bin % kSubClasses)) & 1;
     if (bit != (bins_[bin] != kNoBlock)) return false;
     BlockId before = kNoBlock;
-    for (BlockId b = bins_[bin]; b != kNoBlock; before = b, b = nodes_[b].link_b) {
-      if (used(b) || in_bin[b] || BinOf(nodes_[b].size) != bin || nodes_[b].link_a != before)
+    for (BlockId b = bins_[bin]; b != kNoBlock; before = b, b = FreeNodeOf(b).next_in_bin) {
+      const FreeNode& node = FreeNodeOf(b);
+      if (in_bin[b - kMaxOwner - 1] || BinOf(node.size) != bin || node.previous_in_bin != before)
         return false;
-      in_bin[b] = true;
-      listed_free += nodes_[b].size;
+      in_bin[b - kMaxOwner - 1] = true;
+      listed_free += node.size;
     }
   }
   for (int cls = 0; cls < kClasses; ++cls) {
     if (((class_bitmap_ >> cls) & 1) != (sub_bitmap_[cls] != 0)) return false;
   }
   uint64_t total = 0;
-  for (BlockId b = 1; b < nodes_.size(); ++b) {
-    const Node& node = nodes_[b];
-    if (node.size == 0) continue;  // names no block
+  const auto check = [&](BlockId block) {
+    const Node& node = NodeOf(block);
     total += node.size;
-    if (used(b) == in_bin[b]) return false;
-    if (node.next == kNoBlock) continue;
-    const Node& next = nodes_[node.next];
-    if (next.previous != b || next.start != node.start + node.size) return false;
-    if (!used(b) && !used(node.next)) return false;  // neighbours that should have merged
+    if (IsFree(block) && !in_bin[block - kMaxOwner - 1]) return false;
+    if (node.next == kNoBlock) return true;
+    const Node& next = NodeOf(node.next);
+    const bool should_have_merged = IsFree(block) && IsFree(node.next);
+    return next.previous == block && next.start == node.start + node.size && !should_have_merged;
+  };
+  for (uint32_t owner = 1; owner <= highest_owner_; ++owner) {
+    if (Has(owner) && !check(owner)) return false;
+  }
+  for (size_t i = 0; i < free_nodes_.size(); ++i) {
+    if (free_nodes_[i].size != 0 && !check(kMaxOwner + 1 + static_cast<BlockId>(i))) return false;
   }
   return listed_free == free_ && total == total_;
 }

@@ -91,7 +91,7 @@ void Namespace::Impl::Fill(const PutSpec& spec, const Room& room, const Hash128&
   static const ObjectInfo kDefaults;
   const ObjectInfo& info = spec.info == nullptr ? kDefaults : *spec.info;
   const std::string_view key = spec.id.key;
-  const bool in_heap = room.heap_block != BlockAllocator::kNoBlock;
+  const bool in_heap = room.heap_offset.has_value();
   shm::Record& record = index().record(room.record);
   record.hash_lo = hash.lo;
   record.hash_hi = hash.hi;
@@ -104,9 +104,8 @@ void Namespace::Impl::Fill(const PutSpec& spec, const Room& room, const Hash128&
   record.meta_size = static_cast<uint16_t>(key.size() + table.size());
   char* meta = record.meta;
   if (in_heap) {
-    std::memcpy(record.meta, &room.heap_offset, sizeof room.heap_offset);
-    std::memcpy(record.meta + sizeof room.heap_offset, &room.heap_block, sizeof room.heap_block);
-    meta = reinterpret_cast<char*>(index().heap() + room.heap_offset);
+    std::memcpy(record.meta, &*room.heap_offset, sizeof *room.heap_offset);
+    meta = reinterpret_cast<char*>(index().heap() + *room.heap_offset);
   }
   std::memcpy(meta, key.data(), key.size());
   if (!table.empty()) std::memcpy(meta + key.size(), table.data(), table.size());

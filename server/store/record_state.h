@@ -5,8 +5,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "server/store/block_allocator.h"
-
 namespace infercache::store {
 
 // kFree -> kReserved -> kVisible -> kLimbo -> kFree; or kReserved -> kFree (abort, or the commit
@@ -20,16 +18,13 @@ struct RecordState {
   // next free one; then it is guarded by Space's lock.
   std::atomic<uint64_t> stamp{0};
 
-  // Constant from allocation to free.
-  BlockAllocator::BlockId block = BlockAllocator::kNoBlock;
-
   // The daemon's own pins. Raised only under the shard's lock while visible; dropped at any time.
   std::atomic<uint32_t> pins{0};
 
   std::atomic<uint16_t> shard{0};  // constant from allocation to free
   std::atomic<Phase> phase{Phase::kFree};
 };
-static_assert(sizeof(RecordState) == 24);
+static_assert(sizeof(RecordState) == 16);
 
 // Stamps for uses: strictly increasing over the whole namespace, with the time of use in the upper
 // bits. Thread-safe.

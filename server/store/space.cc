@@ -46,15 +46,24 @@ ArenaGeometry PlanDeviceArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
 absl::StatusOr<std::unique_ptr<Space>> Space::Create(const ArenaGeometry& geometry,
                                                      std::unique_ptr<Chunks> chunks,
                                                      const IndexSegment& index) {
+  const uint32_t records = index.view().header().record_capacity;
   ASSIGN_OR_RETURN(SparseArray<RecordState> states,
-                   SparseArray<RecordState>::Create(
-                       size_t{index.view().header().record_capacity} + 1, "states"));
-  return std::unique_ptr<Space>(new Space(index, geometry, std::move(chunks), std::move(states)));
+                   SparseArray<RecordState>::Create(size_t{records} + 1, "states"));
+  ASSIGN_OR_RETURN(BlockAllocator arena, BlockAllocator::Create(records));
+  ASSIGN_OR_RETURN(BlockAllocator heap, BlockAllocator::Create(records));
+  return std::unique_ptr<Space>(new Space(index, geometry, std::move(chunks), std::move(states),
+                                          std::move(arena), std::move(heap)));
 }
 
 Space::Space(const IndexSegment& index, const ArenaGeometry& geometry,
-             std::unique_ptr<Chunks> chunks, SparseArray<RecordState> states)
-    : index_(index), geometry_(geometry), chunks_(std::move(chunks)), states_(std::move(states)) {
+             std::unique_ptr<Chunks> chunks, SparseArray<RecordState> states, BlockAllocator arena,
+             BlockAllocator heap)
+    : index_(index),
+      geometry_(geometry),
+      chunks_(std::move(chunks)),
+      states_(std::move(states)),
+      arena_(std::move(arena)),
+      heap_(std::move(heap)) {
   const auto granules = static_cast<uint32_t>(geometry_.chunk_bytes / geometry_.granule_bytes);
   for (uint32_t i = 0; i < geometry_.chunk_count; ++i) arena_.AddRegion(i * granules, granules);
   heap_.AddRegion(0, static_cast<uint32_t>(index.view().header().heap_bytes / kHeapGranuleBytes));
@@ -73,15 +82,12 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
   *shortage = Shortage::kRecordsOrKeys;
   if (room.record > index_.view().header().record_capacity) return std::nullopt;
   if (in_heap) {
-    const auto heap_block =
-        heap_.Allocate(static_cast<uint32_t>(DivideUp(meta_size, kHeapGranuleBytes)), room.record);
-    if (!heap_block.has_value()) return std::nullopt;
-    room.heap_block = *heap_block;
-    room.heap_offset = uint64_t{heap_.Get(*heap_block).start} * kHeapGranuleBytes;
+    const auto heap_granules = static_cast<uint32_t>(DivideUp(meta_size, kHeapGranuleBytes));
+    if (!heap_.Allocate(room.record, heap_granules)) return std::nullopt;
+    room.heap_offset = uint64_t{heap_.Get(room.record).start} * kHeapGranuleBytes;
   }
-  const auto block = arena_.Allocate(static_cast<uint32_t>(granules), room.record);
-  if (!block.has_value()) {
-    if (in_heap) heap_.Free(room.heap_block);
+  if (!arena_.Allocate(room.record, static_cast<uint32_t>(granules))) {
+    if (in_heap) heap_.Free(room.record);
     *shortage = Shortage::kBytes;
     return std::nullopt;
   }
@@ -94,10 +100,9 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
   } else {
     free_record_ = static_cast<uint32_t>(state.stamp.load(std::memory_order_relaxed));
   }
-  state.block = *block;
   state.phase.store(Phase::kReserved, std::memory_order_relaxed);
   // In granules, as the regions were added.
-  const uint64_t start = arena_.Get(*block).start;
+  const uint64_t start = arena_.Get(room.record).start;
   const uint64_t chunk_granules = geometry_.chunk_bytes / geometry_.granule_bytes;
   room.segment = static_cast<uint32_t>(start / chunk_granules);
   room.offset = start % chunk_granules * geometry_.granule_bytes;
@@ -109,7 +114,7 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
 }
 
 uint64_t Space::BlockBytes(uint32_t record) const {
-  return uint64_t{arena_.Get(states_[record].block).size} * geometry_.granule_bytes;
+  return uint64_t{arena_.Get(record).size} * geometry_.granule_bytes;
 }
 
 void Space::MoveToVisible(uint32_t record) {
@@ -169,7 +174,7 @@ uint64_t Space::PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) c
     const uint32_t record = shm::PinnedRecord(pin);
     if (record == 0 || record > index_.view().header().record_capacity) continue;
     // Whatever generation it names: a scan honours it all the same, so it has to weigh.
-    if (states_[record].block == BlockAllocator::kNoBlock) continue;
+    if (!arena_.Has(record)) continue;
     const uint64_t size = BlockBytes(record);
     bytes += size;
     *largest = std::max(*largest, size);
@@ -187,24 +192,21 @@ void Space::FreeLimbo(std::span<const uint32_t> records) {
 }
 
 void Space::Free(uint32_t record) {
-  const shm::Record& shared = index_.view().record(record);
-  if (shared.meta_in_heap()) heap_.Free(shared.heap_block());
+  if (heap_.Has(record)) heap_.Free(record);
+  arena_.Free(record);
   RecordState& state = states_[record];
-  arena_.Free(state.block);
-  state.block = BlockAllocator::kNoBlock;
   state.phase.store(Phase::kFree, std::memory_order_relaxed);
   state.stamp.store(free_record_, std::memory_order_relaxed);
   free_record_ = record;
 }
 
-bool Space::MayGo(BlockAllocator::BlockId block, const PinnedSet& pinned, Incarnation* seen) const {
-  const uint32_t owner = arena_.Get(block).owner;
-  const RecordState& state = states_[owner];
-  seen->record = owner;
-  seen->generation = index_.view().record(owner).generation.load(std::memory_order_acquire);
+bool Space::MayGo(uint32_t record, const PinnedSet& pinned, Incarnation* seen) const {
+  const RecordState& state = states_[record];
+  seen->record = record;
+  seen->generation = index_.view().record(record).generation.load(std::memory_order_acquire);
   return seen->generation % 2 == 0 &&
          state.phase.load(std::memory_order_acquire) == Phase::kVisible &&
-         state.pins.load(std::memory_order_relaxed) == 0 && !pinned.Contains(owner);
+         state.pins.load(std::memory_order_relaxed) == 0 && !pinned.Contains(record);
 }
 
 // Grows a window from the victim's block to both sides. At each step the colder neighbour joins, so
@@ -214,19 +216,16 @@ std::optional<std::vector<Incarnation>> Space::PlanHole(uint32_t record, uint64_
                                                         const PinnedSet& pinned) const {
   const uint64_t needed = RoundUp(size) / geometry_.granule_bytes;
   MutexLock lock(&mu_);
-  const BlockAllocator::BlockId middle = states_[record].block;
-  if (middle == BlockAllocator::kNoBlock || arena_.Get(middle).owner != record) return std::nullopt;
+  if (!arena_.Has(record)) return std::nullopt;
   std::vector<Incarnation> run;
-  uint64_t granules = arena_.Get(middle).size;
-  BlockAllocator::BlockId left = arena_.Previous(middle);
-  BlockAllocator::BlockId right = arena_.Next(middle);
+  uint64_t granules = arena_.Get(record).size;
+  BlockAllocator::BlockId left = arena_.Previous(record);
+  BlockAllocator::BlockId right = arena_.Next(record);
   while (true) {
-    for (; left != 0 && arena_.Get(left).owner == BlockAllocator::kFree;
-         left = arena_.Previous(left)) {
+    for (; BlockAllocator::IsFree(left); left = arena_.Previous(left)) {
       granules += arena_.Get(left).size;
     }
-    for (; right != 0 && arena_.Get(right).owner == BlockAllocator::kFree;
-         right = arena_.Next(right)) {
+    for (; BlockAllocator::IsFree(right); right = arena_.Next(right)) {
       granules += arena_.Get(right).size;
     }
     if (granules >= needed) return run;
@@ -253,10 +252,8 @@ std::optional<Incarnation> Space::FindAsLarge(uint64_t size, const PinnedSet& pi
   MutexLock lock(&mu_);
   for (uint32_t looked = std::min(next_record_ - 1, kMostSearched); looked > 0; --looked) {
     const uint32_t record = last_searched_ = last_searched_ % (next_record_ - 1) + 1;
-    const BlockAllocator::BlockId block = states_[record].block;
     Incarnation seen;
-    if (block == BlockAllocator::kNoBlock || arena_.Get(block).owner != record ||
-        BlockBytes(record) < needed || !MayGo(block, pinned, &seen)) {
+    if (!arena_.Has(record) || BlockBytes(record) < needed || !MayGo(record, pinned, &seen)) {
       continue;
     }
     const uint64_t stamp = states_[record].stamp.load(std::memory_order_relaxed);

@@ -50,15 +50,14 @@ ArenaGeometry PlanDeviceArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
 // What an object did not get room for lack of.
 enum class Shortage { kNone, kBytes, kRecordsOrKeys };
 
-// One object's room: a record, its bytes, and a heap block if key and parts do not fit the record.
+// One object's room: a record, its bytes, and maybe a place in the key heap.
 struct Room {
   uint32_t record = 0;
-  uint32_t segment = 0;          // arena chunk
-  uint64_t offset = 0;           // in that chunk
-  std::span<std::byte> bytes;    // empty if the CPU cannot touch them
-  uint64_t free_bytes_left = 0;  // in the arena, after this
-  BlockAllocator::BlockId heap_block = BlockAllocator::kNoBlock;
-  uint64_t heap_offset = 0;
+  uint32_t segment = 0;                 // arena chunk
+  uint64_t offset = 0;                  // in that chunk
+  std::span<std::byte> bytes;           // empty if the CPU cannot touch them
+  uint64_t free_bytes_left = 0;         // in the arena, after this
+  std::optional<uint64_t> heap_offset;  // of key and parts, if they do not fit the record
 };
 
 // Exact at one moment: taken under one lock.
@@ -130,12 +129,12 @@ class Space {
 
  private:
   Space(const IndexSegment& index, const ArenaGeometry& geometry, std::unique_ptr<Chunks> chunks,
-        SparseArray<RecordState> states);
+        SparseArray<RecordState> states, BlockAllocator arena, BlockAllocator heap);
   std::span<std::byte> BytesAt(uint32_t chunk, uint64_t offset, uint64_t size) const;
   SpaceUse UseLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint64_t BlockBytes(uint32_t record) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Free(uint32_t record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool MayGo(BlockAllocator::BlockId block, const PinnedSet& pinned, Incarnation* seen) const
+  bool MayGo(uint32_t record, const PinnedSet& pinned, Incarnation* seen) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -145,6 +144,7 @@ class Space {
   const SparseArray<RecordState> states_;
 
   mutable Mutex mu_;
+  // Whose blocks are named by their records.
   BlockAllocator arena_ ABSL_GUARDED_BY(mu_);
   BlockAllocator heap_ ABSL_GUARDED_BY(mu_);
   // Used once and free again: a list through the states' stamps.

@@ -7,9 +7,11 @@
 #include <rapidcheck/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <limits>
 #include <map>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -69,28 +71,31 @@ class Oracle {
   std::map<uint32_t, uint32_t> used_;
 };
 
+constexpr uint32_t kOwners = 40'000;
+
 struct Fixture {
   explicit Fixture(const std::vector<Region>& regions) : oracle(regions) {
     for (const Region& region : regions) allocator.AddRegion(region.start, region.size);
   }
 
-  // nullopt exactly if the oracle knows no hole that is large enough.
-  std::optional<BlockId> Allocate(uint32_t size, uint32_t owner) {
+  // False exactly if the oracle knows no hole that is large enough.
+  bool Allocate(uint32_t owner, uint32_t size) {
     const bool fits = oracle.LargestFree() >= size;
-    const auto block = allocator.Allocate(size, owner);
-    EXPECT_EQ(block.has_value(), fits) << size << " granules";
-    if (!block) return block;
-    const BlockAllocator::Block got = allocator.Get(*block);
+    EXPECT_FALSE(allocator.Has(owner));
+    EXPECT_EQ(allocator.Allocate(owner, size), fits) << size << " granules";
+    EXPECT_EQ(allocator.Has(owner), fits);
+    if (!fits) return false;
+    const BlockAllocator::Block got = allocator.Get(owner);
     EXPECT_EQ(got.size, size);
-    EXPECT_EQ(got.owner, owner);
     EXPECT_FALSE(oracle.Overlaps(got.start, got.size));
     EXPECT_TRUE(oracle.InOneRegion(got.start, got.size));
     oracle.Add(got.start, got.size);
-    return block;
+    return true;
   }
-  void Free(BlockId block) {
-    oracle.Remove(allocator.Get(block).start);
-    allocator.Free(block);
+  void Free(uint32_t owner) {
+    oracle.Remove(allocator.Get(owner).start);
+    allocator.Free(owner);
+    EXPECT_FALSE(allocator.Has(owner));
   }
   void Check() const {
     EXPECT_TRUE(allocator.CheckInvariants());
@@ -98,24 +103,24 @@ struct Fixture {
     EXPECT_EQ(allocator.total_granules() - allocator.free_granules(), oracle.Used());
   }
 
-  BlockAllocator allocator;
+  BlockAllocator allocator = *BlockAllocator::Create(kOwners);
   Oracle oracle;
 };
 
 TEST(BlockAllocator, EmptyHasNothing) {
-  BlockAllocator allocator;
+  BlockAllocator allocator = *BlockAllocator::Create(1);
   EXPECT_EQ(allocator.largest_free(), 0u);
-  EXPECT_EQ(allocator.Allocate(1, 1), std::nullopt);
+  EXPECT_FALSE(allocator.Allocate(1, 1));
+  EXPECT_FALSE(allocator.Has(1));
   EXPECT_TRUE(allocator.CheckInvariants());
 }
 
 TEST(BlockAllocator, OneBlockMayTakeARegion) {
   Fixture f({{0, 1000}});
-  const auto block = f.Allocate(1000, 7);
-  ASSERT_TRUE(block);
+  ASSERT_TRUE(f.Allocate(7, 1000));
   EXPECT_EQ(f.allocator.largest_free(), 0u);
-  EXPECT_EQ(f.allocator.Allocate(1, 8), std::nullopt);
-  f.Free(*block);
+  EXPECT_FALSE(f.allocator.Allocate(8, 1));
+  f.Free(7);
   f.Check();
   EXPECT_EQ(f.allocator.largest_free(), 1000u);
 }
@@ -123,59 +128,51 @@ TEST(BlockAllocator, OneBlockMayTakeARegion) {
 TEST(BlockAllocator, LargestAddressableRegion) {
   constexpr uint32_t kAll = std::numeric_limits<uint32_t>::max();
   Fixture f({{0, kAll}});
-  const auto block = f.Allocate(kAll, 1);
-  ASSERT_TRUE(block);
-  f.Free(*block);
-  const auto half = f.Allocate(1u << 31, 2);
-  ASSERT_TRUE(half);
-  ASSERT_TRUE(f.Allocate((1u << 31) - 1, 3));
+  ASSERT_TRUE(f.Allocate(1, kAll));
+  f.Free(1);
+  ASSERT_TRUE(f.Allocate(2, 1u << 31));
+  ASSERT_TRUE(f.Allocate(3, (1u << 31) - 1));
   f.Check();
 }
 
 TEST(BlockAllocator, RegionsNeverMerge) {
   Fixture f({{0, 100}, {100, 100}, {200, 50}});
-  EXPECT_FALSE(f.Allocate(101, 1));
-  const auto a = f.Allocate(100, 1);
-  const auto b = f.Allocate(100, 2);
-  const auto c = f.Allocate(50, 3);
-  ASSERT_TRUE(a && b && c);
-  f.Free(*a);
-  f.Free(*b);
-  f.Free(*c);
+  EXPECT_FALSE(f.Allocate(1, 101));
+  ASSERT_TRUE(f.Allocate(1, 100) && f.Allocate(2, 100) && f.Allocate(3, 50));
+  for (const uint32_t owner : {1, 2, 3}) f.Free(owner);
   f.Check();
   EXPECT_EQ(f.allocator.largest_free(), 100u);
   EXPECT_EQ(f.allocator.free_granules(), 250u);
 }
 
-TEST(BlockAllocator, NeighboursAreFoundAndKeepTheirOwners) {
+TEST(BlockAllocator, NeighboursAreKnownByTheirOwners) {
   Fixture f({{0, 100}});
-  const BlockId a = *f.Allocate(10, 1);
-  const BlockId b = *f.Allocate(20, 2);
-  const BlockId c = *f.Allocate(70, 3);
-  EXPECT_EQ(f.allocator.Next(a), b);
-  EXPECT_EQ(f.allocator.Next(b), c);
-  EXPECT_EQ(f.allocator.Next(c), BlockAllocator::kNoBlock);
-  EXPECT_EQ(f.allocator.Previous(c), b);
-  EXPECT_EQ(f.allocator.Previous(a), BlockAllocator::kNoBlock);
-  f.Free(b);
-  const BlockId hole = f.allocator.Next(a);
-  EXPECT_EQ(f.allocator.Get(hole).owner, BlockAllocator::kFree);
+  ASSERT_TRUE(f.Allocate(11, 10) && f.Allocate(22, 20) && f.Allocate(33, 70));
+  EXPECT_EQ(f.allocator.Next(11), 22u);
+  EXPECT_EQ(f.allocator.Next(22), 33u);
+  EXPECT_EQ(f.allocator.Next(33), BlockAllocator::kNoBlock);
+  EXPECT_EQ(f.allocator.Previous(33), 22u);
+  EXPECT_EQ(f.allocator.Previous(11), BlockAllocator::kNoBlock);
+  f.Free(22);
+  const BlockId hole = f.allocator.Next(11);
+  EXPECT_TRUE(BlockAllocator::IsFree(hole));
+  EXPECT_EQ(f.allocator.Previous(33), hole);
   EXPECT_EQ(f.allocator.Get(hole).size, 20u);
-  EXPECT_EQ(f.allocator.Next(hole), c);
-  f.Free(a);
-  f.Free(c);
+  EXPECT_EQ(f.allocator.Previous(hole), 11u);
+  EXPECT_EQ(f.allocator.Next(hole), 33u);
+  f.Free(11);
+  f.Free(33);
   f.Check();
   EXPECT_EQ(f.allocator.largest_free(), 100u);
 }
 
 TEST(BlockAllocator, FreeMergesInEveryOrder) {
-  std::vector<int> order = {0, 1, 2, 3, 4};
+  std::vector<uint32_t> order = {1, 2, 3, 4, 5};
   do {
     Fixture f({{10, 50}});
-    std::vector<BlockId> blocks;
-    for (uint32_t i = 0; i < 5; ++i) blocks.push_back(*f.Allocate(10, i + 1));
-    for (const int i : order) {
-      f.Free(blocks[static_cast<size_t>(i)]);
+    for (uint32_t owner = 1; owner <= 5; ++owner) ASSERT_TRUE(f.Allocate(owner, 10));
+    for (const uint32_t owner : order) {
+      f.Free(owner);
       f.Check();
     }
     ASSERT_EQ(f.allocator.largest_free(), 50u);
@@ -185,28 +182,27 @@ TEST(BlockAllocator, FreeMergesInEveryOrder) {
 // A hole must be found even if hundreds of smaller ones of the same size class come before it.
 TEST(BlockAllocator, FindsTheOneThatFitsAmongNearMisses) {
   Fixture f({{0, 1'000'000}});
-  std::vector<BlockId> holes;
-  const BlockId right = *f.Allocate(1087, 1);  // 1024..1087 share a class
-  ASSERT_TRUE(f.Allocate(1, 2));
-  for (int i = 0; i < 200; ++i) {
-    holes.push_back(*f.Allocate(1025, 3));
-    ASSERT_TRUE(f.Allocate(1, 4));
+  ASSERT_TRUE(f.Allocate(1, 1087));  // 1024..1087 share a class
+  ASSERT_TRUE(f.Allocate(2, 1));
+  for (uint32_t hole = 10; hole < 410; hole += 2) {
+    ASSERT_TRUE(f.Allocate(hole, 1025));
+    ASSERT_TRUE(f.Allocate(hole + 1, 1));
   }
-  ASSERT_TRUE(f.Allocate(f.allocator.largest_free(), 5));
-  f.Free(right);
-  for (const BlockId hole : holes) f.Free(hole);
+  ASSERT_TRUE(f.Allocate(3, f.allocator.largest_free()));
+  f.Free(1);
+  for (uint32_t hole = 10; hole < 410; hole += 2) f.Free(hole);
   f.Check();
-  EXPECT_TRUE(f.Allocate(1087, 6)) << "the only hole that fits lies at the list's end";
+  EXPECT_TRUE(f.Allocate(4, 1087)) << "the only hole that fits lies at the list's end";
 }
 
 TEST(BlockAllocator, MetadataIsReused) {
   Fixture f({{0, 1 << 20}});
   uint64_t peak = 0;
   for (int round = 0; round < 20; ++round) {
-    std::vector<BlockId> blocks;
-    for (uint32_t i = 0; i < 1000; ++i) blocks.push_back(*f.allocator.Allocate(1 + i % 100, 1));
+    for (uint32_t i = 1; i <= 1000; ++i) ASSERT_TRUE(f.allocator.Allocate(i, 1 + i % 100));
+    for (uint32_t i = 1; i <= 1000; i += 2) f.allocator.Free(i);
     if (round == 0) peak = f.allocator.metadata_bytes();
-    for (const BlockId block : blocks) f.allocator.Free(block);
+    for (uint32_t i = 2; i <= 1000; i += 2) f.allocator.Free(i);
   }
   EXPECT_EQ(f.allocator.metadata_bytes(), peak);
   f.Check();
@@ -231,43 +227,41 @@ RC_GTEST_PROP(BlockAllocator, AgreesWithTheOracle, ()) {
     at += size + *rc::gen::inRange<uint32_t>(0, 2);  // adjacent, or with a gap
   }
   Fixture f(regions);
-  std::map<uint32_t, BlockId> live;  // by owner
+  std::vector<uint32_t> live;  // owners
   uint32_t next_owner = 1;
   const auto steps = *rc::gen::inRange(1, 200);
   for (int step = 0; step < steps; ++step) {
     if (live.empty() || *rc::gen::inRange(0, 100) < 60) {
       const uint32_t owner = next_owner++;
-      if (const auto block = f.Allocate(*AnySize(), owner)) live.emplace(owner, *block);
+      if (f.Allocate(owner, *AnySize())) live.push_back(owner);
     } else {
-      auto victim = live.begin();
-      std::advance(victim, *rc::gen::inRange<size_t>(0, live.size()));
-      RC_ASSERT(f.allocator.Get(victim->second).owner == victim->first);
-      f.Free(victim->second);
+      const auto victim = live.begin() + *rc::gen::inRange<std::ptrdiff_t>(0, std::ssize(live));
+      f.Free(*victim);
       live.erase(victim);
     }
     f.Check();
   }
-  for (const auto& [owner, block] : live) f.Free(block);
+  for (const uint32_t owner : live) f.Free(owner);
   f.Check();
   // Everything came together again. Largest first, since a smaller one may take a larger region.
   std::sort(regions.begin(), regions.end(),
             [](const Region& a, const Region& b) { return a.size > b.size; });
-  for (const Region& region : regions) RC_ASSERT(f.allocator.Allocate(region.size, 1).has_value());
+  for (const Region& region : regions) RC_ASSERT(f.allocator.Allocate(next_owner++, region.size));
   RC_ASSERT(!::testing::Test::HasFailure());
 }
 
 // The same over a long life: fragmentation has time to build up.
 TEST(BlockAllocator, LongLife) {
   Fixture f({{0, 60'000}, {60'000, 60'000}});
-  std::vector<BlockId> live;
+  std::vector<uint32_t> live;
   uint64_t x = 42;
   for (int step = 0; step < 30'000; ++step) {
     x = testing::Mix(x);
     if (x % 100 < 55 || live.empty()) {
       const uint32_t size =
           1 + static_cast<uint32_t>((x >> 8) % (uint64_t{1} << (1 + (x >> 40) % 11)));
-      if (const auto block = f.Allocate(size, 1 + static_cast<uint32_t>(step)))
-        live.push_back(*block);
+      const auto owner = static_cast<uint32_t>(step + 1);
+      if (f.Allocate(owner, size)) live.push_back(owner);
     } else {
       const size_t i = (x >> 8) % live.size();
       f.Free(live[i]);
