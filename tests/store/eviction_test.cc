@@ -222,7 +222,8 @@ TEST_F(Eviction, MaxObjectsEvicts) {
   EXPECT_GE(ns_->Stats().objects, 12u) << "far too many were evicted";
 }
 
-// Whatever the number is, and however it divides among shards and buckets: no bucket is full first.
+// Whatever the number is, and however it divides among shards and buckets: none of these is full
+// first, neither at once nor when objects have come and gone for long.
 TEST_F(Eviction, AsManyObjectsAsThereMayBeAreKept) {
   for (const uint32_t shards : {1, 64}) {
     OpenStore({.capacity_bytes = 64 * kMiB, .shards = shards, .background = false});
@@ -233,6 +234,11 @@ TEST_F(Eviction, AsManyObjectsAsThereMayBeAreKept) {
       const NamespaceStats stats = ns_->Stats();
       EXPECT_EQ(stats.objects, static_cast<uint64_t>(objects)) << name;
       EXPECT_EQ(stats.evicted, 0u) << name;
+      const int last = 6 * objects;
+      for (int i = objects; i < last; ++i) ns_.MustPut(KeyOf(i), "small");
+      int kept = 0;
+      while (kept < objects && ns_.Has(KeyOf(last - 1 - kept))) ++kept;
+      EXPECT_GE(kept, objects - objects / 50 - 1) << name;
       ASSERT_TRUE(store_->DeleteNamespace(name).ok());
     }
   }
