@@ -34,9 +34,10 @@ shm::IndexHeader MakeHeader(const IndexSegment::Options& options) {
   shm::IndexHeader h{};
   h.magic = shm::kIndexMagic;
   h.layout_version = shm::kIndexLayoutVersion;
-  // Four entries a head bucket when full. As objects come and go, an overflow bucket that was needed
-  // once stays for as long as one of its entries does: 16 % of the heads have one. There is room for
-  // a quarter, and eight more in each shard, as in a small index a few heads may be unlucky.
+  // Four entries a head bucket when full. As objects come and go, an overflow bucket that was
+  // needed once stays for as long as one of its entries does: 16 % of the heads have one. There is
+  // room for a quarter, and eight more in each shard, as in a small index a few heads may be
+  // unlucky.
   const uint32_t heads_per_shard = DivideUp(options.max_objects, 4 * options.shards);
   h.bucket_count = options.shards * heads_per_shard;
   h.overflow_bucket_count = options.shards * (heads_per_shard / 4 + 8);

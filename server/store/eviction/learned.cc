@@ -19,14 +19,24 @@ LearnedPolicy::LearnedPolicy(PolicyNode* nodes) : nodes_(nodes), segments_(nodes
 void LearnedPolicy::Begin(const Use& use) {
   if (use.request == request_) return;
   request_ = use.request;
+  mark_ = mark_ == UINT8_MAX ? kFirstMark : mark_ + 1;
   ++requests_;
   const uint64_t start_ms = use.now_ms - use.age_ms;
-  std::erase_if(opened_, [&](const Opened& opened) {
-    if (opened.goes_on == 0 && AtOnce(segments_[opened.segment].start_ms, start_ms)) return false;
-    segments_.Close(opened.segment);
-    return true;
-  });
+  if (!AtOnce(turn_.start_ms, start_ms)) {
+    StartTurn(start_ms);
+  } else {
+    std::erase_if(opened_, [this](const Opened& opened) {
+      if (opened.goes_on != 0) segments_.Close(opened.segment);
+      return opened.goes_on != 0;
+    });
+  }
   KeepTime(use.now_ms);
+}
+
+void LearnedPolicy::StartTurn(uint64_t start_ms) {
+  for (const Opened& opened : opened_) segments_.Close(opened.segment);
+  opened_.clear();
+  turn_ = segments_.NewTurn(start_ms);
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
@@ -57,7 +67,7 @@ void LearnedPolicy::Learn(uint64_t now_ms) {
   });
   const double segment_weight = segments_.SampleWeight(kSample);
   segments_.Sample(kSample, [&](const Segments::Segment& segment) {
-    rival_.See(now_ms - segment.start_ms, segment_weight * segment.size);
+    rival_.See(now_ms - segment.turn.start_ms, segment_weight * segment.size);
   });
   rival_.EndLook(static_cast<double>(segments_.records()), seconds);
   table_.Learn(living, seconds);
@@ -75,32 +85,38 @@ uint32_t LearnedPolicy::FindOpened(int reuse_class, uint64_t goes_on) const {
   return 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms) {
+uint32_t LearnedPolicy::OpenSegment(int reuse_class) {
   if (const uint32_t opened = FindOpened(reuse_class, /*goes_on=*/0); opened != 0) return opened;
-  const uint32_t segment = segments_.Open(reuse_class, start_ms);
+  const uint32_t segment = segments_.Open(reuse_class, turn_);
   opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, segment});
   return segment;
 }
 
 uint32_t LearnedPolicy::OpenSegmentBehind(int reuse_class, uint32_t anchor) {
-  const uint64_t goes_on = segments_[anchor].turn;
+  const uint64_t goes_on = segments_[anchor].turn.number;
   if (const uint32_t opened = FindOpened(reuse_class, goes_on); opened != 0) return opened;
   const uint32_t segment = segments_.OpenBehind(reuse_class, anchor);
   opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, segment});
   return segment;
 }
 
-void LearnedPolicy::Move(uint32_t record, int reuse_class, uint64_t now_ms) {
+void LearnedPolicy::Move(uint32_t record, int reuse_class) {
   const uint32_t group = nodes_[record].group;
   // What is used alone, which is most of what has no chain, goes with its segment.
   if (segments_[group].size == 1 && !segments_[group].kept &&
       FindOpened(reuse_class, /*goes_on=*/0) == 0) {
-    segments_.Reopen(group, reuse_class, now_ms);
+    segments_.Reopen(group, reuse_class, turn_);
     opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, group});
+    nodes_[record].list = mark_;
     return;
   }
   segments_.Remove(record);
-  segments_.PushNearest(OpenSegment(reuse_class, now_ms), record);
+  Enter(OpenSegment(reuse_class), record);
+}
+
+void LearnedPolicy::Enter(uint32_t segment, uint32_t record) {
+  segments_.PushNearest(segment, record);
+  nodes_[record].list = mark_;
 }
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
@@ -119,7 +135,7 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class);
-  segments_.PushNearest(OpenSegment(reuse_class, use.now_ms - use.age_ms), record);
+  Enter(OpenSegment(reuse_class), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
@@ -136,8 +152,9 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
   const uint32_t group = nodes_[anchor].group;
   if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
+    nodes_[record].list = mark_;
   } else {
-    segments_.PushNearest(OpenSegmentBehind(reuse_class, group), record);
+    Enter(OpenSegmentBehind(reuse_class, group), record);
   }
 }
 
@@ -145,23 +162,23 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
   const Segments::Segment& before = segments_[node.group];
   const int class_before = before.reuse_class;
-  // The same request twice: it is where it belongs.
-  if (use.repeat && use.request == request_ && before.kept) return;
-  // It ends its request: nothing deeper moves either.
-  if (use.repeat && use.ends_request && ReuseTable::EndsRequest(class_before) &&
-      AtOnce(before.start_ms, use.now_ms)) {
-    return;
+  if (use.repeat) {
+    // As long as nothing of its request has moved, what was used just before need not move either.
+    // Once something has, all that is nearer to the root must follow; once is enough.
+    const bool stays =
+        use.request == request_ ? node.list == mark_ : AtOnce(before.turn.start_ms, use.now_ms);
+    if (stays) return;
   }
   Begin(use);
   if (use.repeat) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
-    return Move(record, class_before, use.now_ms);
+    return Move(record, class_before);
   }
   table_.CountReuse(class_before, use.idle_ms);
   rival_.CountUse(use.idle_ms, /*hit=*/true);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
-  Move(record, table_.ClassOf(node.uses, use.ends_request, node.class_id), use.now_ms);
+  Move(record, table_.ClassOf(node.uses, use.ends_request, node.class_id));
 }
 
 size_t LearnedPolicy::MostGhosts() const {
@@ -183,22 +200,16 @@ void LearnedPolicy::Remove(uint32_t record, const Departure& departure) {
 
 uint32_t LearnedPolicy::Victim(uint64_t now_ms, MayGo may_go) {
   KeepTime(now_ms);
+  renewed_turn_ = 0;
   const bool by_index = table_.trained() && !rival_.leads();
-  const uint32_t victim = by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
-  for (const uint8_t reuse_class : renewed_classes_) {
-    segments_.Close(std::exchange(renewed_[reuse_class], 0));
-  }
-  renewed_classes_.clear();
-  return victim;
+  return by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
 }
 
 uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
   for (int cell = segments_.FirstCell(0); cell >= 0; cell = segments_.NextCell(cell)) {
-    const uint32_t& renewed = renewed_[cell / ReuseTable::kBins];
     while (true) {
       const uint32_t segment = segments_.OldestIn(cell);
-      // What this search has moved is the newest.
-      if (segment == 0 || segment == renewed) break;
+      if (segment == 0 || IsRenewed(segment)) break;
       const uint32_t record = segments_[segment].deepest;
       if (may_go(record)) return record;
       Renew(record, now_ms);
@@ -210,8 +221,7 @@ uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
 uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
   while (true) {
     const uint32_t oldest = segments_.Oldest();
-    // What this search has moved is the newest.
-    if (oldest == 0 || oldest == renewed_[segments_[oldest].reuse_class]) return 0;
+    if (oldest == 0 || IsRenewed(oldest)) return 0;
     const uint32_t record = segments_[oldest].deepest;
     if (may_go(record)) return record;
     Renew(record, now_ms);
@@ -219,14 +229,13 @@ uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
 }
 
 void LearnedPolicy::Renew(uint32_t record, uint64_t now_ms) {
-  const int reuse_class = segments_[nodes_[record].group].reuse_class;
-  uint32_t& renewed = renewed_[reuse_class];
-  if (renewed == 0) {
-    renewed = segments_.Open(reuse_class, now_ms);
-    renewed_classes_.push_back(static_cast<uint8_t>(reuse_class));
+  if (renewed_turn_ == 0) {
+    StartTurn(now_ms);
+    renewed_turn_ = turn_.number;
   }
+  const uint32_t segment = OpenSegment(segments_[nodes_[record].group].reuse_class);
   segments_.Remove(record);
-  segments_.PushNearest(renewed, record);
+  segments_.PushNearest(segment, record);
 }
 
 }  // namespace infercache::store

@@ -39,7 +39,7 @@ static_assert(sizeof(PolicyNode) == 24);
 // what all others need stays longest.
 struct Use {
   uint64_t now_ms = 0;        // no call's is earlier than that of the call before
-  uint64_t request = 0;       // equal for what belongs together
+  uint64_t request = 0;       // equal for what belongs together; never 0
   bool ends_request = false;  // the block is the last of its request
   // Of a use, by CountUse: how long after the last one that counted; and whether it is a repeat of
   // that, which shows that the block is needed now, but is no further sign that it will be again.

@@ -16,7 +16,7 @@ Segments::Segments(PolicyNode* nodes)
   for (uint16_t i = 0; i < ReuseTable::kCells; ++i) rank_of_[i] = cell_at_[i] = i;
 }
 
-uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later) {
+uint32_t Segments::Make(int reuse_class, const Turn& turn, uint32_t later) {
   uint32_t made = free_;
   if (made != 0) {
     free_ = segments_[made].newer;
@@ -25,18 +25,16 @@ uint32_t Segments::Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint3
     segments_.PushBack({});
   }
   segments_[made] = {};
-  Link(made, reuse_class, start_ms, turn, later);
+  Link(made, reuse_class, turn, later);
   return made;
 }
 
-void Segments::Link(uint32_t number, int reuse_class, uint64_t start_ms, uint64_t turn,
-                    uint32_t later) {
+void Segments::Link(uint32_t number, int reuse_class, const Turn& turn, uint32_t later) {
   Segment& segment = segments_[number];
-  const uint64_t age_ms = advanced_ms_ > start_ms ? advanced_ms_ - start_ms : 0;
+  const uint64_t age_ms = advanced_ms_ > turn.start_ms ? advanced_ms_ - turn.start_ms : 0;
   segment.reuse_class = static_cast<uint8_t>(reuse_class);
   segment.bin = static_cast<uint8_t>(ReuseTable::BinOf(age_ms));
   segment.kept = true;
-  segment.start_ms = start_ms;
   segment.turn = turn;
   segment.later = later;
   segment.earlier = later != 0 ? segments_[later].earlier : latest_;
@@ -56,28 +54,29 @@ void Segments::Unlink(uint32_t number) {
 // Mostly there is none. What another policy had comes in the order of its last uses, between new
 // requests: the next one is near the last one.
 uint32_t Segments::EarliestAfter(uint64_t start_ms) {
-  if (latest_ == 0 || segments_[latest_].start_ms <= start_ms) return 0;
+  const auto is_after = [&](uint32_t segment) {
+    return segments_[segment].turn.start_ms > start_ms;
+  };
+  if (latest_ == 0 || !is_after(latest_)) return 0;
   uint32_t later = looked_up_ != 0 ? looked_up_ : earliest_;
-  while (segments_[later].start_ms <= start_ms) later = segments_[later].later;
-  while (true) {
-    const uint32_t earlier = segments_[later].earlier;
-    if (earlier == 0 || segments_[earlier].start_ms <= start_ms) break;
-    later = earlier;
+  while (!is_after(later)) later = segments_[later].later;
+  while (segments_[later].earlier != 0 && is_after(segments_[later].earlier)) {
+    later = segments_[later].earlier;
   }
   return looked_up_ = later;
 }
 
-uint32_t Segments::Open(int reuse_class, uint64_t start_ms) {
-  return Make(reuse_class, start_ms, ++turns_, EarliestAfter(start_ms));
+uint32_t Segments::Open(int reuse_class, const Turn& turn) {
+  return Make(reuse_class, turn, EarliestAfter(turn.start_ms));
 }
 
-void Segments::Reopen(uint32_t segment, int reuse_class, uint64_t start_ms) {
+void Segments::Reopen(uint32_t segment, int reuse_class, const Turn& turn) {
   Unlink(segment);
-  Link(segment, reuse_class, start_ms, ++turns_, EarliestAfter(start_ms));
+  Link(segment, reuse_class, turn, EarliestAfter(turn.start_ms));
 }
 
 uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
-  return Make(reuse_class, segments_[anchor].start_ms, segments_[anchor].turn, anchor);
+  return Make(reuse_class, segments_[anchor].turn, anchor);
 }
 
 // Thousands may lie between an old anchor and now. Where its class is a common one, another of its
@@ -85,9 +84,7 @@ uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
 uint32_t Segments::NewerInCell(uint32_t number) const {
   const Segment& segment = segments_[number];
   const int cell = CellOf(segment);
-  const auto is_earlier = [&segment](const Segment& other) {
-    return std::pair(other.start_ms, other.turn) < std::pair(segment.start_ms, segment.turn);
-  };
+  const auto is_earlier = [&segment](const Segment& other) { return other.turn < segment.turn; };
   uint32_t later = segment.later;
   uint32_t newer = 0, older = cells_[cell].newest;
   while (later != 0 && CellOf(segments_[later]) != cell) {
@@ -189,7 +186,7 @@ void Segments::Advance(uint64_t now_ms) {
       const Cell& cell = cells_[ReuseTable::CellOf(reuse_class, bin)];
       while (cell.oldest != 0) {
         const uint32_t oldest = cell.oldest;
-        if (now_ms - segments_[oldest].start_ms < ReuseTable::EdgeMs(bin + 1)) break;
+        if (now_ms - segments_[oldest].turn.start_ms < ReuseTable::EdgeMs(bin + 1)) break;
         LeaveCell(oldest);
         ++segments_[oldest].bin;
         EnterCell(oldest, 0);
@@ -226,7 +223,7 @@ uint32_t Segments::Oldest() const {
     if (a_ends != ReuseTable::EndsRequest(b.reuse_class)) return a_ends;
     return a.reuse_class < b.reuse_class;
   };
-  const uint64_t turn = segments_[oldest].turn;
+  const Turn turn = segments_[oldest].turn;
   for (uint32_t i = segments_[oldest].later; i != 0 && segments_[i].turn == turn;
        i = segments_[i].later) {
     if (segments_[i].size != 0 && goes_before(segments_[i], segments_[oldest])) oldest = i;

@@ -1,13 +1,14 @@
-// The learned policy's order: blocks lie in segments (one request x one class), from the one
-// nearest to the root of its chain to the deepest; segments lie in cells (class x age bin), newest
-// first. A segment moves from cell to cell as it ages, with all of its blocks, so that no block
-// pays for growing older.
+// The learned policy's order: blocks lie in segments (one turn, of what is used at once, x one
+// class), from the one nearest to the root of its chain to the deepest; segments lie in cells
+// (class x age bin), newest first. A segment moves from cell to cell as it ages, with all of its
+// blocks, so that no block pays for growing older.
 //
 // Not thread-safe.
 
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -20,16 +21,21 @@ namespace infercache::store {
 
 class Segments {
  public:
+  // Numbers tell apart what starts within one millisecond.
+  struct Turn {
+    uint64_t start_ms = 0;
+    uint64_t number = 0;
+    auto operator<=>(const Turn&) const = default;
+  };
   struct Segment {
     uint32_t nearest = 0, deepest = 0;  // records
     uint32_t size = 0;
     uint32_t newer = 0, older = 0;    // segments of its cell; `newer` also links free ones
-    uint32_t later = 0, earlier = 0;  // of all segments, by start and turn
+    uint32_t later = 0, earlier = 0;  // of all segments, by turn
     uint8_t reuse_class = 0;
     uint8_t bin = 0;
-    bool kept = false;  // even when it is empty: its request may go on
-    uint64_t start_ms = 0;
-    uint64_t turn = 0;  // of its request: tells apart what starts within one millisecond
+    bool kept = false;  // even when it is empty: more may come
+    Turn turn;
   };
 
   explicit Segments(PolicyNode* nodes);
@@ -42,17 +48,20 @@ class Segments {
   size_t records() const { return records_; }
   size_t records_in(int cell) const { return cells_[cell].records; }
 
-  // A new one, the newest of those that started no later, in a turn of its own. Kept.
-  uint32_t Open(int reuse_class, uint64_t start_ms);
-  // The same for a request that goes on: it starts with `anchor`, in its turn, just before it.
+  // Of what starts no later this is the newest.
+  Turn NewTurn(uint64_t start_ms) { return {start_ms, ++turns_}; }
+  // A new one, the newest of those that started no later. Kept. REQUIRES: of these none is of a
+  // later turn.
+  uint32_t Open(int reuse_class, const Turn& turn);
+  // The same for a request that goes on: in the turn of `anchor`, just before it.
   uint32_t OpenBehind(int reuse_class, uint32_t anchor);
   // What Open returns, of a segment that is there: with its records, without taking them out of it
   // and putting them back.
-  void Reopen(uint32_t segment, int reuse_class, uint64_t start_ms);
+  void Reopen(uint32_t segment, int reuse_class, const Turn& turn);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
-  // Makes a record that is in none the segment's nearest.
+  // Makes a record that is in none the segment's nearest. Its node's list is 1, here and below.
   void PushNearest(uint32_t segment, uint32_t record);
   // Puts it just deeper than `anchor`, into its segment.
   void InsertBehind(uint32_t anchor, uint32_t record);
@@ -69,7 +78,7 @@ class Segments {
   int NextCell(int cell) const { return FirstCell(rank_of_[cell] + 1); }
   // The oldest segment with records. 0 = none.
   uint32_t OldestIn(int cell) const { return SkipEmpty(cells_[cell].oldest); }
-  // The one with records that started first. Of one turn: what ends its request goes before the
+  // The one with records whose turn came first. Of one turn: what ends its request goes before the
   // rest, then, as classes come in the order of their uses, what fewer others share. 0 = none.
   uint32_t Oldest() const;
 
@@ -95,9 +104,9 @@ class Segments {
     return ReuseTable::CellOf(segment.reuse_class, segment.bin);
   }
   size_t SampleStep(size_t limit) const { return segments_.size() / limit + 1; }
-  uint32_t Make(int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later);
+  uint32_t Make(int reuse_class, const Turn& turn, uint32_t later);
   // Links a segment that is in no list, just earlier than `later`; 0 = as the latest. Keeps it.
-  void Link(uint32_t segment, int reuse_class, uint64_t start_ms, uint64_t turn, uint32_t later);
+  void Link(uint32_t segment, int reuse_class, const Turn& turn, uint32_t later);
   void Unlink(uint32_t segment);
   // The earliest of those that start after `start_ms`. 0 = none.
   uint32_t EarliestAfter(uint64_t start_ms);

@@ -260,7 +260,7 @@ TEST(Learned, IsLruUntilThereIsSomethingToGoBy) {
   // Nothing comes back: there is nothing to learn, however long it goes on.
   for (uint32_t i = 1; i < kBlocks; ++i) {
     x = x * 6364136223846793005u + 1442695040888963407u;
-    const Use use{.now_ms = 1'000'000 + i * 100, .request = i / 3};
+    const Use use{.now_ms = 1'000'000 + i * 100, .request = 1 + i / 3};
     lru.Touch(i, use);
     learned.Touch(i, use);
   }
@@ -330,6 +330,27 @@ TEST(Learned, ChainsThatGoOnInOneRequestKeepTheirAges) {
     const uint32_t victim = cache.policy().Victim(1'010'000, [](uint32_t) { return true; });
     EXPECT_EQ(victim, expected);
     cache.Drop(victim, 1'010'000, /*evicted=*/true);
+  }
+}
+
+// What was used a few milliseconds ago need not move, unless what is deeper in its chain does.
+TEST(Learned, HeadsFollowTheirTails) {
+  BlockCache cache("auto", 100, 100);
+  uint64_t request = 0;
+  const auto use = [&](uint64_t now_ms, std::vector<uint32_t> blocks, bool goes_on = false) {
+    if (!goes_on) ++request;
+    for (const uint32_t block : blocks) {
+      cache.Touch(block, {.now_ms = now_ms, .request = request, .ends_request = block == 4});
+    }
+  };
+  use(1'000'000, {4, 3, 2, 1});
+  use(1'001'000, {2, 1});
+  use(1'001'005, {4, 3, 2, 1});
+  use(1'001'006, {4, 3}, /*goes_on=*/true);  // it reads what it has looked for
+  for (const uint32_t expected : {4u, 3u, 2u, 1u}) {
+    const uint32_t victim = cache.policy().Victim(1'001'006, [](uint32_t) { return true; });
+    EXPECT_EQ(victim, expected);
+    cache.Drop(victim, 1'001'006, /*evicted=*/true);
   }
 }
 

@@ -23,9 +23,7 @@ TEST(Segments, LieByAgeInEveryCell) {
   std::mt19937 random(1);
   uint64_t now_ms = 1'000'000, advanced_ms = 0;
   uint32_t behind = 0;
-  const auto age = [&segments](uint32_t segment) {
-    return std::pair(segments[segment].start_ms, segments[segment].turn);
-  };
+  const auto age = [&segments](uint32_t segment) { return segments[segment].turn; };
   for (uint32_t record = 1; record <= kRecords; ++record) {
     now_ms += random() % 3;
     if (now_ms - advanced_ms >= 100) segments.Advance(advanced_ms = now_ms);
@@ -34,8 +32,8 @@ TEST(Segments, LieByAgeInEveryCell) {
     const uint32_t anchor = before.list != 0 ? before.group : 0;
     const bool goes_on = anchor != 0 && random() % 3 == 0;
     const uint64_t start_ms = now_ms - (random() % 4 == 0 ? random() % 50'000 : 0);
-    const uint32_t segment =
-        goes_on ? segments.OpenBehind(reuse_class, anchor) : segments.Open(reuse_class, start_ms);
+    const uint32_t segment = goes_on ? segments.OpenBehind(reuse_class, anchor)
+                                     : segments.Open(reuse_class, segments.NewTurn(start_ms));
     if (goes_on) {
       ++behind;
       EXPECT_EQ(age(segment), age(anchor));
@@ -49,14 +47,14 @@ TEST(Segments, LieByAgeInEveryCell) {
     }
     const PolicyNode& used = nodes[1 + random() % record];
     if (random() % 4 == 0 && used.list != 0) {
-      segments.Reopen(used.group, reuse_class, start_ms);
+      segments.Reopen(used.group, reuse_class, segments.NewTurn(start_ms));
       segments.Close(used.group);
     }
   }
   EXPECT_GT(behind, kRecords / 4);
   size_t seen = 0;
   for (int cell = 0; cell < ReuseTable::kCells; ++cell) {
-    std::pair<uint64_t, uint64_t> last = {0, 0};
+    Segments::Turn last;
     while (const uint32_t segment = segments.OldestIn(cell)) {
       ASSERT_LE(last, age(segment)) << "cell " << cell;
       last = age(segment);
@@ -78,11 +76,11 @@ TEST(Segments, TheOldestGoByTurnAndClass) {
     return segment;
   };
   EXPECT_EQ(segments.Oldest(), 0u);
-  const uint32_t anchor = add(1, segments.Open(/*reuse_class=*/4, /*start_ms=*/1'000'000));
-  add(2, segments.Open(1, 1'000'000));
+  const uint32_t anchor = add(1, segments.Open(/*reuse_class=*/4, segments.NewTurn(1'000'000)));
+  add(2, segments.Open(1, segments.NewTurn(1'000'000)));
   add(3, segments.OpenBehind(2, anchor));
   add(4, segments.OpenBehind(3, anchor));
-  const uint32_t empty = segments.Open(1, 999'999);
+  const uint32_t empty = segments.Open(1, segments.NewTurn(999'999));
   std::vector<uint32_t> order;
   while (const uint32_t oldest = segments.Oldest()) {
     order.push_back(segments[oldest].deepest);
@@ -95,10 +93,10 @@ TEST(Segments, TheOldestGoByTurnAndClass) {
 TEST(Segments, AReopenedOneIsAsIfItsRecordsHadComeNow) {
   std::vector<PolicyNode> nodes(4);
   Segments segments(nodes.data());
-  const uint32_t used = segments.Open(/*reuse_class=*/0, /*start_ms=*/1'000'000);
+  const uint32_t used = segments.Open(/*reuse_class=*/0, segments.NewTurn(1'000'000));
   for (const uint32_t record : {1, 2}) segments.PushNearest(used, record);
   segments.Close(used);
-  const uint32_t other = segments.Open(/*reuse_class=*/0, 1'000'000);
+  const uint32_t other = segments.Open(/*reuse_class=*/0, segments.NewTurn(1'000'000));
   segments.PushNearest(other, 3);
   segments.Close(other);
   segments.Advance(1'100'000);
@@ -106,7 +104,7 @@ TEST(Segments, AReopenedOneIsAsIfItsRecordsHadComeNow) {
   const int new_cell = ReuseTable::CellOf(3, 0);
   ASSERT_EQ(segments.records_in(old_cell), 3u);
 
-  segments.Reopen(used, /*reuse_class=*/3, 1'100'000);
+  segments.Reopen(used, /*reuse_class=*/3, segments.NewTurn(1'100'000));
   EXPECT_EQ(segments.records(), 3u);
   EXPECT_EQ(segments.records_in(old_cell), 1u);
   EXPECT_EQ(segments.records_in(new_cell), 2u);
@@ -122,7 +120,7 @@ TEST(Segments, AReopenedOneIsAsIfItsRecordsHadComeNow) {
   EXPECT_EQ(segments[used].size, 0u);
   EXPECT_TRUE(segments[used].kept);
   segments.Close(used);
-  EXPECT_EQ(segments.Open(0, 1'100'000), used) << "it was not given back";
+  EXPECT_EQ(segments.Open(0, segments.NewTurn(1'100'000)), used) << "it was not given back";
 }
 
 // Its place was once looked for among all segments of its cell that began later: this took 82 s.
@@ -141,7 +139,7 @@ TEST(Segments, AnOldAnchorCostsLittle) {
     const int reuse_class = static_cast<int>(record % 8);
     const uint32_t anchor = record > kRecords / 2 ? nodes[record - kRecords / 3].group : 0;
     put(record, anchor != 0 ? segments.OpenBehind(reuse_class, anchor)
-                            : segments.Open(reuse_class, now_ms));
+                            : segments.Open(reuse_class, segments.NewTurn(now_ms)));
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
@@ -151,7 +149,7 @@ TEST(Segments, ManyAnchorsOfOneTurnCostLittle) {
   constexpr uint32_t kRecords = Scaled(400'000);
   std::vector<PolicyNode> nodes(kRecords + 2);
   Segments segments(nodes.data());
-  const uint32_t anchor = segments.Open(/*reuse_class=*/2, /*start_ms=*/1'000'000);
+  const uint32_t anchor = segments.Open(/*reuse_class=*/2, segments.NewTurn(1'000'000));
   segments.PushNearest(anchor, kRecords + 1);
   const auto start = std::chrono::steady_clock::now();
   for (uint32_t record = 1; record <= kRecords; ++record) {
@@ -172,7 +170,8 @@ TEST(Segments, WhatComesFromAnotherPolicyCostsLittle) {
   for (uint32_t record = 1; record <= kRecords; ++record) {
     const bool moved = record % 2 == 0;
     const uint32_t segment =
-        segments.Open(static_cast<int>(record / 2 % 8), moved ? 1'000'000 + record / 4 : 2'000'000);
+        segments.Open(static_cast<int>(record / 2 % 8),
+                      segments.NewTurn(moved ? 1'000'000 + record / 4 : 2'000'000));
     segments.PushNearest(segment, record);
     segments.Close(segment);
   }
