@@ -204,8 +204,8 @@ TEST_F(RankingTest, AVirtualClockGoesAsItIsTold) {
   EXPECT_EQ(ns_->AdvanceClock(1).code(), absl::StatusCode::kFailedPrecondition);
 }
 
-// Of two requests of the same moment first their ends go, in their turn, then the rest.
-TEST_F(RankingTest, LocalRequestsAtOnceGoFromTheirEnds) {
+// Of two requests of the same moment the first goes first, each from its end.
+TEST_F(RankingTest, LocalRequestsGoInTurn) {
   Open(4, "auto");
   for (int i = 0; i < 4; ++i) ns_.MustPut(KeyOf(i), "v");
   clock_.AdvanceMs(1'000);
@@ -220,7 +220,7 @@ TEST_F(RankingTest, LocalRequestsAtOnceGoFromTheirEnds) {
     }
     client.page().lane(0).touched.store(position);
   }
-  EXPECT_THAT(OrderOfEviction(4), ElementsAre(1, 3, 0, 2));
+  EXPECT_THAT(OrderOfEviction(4), ElementsAre(1, 0, 3, 2));
 }
 
 // Of what goes on behind one block, that which ended its request goes first: the other may go on.

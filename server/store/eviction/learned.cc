@@ -22,7 +22,7 @@ void LearnedPolicy::Begin(const Use& use) {
   mark_ = mark_ == UINT8_MAX ? kFirstMark : mark_ + 1;
   ++requests_;
   const uint64_t start_ms = use.now_ms - use.age_ms;
-  if (!AtOnce(turn_.start_ms, start_ms)) {
+  if (!InTurn(start_ms)) {
     StartTurn(start_ms);
   } else {
     std::erase_if(opened_, [this](const Opened& opened) {
@@ -37,6 +37,7 @@ void LearnedPolicy::StartTurn(uint64_t start_ms) {
   for (const Opened& opened : opened_) segments_.Close(opened.segment);
   opened_.clear();
   turn_ = segments_.NewTurn(start_ms);
+  turn_uses_ = 0;
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
@@ -107,7 +108,7 @@ void LearnedPolicy::Move(uint32_t record, int reuse_class) {
       FindOpened(reuse_class, /*goes_on=*/0) == 0) {
     segments_.Reopen(group, reuse_class, turn_);
     opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, group});
-    nodes_[record].list = mark_;
+    Mark(record);
     return;
   }
   segments_.Remove(record);
@@ -116,7 +117,7 @@ void LearnedPolicy::Move(uint32_t record, int reuse_class) {
 
 void LearnedPolicy::Enter(uint32_t segment, uint32_t record) {
   segments_.PushNearest(segment, record);
-  nodes_[record].list = mark_;
+  Mark(record);
 }
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
@@ -152,7 +153,7 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
   const uint32_t group = nodes_[anchor].group;
   if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
-    nodes_[record].list = mark_;
+    Mark(record);
   } else {
     Enter(OpenSegmentBehind(reuse_class, group), record);
   }
@@ -163,10 +164,10 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   const Segments::Segment& before = segments_[node.group];
   const int class_before = before.reuse_class;
   if (use.repeat) {
-    // As long as nothing of its request has moved, what was used just before need not move either.
-    // Once something has, all that is nearer to the root must follow; once is enough.
+    // As long as nothing of its request has moved, what is of this turn need not move either. Once
+    // something has, all that is nearer to the root must follow; once is enough.
     const bool stays =
-        use.request == request_ ? node.list == mark_ : AtOnce(before.turn.start_ms, use.now_ms);
+        use.request == request_ ? node.list == mark_ : before.turn == turn_ && InTurn(use.now_ms);
     if (stays) return;
   }
   Begin(use);

@@ -42,14 +42,18 @@ class LearnedPolicy final : public Policy {
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
   static constexpr uint8_t kFirstMark = 2;  // Segments has 1, for what is moved for other reasons
-  // What is used within this time is used at once: requests share their segments, which costs the
-  // fewer the more come, and what is used all the time is not worth a move each time.
-  static constexpr uint64_t kAtOnceMs = 10;
-  static bool AtOnce(uint64_t start_ms, uint64_t now_ms) {
-    return start_ms <= now_ms && now_ms - start_ms < kAtOnceMs;
-  }
+  // What is used within this time is used at once, in one turn, as long as it is no more than this
+  // part of all: requests share their segments, which costs the fewer the more come, and what is
+  // used all the time is not worth a move each time.
+  static constexpr uint64_t kTurnMs = 10;
+  static constexpr size_t kTurnsOfAll = 64;
 
-  // Begins a turn if this request's is not that of the one before, and does what time has made due.
+  // Whether what is used then is used in the latest turn.
+  bool InTurn(uint64_t used_ms) const {
+    return turn_.start_ms <= used_ms && used_ms - turn_.start_ms < kTurnMs &&
+           turn_uses_ < segments_.records() / kTurnsOfAll;
+  }
+  // Begins a turn if this request is not of the latest, and does what time has made due.
   void Begin(const Use& use);
   void StartTurn(uint64_t start_ms);
   void KeepTime(uint64_t now_ms);
@@ -63,6 +67,11 @@ class LearnedPolicy final : public Policy {
   // A member is used, and is of this class from now on.
   void Move(uint32_t record, int reuse_class);
   void Enter(uint32_t segment, uint32_t record);
+  // It came or moved just now.
+  void Mark(uint32_t record) {
+    nodes_[record].list = mark_;
+    ++turn_uses_;
+  }
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class);
   size_t MostGhosts() const;
 
@@ -90,6 +99,7 @@ class LearnedPolicy final : public Policy {
   // repeat of what was used just so many ago may be taken for one that has moved.
   uint8_t mark_ = kFirstMark;
   Segments::Turn turn_;         // the latest
+  size_t turn_uses_ = 0;        // what came or moved in it
   std::vector<Opened> opened_;  // of the turn; what goes on is the request's
   uint64_t renewed_turn_ = 0;   // of what the search in progress has moved; 0 = nothing
 
