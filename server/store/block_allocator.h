@@ -58,7 +58,7 @@ class BlockAllocator {
   uint64_t free_granules() const { return free_; }
   // At least; exact unless very many free blocks have nearly this size.
   uint32_t largest_free() const;
-  // At most what the allocator itself occupies: of owners that never had a block, no pages may be.
+  // The allocator's own memory, or more: pages of owners that never had a block may not be there.
   uint64_t metadata_bytes() const {
     return uint64_t{highest_owner_} * sizeof(Node) + free_nodes_.size() * sizeof(FreeNode);
   }

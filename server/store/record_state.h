@@ -13,12 +13,13 @@ namespace infercache::store {
 enum class Phase : uint8_t { kFree, kReserved, kQuarantined, kVisible, kLimbo };
 
 struct RecordState {
-  // Of the last use, see RecencyClock: written under the shard's lock or the ranking's, read
-  // without them by whoever looks for cold neighbours, as a hint. While the record is free, the
-  // next free one; then it is guarded by Space's lock.
+  // Of the last use, see RecencyClock: written under the shard's lock or the ranking's, there also
+  // when the record has gone meanwhile; read without them by whoever looks for cold neighbours, as
+  // a hint.
   std::atomic<uint64_t> stamp{0};
 
   // The daemon's own pins. Raised only under the shard's lock while visible; dropped at any time.
+  // While the record is free, when there are none, the next free one: guarded by Space's lock.
   std::atomic<uint32_t> pins{0};
 
   std::atomic<uint16_t> shard{0};  // constant from allocation to free

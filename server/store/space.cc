@@ -98,7 +98,7 @@ std::optional<Room> Space::Allocate(uint64_t size, uint64_t meta_size, Shortage*
     // Fresh memory says 0, which would read as visible.
     index_.view().record(room.record).generation.store(1, std::memory_order_relaxed);
   } else {
-    free_record_ = static_cast<uint32_t>(state.stamp.load(std::memory_order_relaxed));
+    free_record_ = state.pins.exchange(0, std::memory_order_relaxed);
   }
   state.phase.store(Phase::kReserved, std::memory_order_relaxed);
   // In granules, as the regions were added.
@@ -196,7 +196,7 @@ void Space::Free(uint32_t record) {
   arena_.Free(record);
   RecordState& state = states_[record];
   state.phase.store(Phase::kFree, std::memory_order_relaxed);
-  state.stamp.store(free_record_, std::memory_order_relaxed);
+  state.pins.store(free_record_, std::memory_order_relaxed);
   free_record_ = record;
 }
 

@@ -147,7 +147,7 @@ class Space {
   // Whose blocks are named by their records.
   BlockAllocator arena_ ABSL_GUARDED_BY(mu_);
   BlockAllocator heap_ ABSL_GUARDED_BY(mu_);
-  // Used once and free again: a list through the states' stamps.
+  // Used once and free again: a list through the states' pins.
   uint32_t free_record_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t next_record_ ABSL_GUARDED_BY(mu_) = 1;  // this and higher ones were never used
   uint32_t last_searched_ ABSL_GUARDED_BY(mu_) = 0;

@@ -5,63 +5,107 @@
 
 namespace infercache::store {
 void GhostTable::Add(uint64_t hash, const Ghost& ghost) {
-  if (size_ == kMost || queue_.size() >= 2 * size_ + kTakenAlways) TakeOldest();
+  if (size_ == kMost) TakeOldest();
+  if (!moving_ && queue_.size() >= 2 * size_ + kEmptyAlways) {
+    moving_ = true;
+    from_ = to_ = end() - 1;
+  }
+  for (int i = 0; i < kStepsPerAdd && moving_; ++i) Step();
+  FindOldest();
   if (queue_.size() == chains_.size()) Grow();
   const uint64_t mixed = Mix(hash);
-  const Place place = first_ + static_cast<Place>(queue_.size());
+  const Place place = end();
   Chain& chain = chains_[ChainOf(Low(mixed))];
-  const bool empty = !Holds(chain.newest);
+  const bool first = !Holds(chain.newest);
   queue_.push_back({.hash_low = Low(mixed),
                     .hash_high = High(mixed),
                     .kind = ghost.kind,
                     .uses = ghost.uses,
                     .used_ms = ghost.used_ms,
-                    .back = empty ? 0 : place - chain.newest});
-  chain = {.newest = place, .marks = (empty ? 0 : chain.marks) | MarkOf(High(mixed))};
+                    .back = first ? 0 : place - chain.newest});
+  chain = {.newest = place, .marks = (first ? 0 : chain.marks) | MarkOf(High(mixed))};
   ++size_;
 }
 
 std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   if (size_ == 0) return std::nullopt;
   const uint64_t mixed = Mix(hash);
-  const Chain& chain = chains_[ChainOf(Low(mixed))];
+  Chain& chain = chains_[ChainOf(Low(mixed))];
   if ((chain.marks & MarkOf(High(mixed))) == 0) return std::nullopt;
-  Place place = chain.newest;
-  while (Holds(place)) {
+  Entry* newer = nullptr;
+  for (Place place = chain.newest; Holds(place);) {
     Entry& entry = At(place);
-    if (entry.hash_low == Low(mixed) && entry.hash_high == High(mixed) && entry.kind != kTaken) {
+    if (entry.hash_low == Low(mixed) && entry.hash_high == High(mixed)) {
       const Ghost ghost = GhostOf(entry);
-      entry.kind = kTaken;
-      --size_;
-      DropTakenOldest();
+      const bool last = entry.back == 0 || !Holds(place - entry.back);
+      if (newer != nullptr) {
+        newer->back = last ? 0 : newer->back + entry.back;
+      } else {
+        chain.newest = last ? oldest_ - 1 : place - entry.back;
+      }
+      Empty(place);
       return ghost;
     }
     if (entry.back == 0) break;
+    newer = &entry;
     place -= entry.back;
   }
   return std::nullopt;
 }
 
 Ghost GhostTable::TakeOldest() {
-  const Ghost oldest = GhostOf(queue_.front());
-  queue_.front().kind = kTaken;
-  --size_;
-  DropTakenOldest();
+  const Ghost oldest = GhostOf(At(oldest_));
+  Empty(oldest_);
   return oldest;
 }
 
-// The oldest one in the queue has not been taken, if there is any.
-void GhostTable::DropTakenOldest() {
-  while (!queue_.empty() && queue_.front().kind == kTaken) {
+void GhostTable::Empty(Place place) {
+  At(place).kind = kEmpty;
+  --size_;
+  FindOldest();
+}
+
+void GhostTable::FindOldest() {
+  while (oldest_ != end() && At(oldest_).kind == kEmpty) ++oldest_;
+  for (int i = 0; i < kStepsPerAdd && front_ != oldest_; ++i) {
     queue_.pop_front();
-    ++first_;
+    ++front_;
   }
+}
+
+void GhostTable::Step() {
+  if (!Holds(from_)) {
+    // Through: what is empty now comes before all the others.
+    moving_ = false;
+    if (Holds(to_)) oldest_ = to_ + 1;
+    return;
+  }
+  if (At(from_).kind != kEmpty) {
+    if (from_ != to_) Move(from_, to_);
+    --to_;
+  }
+  --from_;
+}
+
+void GhostTable::Move(Place from, Place to) {
+  Entry& entry = At(from);
+  Chain& chain = chains_[ChainOf(entry.hash_low)];
+  if (chain.newest == from) {
+    chain.newest = to;
+  } else {
+    Place newer = chain.newest;
+    while (newer - At(newer).back != from) newer -= At(newer).back;
+    At(newer).back = newer - to;
+  }
+  At(to) = entry;
+  if (entry.back != 0) At(to).back += to - from;
+  entry.kind = kEmpty;
 }
 
 // One chain more, which takes its share from the one that had its hashes until now.
 void GhostTable::Grow() {
   const size_t made = chains_.size();
-  const Place nowhere = first_ - 1;
+  const Place nowhere = oldest_ - 1;
   chains_.PushBack({.newest = nowhere});
   if (made == 2 * half_) half_ = made;
   if (made == 0) return;

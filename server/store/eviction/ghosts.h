@@ -1,11 +1,12 @@
 // Objects that are gone, remembered by their hashes for a while: the newest so many.
 //
-// A queue in the order in which they went, and a hash table of chains through it: 24 bytes each.
-// As all come at one end of the queue and are forgotten at the other, every chain is in order too:
-// whatever leads to a place that is no longer in the queue leads to nothing, and nothing is ever
-// taken out of a chain. The table grows by one chain at a time (linear hashing), so that no call
-// costs more than a short walk, however many there are. An object is known by 48 bits of its hash:
-// a wrong guess in a million lookups costs no more than a wrong guess.
+// A queue in the order in which they went, and a hash table of chains through it: 24 bytes each. As
+// all come at one end of the queue, every chain is in order too, and whatever leads to a place that
+// has left the queue leads to nothing: what is forgotten is taken out of no chain. What is taken
+// leaves its place empty; when half of the places are, the others are moved together, some with
+// each that comes. The table grows by one chain at a time (linear hashing). So no call costs more
+// than a few short walks, however many there are. An object is known by 48 bits of its hash: a
+// wrong match is rare, and no more than a wrong guess.
 //
 // Not thread-safe.
 
@@ -28,13 +29,12 @@ struct Ghost {
 
 class GhostTable {
  public:
-  // Whatever the policy asks for: 100 MB, or 200 where half are taken.
+  // Whatever the policy asks for: 100 MB, or 250 where half of the places are empty.
   static constexpr size_t kMost = size_t{1} << 22;
 
   size_t size() const { return size_; }
-  // The newest now. The oldest is forgotten if there are kMost, or if more than half of those that
-  // went since then have been taken: their places are used again only after its own. Whoever stores
-  // an object takes its ghost, so there is none of this hash; if there is one, Take finds either.
+  // The newest now; the oldest is forgotten if there are kMost. Whoever stores an object takes its
+  // ghost, so there is none of this hash; if there is one, Take finds either.
   void Add(uint64_t hash, const Ghost& ghost);
   // Into the CPU's cache, what Add and Take of this hash will look at first.
   void Prefetch(uint64_t hash) const {
@@ -50,16 +50,18 @@ class GhostTable {
   void Sample(size_t limit, F f) const {
     const size_t step = SampleStep(limit);
     for (size_t i = step / 2; i < queue_.size(); i += step) {
-      if (queue_[i].kind != kTaken) f(GhostOf(queue_[i]));
+      if (queue_[i].kind != kEmpty) f(GhostOf(queue_[i]));
     }
   }
   double SampleWeight(size_t limit) const { return static_cast<double>(SampleStep(limit)); }
   size_t memory_bytes() const { return queue_.size() * sizeof(Entry) + chains_.memory_bytes(); }
 
  private:
-  static constexpr uint8_t kTaken = 255;  // as a kind
-  // Fewer taken ones are not worth a ghost.
-  static constexpr size_t kTakenAlways = 1024;
+  static constexpr uint8_t kEmpty = 255;  // as a kind
+  // Fewer empty places are not worth moving others.
+  static constexpr size_t kEmptyAlways = 1024;
+  // At least 2, so that places become empty no faster than they are done with.
+  static constexpr int kStepsPerAdd = 4;
 
   // Counts whatever was ever added, modulo 2^32.
   using Place = uint32_t;
@@ -94,19 +96,31 @@ class GhostTable {
     return {.used_ms = entry.used_ms, .kind = entry.kind, .uses = entry.uses};
   }
   size_t SampleStep(size_t limit) const { return queue_.size() / limit + 1; }
-  bool Holds(Place place) const { return place - first_ < queue_.size(); }
-  Entry& At(Place place) { return queue_[place - first_]; }
+  Place end() const { return front_ + static_cast<Place>(queue_.size()); }
+  bool Holds(Place place) const { return place - oldest_ < end() - oldest_; }
+  Entry& At(Place place) { return queue_[place - front_]; }
   // The number of the chain in which this hash belongs.
   size_t ChainOf(uint32_t hash_low) const {
     const size_t wide = hash_low & (2 * half_ - 1);
     return wide < chains_.size() ? wide : wide - half_;
   }
-  void DropTakenOldest();
+  void Empty(Place place);
+  // Goes on to the first place that is not empty, and drops some before it.
+  void FindOldest();
+  // Of bringing together what is left in the queue.
+  void Step();
+  void Move(Place from, Place to);
   void Grow();
 
-  std::deque<Entry> queue_;  // oldest first
-  Place first_ = 0;          // of queue_.front()
+  std::deque<Entry> queue_;
+  Place front_ = 0;  // of queue_.front()
+  Place oldest_ =
+      0;  // not empty, if there is any; places before it are gone, and wait to be dropped
   size_t size_ = 0;
+  // From the newest place on, down to `from_`, all that is not empty has been moved together, down
+  // to `to_`: between them all is empty.
+  bool moving_ = false;
+  Place from_ = 0, to_ = 0;
   // As many chains as there were ever entries at once. Those from `half_` on have the hashes whose
   // bit of that value is set; they came out of the chains `half_` before them.
   Pieces<Chain> chains_;

@@ -19,25 +19,23 @@ LearnedPolicy::LearnedPolicy(PolicyNode* nodes) : nodes_(nodes), segments_(nodes
 void LearnedPolicy::Begin(const Use& use) {
   if (use.request == request_) return;
   request_ = use.request;
-  mark_ = mark_ == UINT8_MAX ? kFirstMark : mark_ + 1;
   ++requests_;
-  const uint64_t start_ms = use.now_ms - use.age_ms;
-  if (!InTurn(start_ms)) {
-    StartTurn(start_ms);
-  } else {
-    std::erase_if(opened_, [this](const Opened& opened) {
-      if (opened.goes_on != 0) segments_.Close(opened.segment);
-      return opened.goes_on != 0;
-    });
-  }
+  CloseSegments(use.now_ms - use.age_ms);
   KeepTime(use.now_ms);
 }
 
-void LearnedPolicy::StartTurn(uint64_t start_ms) {
-  for (const Opened& opened : opened_) segments_.Close(opened.segment);
-  opened_.clear();
-  turn_ = segments_.NewTurn(start_ms);
-  turn_uses_ = 0;
+void LearnedPolicy::CloseSegments(uint64_t start_ms) {
+  const bool share =
+      AtOnce(ends_start_ms_, start_ms) && uses_since_ < segments_.records() / kEndsOfAll;
+  if (!share) {
+    ends_start_ms_ = start_ms;
+    uses_since_ = 0;
+  }
+  std::erase_if(opened_, [&](const Opened& opened) {
+    if (share && opened.goes_on == 0 && ReuseTable::EndsRequest(opened.reuse_class)) return false;
+    segments_.Close(opened.segment);
+    return true;
+  });
 }
 
 void LearnedPolicy::KeepTime(uint64_t now_ms) {
@@ -86,9 +84,9 @@ uint32_t LearnedPolicy::FindOpened(int reuse_class, uint64_t goes_on) const {
   return 0;
 }
 
-uint32_t LearnedPolicy::OpenSegment(int reuse_class) {
+uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms) {
   if (const uint32_t opened = FindOpened(reuse_class, /*goes_on=*/0); opened != 0) return opened;
-  const uint32_t segment = segments_.Open(reuse_class, turn_);
+  const uint32_t segment = segments_.Open(reuse_class, start_ms);
   opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, segment});
   return segment;
 }
@@ -101,23 +99,23 @@ uint32_t LearnedPolicy::OpenSegmentBehind(int reuse_class, uint32_t anchor) {
   return segment;
 }
 
-void LearnedPolicy::Move(uint32_t record, int reuse_class) {
+void LearnedPolicy::Move(uint32_t record, int reuse_class, uint64_t now_ms) {
   const uint32_t group = nodes_[record].group;
   // What is used alone, which is most of what has no chain, goes with its segment.
   if (segments_[group].size == 1 && !segments_[group].kept &&
       FindOpened(reuse_class, /*goes_on=*/0) == 0) {
-    segments_.Reopen(group, reuse_class, turn_);
+    segments_.Reopen(group, reuse_class, now_ms);
     opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, group});
-    Mark(record);
+    ++uses_since_;
     return;
   }
   segments_.Remove(record);
-  Enter(OpenSegment(reuse_class), record);
+  Enter(OpenSegment(reuse_class, now_ms), record);
 }
 
 void LearnedPolicy::Enter(uint32_t segment, uint32_t record) {
   segments_.PushNearest(segment, record);
-  Mark(record);
+  ++uses_since_;
 }
 
 void LearnedPolicy::Insert(uint32_t record, const Use& use) {
@@ -136,7 +134,7 @@ void LearnedPolicy::Insert(uint32_t record, const Use& use) {
   }
   const int reuse_class = table_.ClassOf(node.uses, use.ends_request, node.class_id);
   if (use.anchor != 0) return InsertBehind(use.anchor, record, reuse_class);
-  Enter(OpenSegment(reuse_class), record);
+  Enter(OpenSegment(reuse_class, use.now_ms - use.age_ms), record);
 }
 
 // The request goes on: its new blocks have its age, and go before what is nearer to the root.
@@ -153,7 +151,6 @@ void LearnedPolicy::InsertBehind(uint32_t anchor, uint32_t record, int reuse_cla
   const uint32_t group = nodes_[anchor].group;
   if (segments_[group].reuse_class == reuse_class) {
     segments_.InsertBehind(anchor, record);
-    Mark(record);
   } else {
     Enter(OpenSegmentBehind(reuse_class, group), record);
   }
@@ -163,23 +160,24 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
   const Segments::Segment& before = segments_[node.group];
   const int class_before = before.reuse_class;
-  if (use.repeat) {
-    // As long as nothing of its request has moved, what is of this turn need not move either. Once
-    // something has, all that is nearer to the root must follow; once is enough.
-    const bool stays =
-        use.request == request_ ? node.list == mark_ : before.turn == turn_ && InTurn(use.now_ms);
-    if (stays) return;
+  // The same request twice: it is where it belongs.
+  if (use.repeat && use.request == request_ && before.kept) return;
+  // What is used all the time is not worth a move each time. It ends its request: nothing deeper
+  // moves either.
+  if (use.repeat && use.ends_request && before.kept && ReuseTable::EndsRequest(class_before) &&
+      AtOnce(before.turn.start_ms, use.now_ms)) {
+    return;
   }
   Begin(use);
   if (use.repeat) {
     // No evidence, but the latest use: else what is in constant use would go before all that was
     // stored since the last use that counted.
-    return Move(record, class_before);
+    return Move(record, class_before, use.now_ms);
   }
   table_.CountReuse(class_before, use.idle_ms);
   rival_.CountUse(use.idle_ms, /*hit=*/true);
   node.uses = static_cast<uint8_t>(std::min(node.uses + 1, 255));
-  Move(record, table_.ClassOf(node.uses, use.ends_request, node.class_id));
+  Move(record, table_.ClassOf(node.uses, use.ends_request, node.class_id), use.now_ms);
 }
 
 size_t LearnedPolicy::MostGhosts() const {
@@ -201,16 +199,22 @@ void LearnedPolicy::Remove(uint32_t record, const Departure& departure) {
 
 uint32_t LearnedPolicy::Victim(uint64_t now_ms, MayGo may_go) {
   KeepTime(now_ms);
-  renewed_turn_ = 0;
   const bool by_index = table_.trained() && !rival_.leads();
-  return by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
+  const uint32_t victim = by_index ? VictimByIndex(now_ms, may_go) : VictimByAge(now_ms, may_go);
+  for (const uint8_t reuse_class : renewed_classes_) {
+    segments_.Close(std::exchange(renewed_[reuse_class], 0));
+  }
+  renewed_classes_.clear();
+  return victim;
 }
 
 uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
   for (int cell = segments_.FirstCell(0); cell >= 0; cell = segments_.NextCell(cell)) {
+    const uint32_t& renewed = renewed_[cell / ReuseTable::kBins];
     while (true) {
       const uint32_t segment = segments_.OldestIn(cell);
-      if (segment == 0 || IsRenewed(segment)) break;
+      // What this search has moved is the newest.
+      if (segment == 0 || segment == renewed) break;
       const uint32_t record = segments_[segment].deepest;
       if (may_go(record)) return record;
       Renew(record, now_ms);
@@ -222,7 +226,8 @@ uint32_t LearnedPolicy::VictimByIndex(uint64_t now_ms, MayGo may_go) {
 uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
   while (true) {
     const uint32_t oldest = segments_.Oldest();
-    if (oldest == 0 || IsRenewed(oldest)) return 0;
+    // What this search has moved is the newest.
+    if (oldest == 0 || oldest == renewed_[segments_[oldest].reuse_class]) return 0;
     const uint32_t record = segments_[oldest].deepest;
     if (may_go(record)) return record;
     Renew(record, now_ms);
@@ -230,13 +235,14 @@ uint32_t LearnedPolicy::VictimByAge(uint64_t now_ms, MayGo may_go) {
 }
 
 void LearnedPolicy::Renew(uint32_t record, uint64_t now_ms) {
-  if (renewed_turn_ == 0) {
-    StartTurn(now_ms);
-    renewed_turn_ = turn_.number;
+  const int reuse_class = segments_[nodes_[record].group].reuse_class;
+  uint32_t& renewed = renewed_[reuse_class];
+  if (renewed == 0) {
+    renewed = segments_.Open(reuse_class, now_ms);
+    renewed_classes_.push_back(static_cast<uint8_t>(reuse_class));
   }
-  const uint32_t segment = OpenSegment(segments_[nodes_[record].group].reuse_class);
   segments_.Remove(record);
-  segments_.PushNearest(segment, record);
+  segments_.PushNearest(renewed, record);
 }
 
 }  // namespace infercache::store

@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "server/store/eviction/ghosts.h"
@@ -41,37 +42,30 @@ class LearnedPolicy final : public Policy {
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
-  static constexpr uint8_t kFirstMark = 2;  // Segments has 1, for what is moved for other reasons
-  // What is used within this time is used at once, in one turn, as long as it is no more than this
-  // part of all: requests share their segments, which costs the fewer the more come, and what is
-  // used all the time is not worth a move each time.
-  static constexpr uint64_t kTurnMs = 10;
-  static constexpr size_t kTurnsOfAll = 64;
-
-  // Whether what is used then is used in the latest turn.
-  bool InTurn(uint64_t used_ms) const {
-    return turn_.start_ms <= used_ms && used_ms - turn_.start_ms < kTurnMs &&
-           turn_uses_ < segments_.records() / kTurnsOfAll;
+  // What ends its request, as all does that has no chain, shares its segment with what ended one
+  // within this time, as long as that is no more than this part of all: the more come, the fewer
+  // segments they cost. Nor is what is used all the time moved more often.
+  static constexpr uint64_t kAtOnceMs = 10;
+  static constexpr size_t kEndsOfAll = 64;
+  static bool AtOnce(uint64_t start_ms, uint64_t now_ms) {
+    return start_ms <= now_ms && now_ms - start_ms < kAtOnceMs;
   }
-  // Begins a turn if this request is not of the latest, and does what time has made due.
+
+  // Closes the segments of the request before, but for those that are shared, and does what time
+  // has made due.
   void Begin(const Use& use);
-  void StartTurn(uint64_t start_ms);
+  void CloseSegments(uint64_t start_ms);
   void KeepTime(uint64_t now_ms);
   void Learn(uint64_t now_ms);
-  // The segment into which the turn's blocks of this class go; or those of the request that go on
-  // the segment `anchor`: of several chains each has its own.
-  uint32_t OpenSegment(int reuse_class);
+  // The segment into which the request's blocks of this class go; or of it those that go on the
+  // segment `anchor`: of several chains each has its own.
+  uint32_t OpenSegment(int reuse_class, uint64_t start_ms);
   uint32_t OpenSegmentBehind(int reuse_class, uint32_t anchor);
   // The one that is open for them; 0 = none. `goes_on`: see Opened.
   uint32_t FindOpened(int reuse_class, uint64_t goes_on) const;
   // A member is used, and is of this class from now on.
-  void Move(uint32_t record, int reuse_class);
+  void Move(uint32_t record, int reuse_class, uint64_t now_ms);
   void Enter(uint32_t segment, uint32_t record);
-  // It came or moved just now.
-  void Mark(uint32_t record) {
-    nodes_[record].list = mark_;
-    ++turn_uses_;
-  }
   void InsertBehind(uint32_t anchor, uint32_t record, int reuse_class);
   size_t MostGhosts() const;
 
@@ -79,7 +73,6 @@ class LearnedPolicy final : public Policy {
   uint32_t VictimByAge(uint64_t now_ms, MayGo may_go);
   // Out of the way of this search and the next: as if it were used now, without counting as a use.
   void Renew(uint32_t record, uint64_t now_ms);
-  bool IsRenewed(uint32_t segment) const { return segments_[segment].turn.number == renewed_turn_; }
 
   PolicyNode* const nodes_;
   ReuseTable table_;
@@ -90,18 +83,17 @@ class LearnedPolicy final : public Policy {
 
   struct Opened {
     uint8_t reuse_class;
-    uint64_t goes_on;  // the number of the turn of what it goes on, 0 = nothing
+    uint64_t goes_on;  // the turn of what it goes on, 0 = nothing
     uint32_t segment;
   };
 
-  uint64_t request_ = 0;  // the latest
-  // What has come or moved with it bears this as its list. After 254 requests it comes again: a
-  // repeat of what was used just so many ago may be taken for one that has moved.
-  uint8_t mark_ = kFirstMark;
-  Segments::Turn turn_;         // the latest
-  size_t turn_uses_ = 0;        // what came or moved in it
-  std::vector<Opened> opened_;  // of the turn; what goes on is the request's
-  uint64_t renewed_turn_ = 0;   // of what the search in progress has moved; 0 = nothing
+  uint64_t request_ = 0;  // whose segments are open
+  std::vector<Opened> opened_;
+  uint64_t ends_start_ms_ = 0;  // since when those of ending classes are shared
+  size_t uses_since_ = 0;       // what has come or moved since then
+  // Classes whose pinned blocks the search in progress has moved, and where.
+  std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};
+  std::vector<uint8_t> renewed_classes_;
 
   uint64_t advanced_ms_ = 0;
   uint64_t learned_ms_ = 0;  // 0 = the clock has not been seen

@@ -90,8 +90,8 @@ class Policy {
   // Makes `record` a member. The policy's own fields of its node are zero.
   virtual void Insert(uint32_t record, const Use& use) = 0;
   virtual void Touch(uint32_t record, const Use& use) = 0;
-  // Fetch into the CPU's cache what Touch of this record will need, whose node is there, and which
-  // may be no member; or Insert and Remove of what has this hash.
+  // Fetch into the CPU's cache what will be needed by Touch of this record, whose node is there and
+  // which may be no member; and by Insert or Remove of what has this hash.
   virtual void PrefetchTouch(uint32_t) const {}
   virtual void PrefetchHash(uint64_t) const {}
   // Ends the membership; the node's `list` is 0 afterwards.

@@ -66,17 +66,24 @@ uint32_t Segments::EarliestAfter(uint64_t start_ms) {
   return looked_up_ = later;
 }
 
-uint32_t Segments::Open(int reuse_class, const Turn& turn) {
-  return Make(reuse_class, turn, EarliestAfter(turn.start_ms));
+uint32_t Segments::Open(int reuse_class, uint64_t start_ms) {
+  return Make(reuse_class, {start_ms, ++turns_}, EarliestAfter(start_ms));
 }
 
-void Segments::Reopen(uint32_t segment, int reuse_class, const Turn& turn) {
+void Segments::Reopen(uint32_t segment, int reuse_class, uint64_t start_ms) {
   Unlink(segment);
-  Link(segment, reuse_class, turn, EarliestAfter(turn.start_ms));
+  Link(segment, reuse_class, {start_ms, ++turns_}, EarliestAfter(start_ms));
 }
 
 uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
-  return Make(reuse_class, segments_[anchor].turn, anchor);
+  const Turn turn = segments_[anchor].turn;
+  uint32_t later = anchor;
+  while (true) {
+    const uint32_t earlier = segments_[later].earlier;
+    if (earlier == 0 || segments_[earlier].turn != turn) break;
+    later = earlier;
+  }
+  return Make(reuse_class, turn, later);
 }
 
 // Thousands may lie between an old anchor and now. Where its class is a common one, another of its
@@ -84,11 +91,10 @@ uint32_t Segments::OpenBehind(int reuse_class, uint32_t anchor) {
 uint32_t Segments::NewerInCell(uint32_t number) const {
   const Segment& segment = segments_[number];
   const int cell = CellOf(segment);
-  const auto is_earlier = [&segment](const Segment& other) { return other.turn < segment.turn; };
   uint32_t later = segment.later;
   uint32_t newer = 0, older = cells_[cell].newest;
   while (later != 0 && CellOf(segments_[later]) != cell) {
-    if (older == 0 || is_earlier(segments_[older])) return newer;
+    if (older == 0 || segments_[older].turn < segment.turn) return newer;
     later = segments_[later].later;
     newer = std::exchange(older, segments_[older].older);
   }
@@ -103,6 +109,7 @@ void Segments::EnterCell(uint32_t number, uint32_t newer) {
   (newer != 0 ? segments_[newer].older : cell.newest) = number;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = number;
   used_bins_[segment.reuse_class] |= uint32_t{1} << segment.bin;
+  used_classes_[segment.reuse_class / 64] |= uint64_t{1} << (segment.reuse_class % 64);
   CountInCell(segment, segment.size);
 }
 
@@ -111,7 +118,12 @@ void Segments::LeaveCell(uint32_t number) {
   Cell& cell = cells_[CellOf(segment)];
   (segment.newer != 0 ? segments_[segment.newer].older : cell.newest) = segment.older;
   (segment.older != 0 ? segments_[segment.older].newer : cell.oldest) = segment.newer;
-  if (cell.oldest == 0) used_bins_[segment.reuse_class] &= ~(uint32_t{1} << segment.bin);
+  if (cell.oldest == 0) {
+    uint32_t& bins = used_bins_[segment.reuse_class];
+    bins &= ~(uint32_t{1} << segment.bin);
+    if (bins == 0)
+      used_classes_[segment.reuse_class / 64] &= ~(uint64_t{1} << (segment.reuse_class % 64));
+  }
   CountInCell(segment, -int64_t{segment.size});
 }
 
@@ -178,7 +190,7 @@ void Segments::Remove(uint32_t record) {
 
 void Segments::Advance(uint64_t now_ms) {
   advanced_ms_ = now_ms;
-  for (int reuse_class = 0; reuse_class < ReuseTable::kClasses; ++reuse_class) {
+  ForEachUsedClass([&](int reuse_class) {
     // From the youngest bin on, as what leaves one may have to leave the next too.
     for (uint32_t bins = used_bins_[reuse_class]; bins != 0;) {
       const int bin = std::countr_zero(bins);
@@ -193,7 +205,7 @@ void Segments::Advance(uint64_t now_ms) {
       }
       bins = used_bins_[reuse_class] & (~uint32_t{1} << bin);
     }
-  }
+  });
 }
 
 void Segments::SetOrder(const std::vector<uint16_t>& order) {
@@ -215,19 +227,19 @@ int Segments::FirstCell(int rank) const {
 }
 
 uint32_t Segments::Oldest() const {
-  uint32_t oldest = earliest_;
-  while (oldest != 0 && segments_[oldest].size == 0) oldest = segments_[oldest].later;
-  if (oldest == 0) return 0;
-  const auto goes_before = [](const Segment& a, const Segment& b) {
-    const bool a_ends = ReuseTable::EndsRequest(a.reuse_class);
-    if (a_ends != ReuseTable::EndsRequest(b.reuse_class)) return a_ends;
-    return a.reuse_class < b.reuse_class;
-  };
-  const Turn turn = segments_[oldest].turn;
-  for (uint32_t i = segments_[oldest].later; i != 0 && segments_[i].turn == turn;
-       i = segments_[i].later) {
-    if (segments_[i].size != 0 && goes_before(segments_[i], segments_[oldest])) oldest = i;
-  }
+  uint32_t first = earliest_;
+  while (first != 0 && segments_[first].size == 0) first = segments_[first].later;
+  if (first == 0) return 0;
+  // Of its turn there may be thousands, but all are of one age, and in each class in order.
+  uint32_t oldest = 0;
+  ForEachUsedClass([&](int reuse_class) {
+    const uint32_t segment = OldestIn(ReuseTable::CellOf(reuse_class, segments_[first].bin));
+    if (segment == 0 || segments_[segment].turn != segments_[first].turn) return;
+    const bool ends = ReuseTable::EndsRequest(reuse_class);
+    if (oldest == 0 || (ends && !ReuseTable::EndsRequest(segments_[oldest].reuse_class))) {
+      oldest = segment;
+    }
+  });
   return oldest;
 }
 

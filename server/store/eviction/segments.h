@@ -1,13 +1,14 @@
-// The learned policy's order: blocks lie in segments (one turn, of what is used at once, x one
-// class), from the one nearest to the root of its chain to the deepest; segments lie in cells
-// (class x age bin), newest first. A segment moves from cell to cell as it ages, with all of its
-// blocks, so that no block pays for growing older.
+// The learned policy's order: blocks lie in segments (one request x one class, where what ends a
+// request may share one), from the one nearest to the root of its chain to the deepest; segments
+// lie in cells (class x age bin), newest first. A segment moves from cell to cell as it ages, with
+// all of its blocks, so that no block pays for growing older.
 //
 // Not thread-safe.
 
 #pragma once
 
 #include <array>
+#include <bit>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +22,8 @@ namespace infercache::store {
 
 class Segments {
  public:
-  // Numbers tell apart what starts within one millisecond.
+  // When its blocks were used. The numbers count segments, but for those that lie behind others:
+  // they tell apart what starts within one millisecond.
   struct Turn {
     uint64_t start_ms = 0;
     uint64_t number = 0;
@@ -48,20 +50,17 @@ class Segments {
   size_t records() const { return records_; }
   size_t records_in(int cell) const { return cells_[cell].records; }
 
-  // Of what starts no later this is the newest.
-  Turn NewTurn(uint64_t start_ms) { return {start_ms, ++turns_}; }
-  // A new one, the newest of those that started no later. Kept. REQUIRES: of these none is of a
-  // later turn.
-  uint32_t Open(int reuse_class, const Turn& turn);
-  // The same for a request that goes on: in the turn of `anchor`, just before it.
+  // A new one, the newest of those that started no later, in a turn of its own. Kept.
+  uint32_t Open(int reuse_class, uint64_t start_ms);
+  // The same for a request that goes on: in the turn of `anchor`, and the oldest there.
   uint32_t OpenBehind(int reuse_class, uint32_t anchor);
   // What Open returns, of a segment that is there: with its records, without taking them out of it
   // and putting them back.
-  void Reopen(uint32_t segment, int reuse_class, const Turn& turn);
+  void Reopen(uint32_t segment, int reuse_class, uint64_t start_ms);
   // Ends the keeping: gone at once if it is empty, else when it becomes so.
   void Close(uint32_t segment);
 
-  // Makes a record that is in none the segment's nearest. Its node's list is 1, here and below.
+  // Makes a record that is in none the segment's nearest.
   void PushNearest(uint32_t segment, uint32_t record);
   // Puts it just deeper than `anchor`, into its segment.
   void InsertBehind(uint32_t anchor, uint32_t record);
@@ -114,6 +113,15 @@ class Segments {
   uint32_t NewerInCell(uint32_t segment) const;
   // Into its cell, just older than `newer`; 0 = as the newest.
   void EnterCell(uint32_t segment, uint32_t newer);
+  // Calls f(reuse_class) for those that have segments.
+  template <class F>
+  void ForEachUsedClass(F f) const {
+    for (size_t word = 0; word < used_classes_.size(); ++word) {
+      for (uint64_t bits = used_classes_[word]; bits != 0; bits &= bits - 1) {
+        f(static_cast<int>(word * 64) + std::countr_zero(bits));
+      }
+    }
+  }
   void LeaveCell(uint32_t segment);
   void CountInCell(const Segment& segment, int64_t more);
   uint32_t SkipEmpty(uint32_t segment) const {
@@ -134,6 +142,7 @@ class Segments {
   std::vector<uint16_t> cell_at_;                              // by rank
   std::array<uint64_t, kRankWords> filled_ = {};               // a bit a rank: its cell has records
   std::array<uint32_t, ReuseTable::kClasses> used_bins_ = {};  // a bit a bin: the cell has segments
+  std::array<uint64_t, ReuseTable::kClasses / 64> used_classes_ = {};  // a bit a class: it has any
 };
 
 }  // namespace infercache::store

@@ -358,8 +358,49 @@ TEST(Learned, HeadsFollowTheirTails) {
   for (const uint32_t expected : {4u, 3u, 2u, 1u}) EXPECT_EQ(next_victim(), expected);
 }
 
-// Where time stands still, as in a trace without times, or does next to nothing.
-TEST(Learned, ATurnIsASmallPartOfAll) {
+// Requests walk from a root of a tree to some block of it; some store the rest in a call of its
+// own.
+TEST(Learned, NamesAVictimAsLongAsThereIsAny) {
+  constexpr uint32_t kBlocks = 3000, kAlone = 6000;
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    std::vector<uint32_t> parents(kBlocks + 1);
+    for (uint32_t block = 51; block <= kBlocks; ++block) {
+      parents[block] = random() % 3 != 0 ? block - 50 : 1 + random() % (block - 1);
+    }
+    BlockCache cache("auto", kBlocks + kAlone, kBlocks + kAlone);
+    uint64_t now_ms = 1'000'000, request = 0;
+    const auto use = [&](const std::vector<uint32_t>& blocks, uint32_t anchor) {
+      ++request;
+      for (const uint32_t block : blocks) {
+        cache.Touch(block, {.now_ms = now_ms,
+                            .request = request,
+                            .ends_request = block == blocks.front(),
+                            .anchor = anchor});
+      }
+    };
+    for (uint32_t i = 1; i < kAlone; ++i) use({kBlocks + i}, 0);
+    for (int i = 0; i < 600; ++i) {
+      if (random() % 5 == 0) now_ms += 1 + random() % 30;
+      std::vector<uint32_t> there, rest;  // from the deepest on
+      for (uint32_t block = 1 + random() % kBlocks; block != 0; block = parents[block]) {
+        (cache.Has(block) ? there : rest).push_back(block);
+      }
+      if (!there.empty()) use(there, 0);
+      if (!rest.empty()) use(rest, there.empty() ? 0 : there.front());
+    }
+    now_ms += 1000;
+    while (cache.size() > 0) {
+      const uint32_t victim = cache.policy().Victim(now_ms, [](uint32_t) { return true; });
+      ASSERT_NE(victim, 0u) << cache.size() << " left, seed " << seed;
+      cache.Drop(victim, now_ms, /*evicted=*/false);
+    }
+  }
+}
+
+// Where time stands still, as in a trace without times, or the whole cache turns over in no time:
+// what shares a segment must not be much of it.
+TEST(Learned, IsLruWhereTimeStandsStill) {
   constexpr uint32_t kCapacity = 1000, kBlocks = 20'000;
   BlockCache lru("lru", kBlocks, kCapacity), learned("auto", kBlocks, kCapacity);
   uint32_t lru_hits = 0, learned_hits = 0;
