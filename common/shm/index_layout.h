@@ -30,8 +30,8 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free &&
                   std::atomic<uint32_t>::is_always_lock_free,
               "shared memory needs address-free atomics");
 
-inline constexpr uint64_t kIndexMagic = 0x3178646e69636669;  // "ifcindx1"
-inline constexpr uint32_t kIndexLayoutVersion = 1;
+inline constexpr uint64_t kIndexMagic = 0x3278646e69636669;  // "ifcindx2"
+inline constexpr uint32_t kIndexLayoutVersion = 2;
 inline constexpr size_t kIndexPageBytes = 4096;
 
 // Constant once the segment is handed out.

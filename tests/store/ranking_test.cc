@@ -361,6 +361,22 @@ TEST_P(AnyPolicy, SaysWhatTwiceTheCapacityWouldHit) {
   EXPECT_EQ(uses.hit_gap.sum_ms, 6'000 * hits);
 }
 
+// The ranking hears of it later; its record may be anybody's by then, or free.
+TEST_P(AnyPolicy, WhatGoesAtOnceIsNobodyElses) {
+  Open(1'000, GetParam());
+  for (int i = 0; i < 3; ++i) ns_.MustPut(KeyOf(i), std::to_string(i));
+  Put(3, {.request = ns_->NewRequest()}, /*parent=*/2);
+  ASSERT_TRUE(ns_.Erase(KeyOf(3)));
+  (void)ns_->Stats();  // it hears of it now
+  for (int i = 4; i < 10; ++i) ns_.MustPut(KeyOf(i), std::to_string(i));
+  for (int i = 0; i < 10; ++i) {
+    if (i == 3) continue;
+    EXPECT_EQ(ns_.Get(KeyOf(i)), std::to_string(i));
+  }
+  EXPECT_EQ(ns_->Stats().objects, 9u);
+  EXPECT_EQ(ns_->Stats().evicted, 0u);
+}
+
 TEST_P(AnyPolicy, PassesOverPinsOfDaemonAndClients) {
   Open(64, GetParam());
   for (int i = 0; i < 64; ++i) ns_.MustPut(KeyOf(i), "v");

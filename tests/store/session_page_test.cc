@@ -317,6 +317,19 @@ TEST_F(SharedIndex, HeaderIsChecked) {
   EXPECT_FALSE(check_with([](shm::IndexHeader& h) { h.segment_bytes -= 64; }));
 }
 
+// As docs/shared_memory.md has it: clients of another build find their buckets by it.
+TEST_F(SharedIndex, ABucketIsAShareOfTheHash) {
+  OpenStore({.capacity_bytes = 64 * kMiB, .shards = 1, .background = false});
+  ns_ = Create("small", 4 * kMiB, /*max_objects=*/28);
+  client_ = std::make_unique<ShmClient>(ns_.shared());
+  const shm::IndexView& index = client_->index();
+  ASSERT_EQ(index.header().bucket_count, 7u);
+  EXPECT_EQ(index.bucket_of({.lo = ~uint64_t{0}, .hi = 0xffffffff}), 0u);
+  EXPECT_EQ(index.bucket_of({.lo = 0, .hi = uint64_t{0x24924925} << 32}), 1u);
+  EXPECT_EQ(index.bucket_of({.lo = 0, .hi = uint64_t{0x24924924} << 32}), 0u);
+  EXPECT_EQ(index.bucket_of({.lo = 0, .hi = ~uint64_t{0}}), 6u);
+}
+
 // Thousands of keys in a small table: long chains, overflow buckets coming and going.
 TEST_F(SharedIndex, FindsEverythingInFullTables) {
   OpenStore({.capacity_bytes = 64 * kMiB, .shards = 1, .background = false});
