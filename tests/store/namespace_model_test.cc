@@ -320,7 +320,8 @@ std::optional<Model::Open> Model::TryReserve() {
     object.parts = {{DataType::kUInt8, {first}, first},
                     {DataType::kBytes, {}, object.size - first}};
   }
-  const ObjectInfo info{.kind = ObjectKind::kKv, .ttl_ms = ttl_ms};
+  ObjectInfo info{.kind = ObjectKind::kKv, .ttl_ms = ttl_ms};
+  if (*rc::gen::arbitrary<bool>()) info.parent_key = AnyKey();
   const Object* visible = Find(key);
   const bool may_be_expired = visible != nullptr && MayBeExpired(*visible);
   auto reserved = ns_->Reserve({.id = {key, Fingerprint().hash()},

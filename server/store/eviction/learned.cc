@@ -20,19 +20,20 @@ void LearnedPolicy::Begin(const Use& use) {
   if (use.request == request_) return;
   request_ = use.request;
   ++requests_;
+  is_chain_ = use.ends_request;
   CloseSegments(use.now_ms - use.age_ms);
   KeepTime(use.now_ms);
 }
 
 void LearnedPolicy::CloseSegments(uint64_t start_ms) {
   const bool share =
-      AtOnce(ends_start_ms_, start_ms) && uses_since_ < segments_.records() / kEndsOfAll;
+      AtOnce(shared_since_ms_, start_ms) && uses_since_ < segments_.records() / kSharesOfAll;
   if (!share) {
-    ends_start_ms_ = start_ms;
+    shared_since_ms_ = start_ms;
     uses_since_ = 0;
   }
   std::erase_if(opened_, [&](const Opened& opened) {
-    if (share && opened.goes_on == 0 && ReuseTable::EndsRequest(opened.reuse_class)) return false;
+    if (share && opened.shared) return false;
     segments_.Close(opened.segment);
     return true;
   });
@@ -79,15 +80,26 @@ uint32_t LearnedPolicy::FindOpened(int reuse_class, uint64_t goes_on) const {
   // A request goes through its chains one after the other: what it looks for is the latest.
   for (size_t i = opened_.size(); i > 0; --i) {
     const Opened& opened = opened_[i - 1];
-    if (opened.reuse_class == reuse_class && opened.goes_on == goes_on) return opened.segment;
+    if (opened.reuse_class == reuse_class && opened.goes_on == goes_on &&
+        opened.shared == (goes_on == 0 && Shares(reuse_class))) {
+      return opened.segment;
+    }
   }
   return 0;
+}
+
+bool LearnedPolicy::IsOpened(uint32_t segment) const {
+  return std::any_of(opened_.begin(), opened_.end(), [&](const Opened& opened) {
+    return opened.segment == segment &&
+           (opened.goes_on != 0 || opened.shared == Shares(opened.reuse_class));
+  });
 }
 
 uint32_t LearnedPolicy::OpenSegment(int reuse_class, uint64_t start_ms) {
   if (const uint32_t opened = FindOpened(reuse_class, /*goes_on=*/0); opened != 0) return opened;
   const uint32_t segment = segments_.Open(reuse_class, start_ms);
-  opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, segment});
+  opened_.push_back(
+      {static_cast<uint8_t>(reuse_class), /*goes_on=*/0, Shares(reuse_class), segment});
   return segment;
 }
 
@@ -95,7 +107,7 @@ uint32_t LearnedPolicy::OpenSegmentBehind(int reuse_class, uint32_t anchor) {
   const uint64_t goes_on = segments_[anchor].turn.number;
   if (const uint32_t opened = FindOpened(reuse_class, goes_on); opened != 0) return opened;
   const uint32_t segment = segments_.OpenBehind(reuse_class, anchor);
-  opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, segment});
+  opened_.push_back({static_cast<uint8_t>(reuse_class), goes_on, /*shared=*/false, segment});
   return segment;
 }
 
@@ -105,7 +117,8 @@ void LearnedPolicy::Move(uint32_t record, int reuse_class, uint64_t now_ms) {
   if (segments_[group].size == 1 && !segments_[group].kept &&
       FindOpened(reuse_class, /*goes_on=*/0) == 0) {
     segments_.Reopen(group, reuse_class, now_ms);
-    opened_.push_back({static_cast<uint8_t>(reuse_class), /*goes_on=*/0, group});
+    opened_.push_back(
+        {static_cast<uint8_t>(reuse_class), /*goes_on=*/0, Shares(reuse_class), group});
     ++uses_since_;
     return;
   }
@@ -161,7 +174,7 @@ void LearnedPolicy::Touch(uint32_t record, const Use& use) {
   const Segments::Segment& before = segments_[node.group];
   const int class_before = before.reuse_class;
   // The same request twice: it is where it belongs.
-  if (use.repeat && use.request == request_ && before.kept) return;
+  if (use.repeat && use.request == request_ && before.kept && IsOpened(node.group)) return;
   // What is used all the time is not worth a move each time. It ends its request: nothing deeper
   // moves either.
   if (use.repeat && use.ends_request && before.kept && ReuseTable::EndsRequest(class_before) &&

@@ -42,11 +42,12 @@ class LearnedPolicy final : public Policy {
   static constexpr uint64_t kBetweenLessonsMs = 30'000;
   static constexpr uint64_t kRequestsPerLesson = 100;
   static constexpr uint64_t kBetweenAdvancesMs = 100;
-  // What ends its request, as all does that has no chain, shares its segment with what ended one
-  // within this time, as long as that is no more than this part of all: the more come, the fewer
-  // segments they cost. Nor is what is used all the time moved more often.
+  // What has no chain, and what ends one, shares its segment with what came within this time, as
+  // long as that is no more than this part of all: the more come, the fewer segments they cost. Nor
+  // is what is used all the time moved more often. (Of a chain the rest does not: in each class the
+  // order would be the same, but between classes heads could go before their tails.)
   static constexpr uint64_t kAtOnceMs = 10;
-  static constexpr size_t kEndsOfAll = 64;
+  static constexpr size_t kSharesOfAll = 64;
   static bool AtOnce(uint64_t start_ms, uint64_t now_ms) {
     return start_ms <= now_ms && now_ms - start_ms < kAtOnceMs;
   }
@@ -63,6 +64,9 @@ class LearnedPolicy final : public Policy {
   uint32_t OpenSegmentBehind(int reuse_class, uint32_t anchor);
   // The one that is open for them; 0 = none. `goes_on`: see Opened.
   uint32_t FindOpened(int reuse_class, uint64_t goes_on) const;
+  bool IsOpened(uint32_t segment) const;
+  // Of the request in progress.
+  bool Shares(int reuse_class) const { return !is_chain_ || ReuseTable::EndsRequest(reuse_class); }
   // A member is used, and is of this class from now on.
   void Move(uint32_t record, int reuse_class, uint64_t now_ms);
   void Enter(uint32_t segment, uint32_t record);
@@ -84,13 +88,15 @@ class LearnedPolicy final : public Policy {
   struct Opened {
     uint8_t reuse_class;
     uint64_t goes_on;  // the turn of what it goes on, 0 = nothing
+    bool shared;
     uint32_t segment;
   };
 
   uint64_t request_ = 0;  // whose segments are open
   std::vector<Opened> opened_;
-  uint64_t ends_start_ms_ = 0;  // since when those of ending classes are shared
-  size_t uses_since_ = 0;       // what has come or moved since then
+  bool is_chain_ = false;         // which is told by its end, first
+  uint64_t shared_since_ms_ = 0;  // those that are shared
+  size_t uses_since_ = 0;         // what has come or moved since then
   // Classes whose pinned blocks the search in progress has moved, and where.
   std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};
   std::vector<uint8_t> renewed_classes_;

@@ -1,7 +1,7 @@
-// The learned policy's order: blocks lie in segments (one request x one class, where what ends a
-// request may share one), from the one nearest to the root of its chain to the deepest; segments
-// lie in cells (class x age bin), newest first. A segment moves from cell to cell as it ages, with
-// all of its blocks, so that no block pays for growing older.
+// The learned policy's order: blocks lie in segments (one request x one class, where what has no
+// chain or ends one may share one), from the one nearest to the root of its chain to the deepest;
+// segments lie in cells (class x age bin), newest first. A segment moves from cell to cell as it
+// ages, with all of its blocks, so that no block pays for growing older.
 //
 // Not thread-safe.
 
