@@ -60,7 +60,7 @@ class GhostTable {
   static constexpr uint8_t kEmpty = 255;  // as a kind
   // Fewer empty places are not worth moving others.
   static constexpr size_t kEmptyAlways = 1024;
-  // At least 2, so that places become empty no faster than they are done with.
+  // Places are gone through four times as fast as others come.
   static constexpr int kStepsPerAdd = 4;
 
   // Counts whatever was ever added, modulo 2^32.
@@ -113,9 +113,8 @@ class GhostTable {
   void Grow();
 
   std::deque<Entry> queue_;
-  Place front_ = 0;  // of queue_.front()
-  Place oldest_ =
-      0;  // not empty, if there is any; places before it are gone, and wait to be dropped
+  Place front_ = 0;   // of queue_.front()
+  Place oldest_ = 0;  // is not empty, if any is; what is before it waits to be dropped
   size_t size_ = 0;
   // From the newest place on, down to `from_`, all that is not empty has been moved together, down
   // to `to_`: between them all is empty.

@@ -64,8 +64,9 @@ class LearnedPolicy final : public Policy {
   uint32_t OpenSegmentBehind(int reuse_class, uint32_t anchor);
   // The one that is open for them; 0 = none. `goes_on`: see Opened.
   uint32_t FindOpened(int reuse_class, uint64_t goes_on) const;
+  // Of the request in progress: whether this is one of its segments; whether those of this class
+  // are shared.
   bool IsOpened(uint32_t segment) const;
-  // Of the request in progress.
   bool Shares(int reuse_class) const { return !is_chain_ || ReuseTable::EndsRequest(reuse_class); }
   // A member is used, and is of this class from now on.
   void Move(uint32_t record, int reuse_class, uint64_t now_ms);
@@ -94,8 +95,8 @@ class LearnedPolicy final : public Policy {
 
   uint64_t request_ = 0;  // whose segments are open
   std::vector<Opened> opened_;
-  bool is_chain_ = false;         // which is told by its end, first
-  uint64_t shared_since_ms_ = 0;  // those that are shared
+  bool is_chain_ = false;         // the request is: the first block that is told ends it
+  uint64_t shared_since_ms_ = 0;  // since when requests share segments, till some are closed
   size_t uses_since_ = 0;         // what has come or moved since then
   // Classes whose pinned blocks the search in progress has moved, and where.
   std::array<uint32_t, ReuseTable::kClasses> renewed_ = {};
