@@ -22,8 +22,6 @@ constexpr uint64_t kMinHeapBytes = 64 * (kMaxKeyBytes + kMaxPartTableBytes);
 
 uint64_t Align64(uint64_t n) { return (n + 63) / 64 * 64; }
 
-uint32_t DivideUp(uint32_t n, uint32_t by) { return n / by + (n % by != 0 ? 1 : 0); }
-
 uint64_t HeapBytes(const IndexSegment::Options& options) {
   const uint64_t wanted = std::min(options.max_objects * kMetaHeapBytesPerObject,  //
                                    options.quota_bytes / 4);
@@ -38,7 +36,7 @@ shm::IndexHeader MakeHeader(const IndexSegment::Options& options) {
   // needed once stays for as long as one of its entries does: 16 % of the heads have one. There is
   // room for a quarter, and eight more in each shard, as in a small index a few heads may be
   // unlucky.
-  const uint32_t heads_per_shard = DivideUp(options.max_objects, 4 * options.shards);
+  const uint32_t heads_per_shard = (options.max_objects - 1) / (4 * options.shards) + 1;
   h.bucket_count = options.shards * heads_per_shard;
   h.overflow_bucket_count = options.shards * (heads_per_shard / 4 + 8);
   h.record_capacity = options.max_objects;
