@@ -32,7 +32,8 @@ class PrimaryContext {
   const Context context_;
 };
 
-// Makes it the calling thread's current one for a scope, whatever was before.
+// Makes it the calling thread's current one for a scope, whatever was before. What the thread does
+// there does not break captures of graphs.
 class CurrentContext {
  public:
   explicit CurrentContext(const PrimaryContext& context);
@@ -45,6 +46,7 @@ class CurrentContext {
 
  private:
   const Driver& driver_;
+  const OutsideOfCaptures outside_;
   const absl::Status status_;
 };
 

@@ -119,6 +119,16 @@ absl::Status Driver::Check(Result result, std::string_view call) const {
                                                    ": ", name, " (", result, ")"));
 }
 
+OutsideOfCaptures::OutsideOfCaptures(const Driver& driver)
+    : driver_(driver), mode_(kCaptureModeRelaxed) {
+  // It fails in a driver that is shut down alone, where nothing else works either.
+  (void)driver_.api().thread_exchange_stream_capture_mode(&mode_);
+}
+
+OutsideOfCaptures::~OutsideOfCaptures() {
+  (void)driver_.api().thread_exchange_stream_capture_mode(&mode_);
+}
+
 std::string FormatUuid(const Uuid& uuid) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text = "GPU-";

@@ -41,6 +41,21 @@ class Driver {
   int version_ = 0;
 };
 
+// Who captures a graph, as PyTorch and vLLM do, mostly does so in CUDA's global mode: until it is
+// done, what cannot be in a graph (allocations, mappings, queries) fails in every thread of the
+// process, and makes the capture fail as well. The calling thread has no part in that for a scope.
+class OutsideOfCaptures {
+ public:
+  explicit OutsideOfCaptures(const Driver& driver);
+  ~OutsideOfCaptures();
+  OutsideOfCaptures(const OutsideOfCaptures&) = delete;
+  OutsideOfCaptures& operator=(const OutsideOfCaptures&) = delete;
+
+ private:
+  const Driver& driver_;
+  int mode_;  // the thread's, before
+};
+
 struct DeviceInfo {
   Device ordinal = 0;
   std::string uuid;  // GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx

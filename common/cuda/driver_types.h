@@ -30,6 +30,7 @@ inline constexpr Result kHostMemoryNotRegistered = 713;
 inline constexpr Result kNotPermitted = 800;
 inline constexpr Result kNotSupported = 801;
 inline constexpr Result kSystemDriverMismatch = 803;
+inline constexpr Result kStreamCaptureUnsupported = 900;
 
 using Device = int;  // an ordinal: means something in this process only
 using DevicePointer = unsigned long long;
@@ -52,6 +53,8 @@ inline constexpr int kGranularityMinimum = 0;
 inline constexpr int kAttributeVirtualMemory = 102;
 inline constexpr int kAttributePosixFdHandles = 103;
 inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr int kCaptureModeGlobal = 0;
+inline constexpr int kCaptureModeRelaxed = 2;
 inline constexpr int kPointerDeviceOrdinal = 9;
 inline constexpr int kPointerIsLegacyIpcCapable = 10;
 inline constexpr unsigned kIpcLazyEnablePeerAccess = 1;
@@ -134,6 +137,7 @@ struct Api {
   Result (*stream_synchronize)(Stream stream);
   Result (*stream_query)(Stream stream);
   Result (*stream_is_capturing)(Stream stream, int* capture);  // 0 = it does what it is told
+  Result (*thread_exchange_stream_capture_mode)(int* mode);
   Result (*launch_host_func)(Stream stream, HostFunction function, void* user_data);
 
   Result (*event_create)(Event* event, unsigned flags);
@@ -185,6 +189,7 @@ bool ForEachEntryPoint(F f) {
          f("cuStreamSynchronize", 2000, &Api::stream_synchronize) &&
          f("cuStreamQuery", 2000, &Api::stream_query) &&
          f("cuStreamIsCapturing", 10000, &Api::stream_is_capturing) &&
+         f("cuThreadExchangeStreamCaptureMode", 10010, &Api::thread_exchange_stream_capture_mode) &&
          f("cuLaunchHostFunc", 10000, &Api::launch_host_func) &&
          f("cuEventCreate", 2000, &Api::event_create) &&
          f("cuEventDestroy", 4000, &Api::event_destroy) &&

@@ -30,6 +30,7 @@ absl::StatusOr<uint64_t> Allocation::Granularity(const Driver& driver, Device de
 
 absl::StatusOr<Allocation> Allocation::Create(std::shared_ptr<const Driver> driver, Device device,
                                               uint64_t bytes) {
+  const OutsideOfCaptures outside(*driver);
   const AllocationProperties properties = ExportableMemoryOf(device);
   AllocationHandle handle = 0;
   RETURN_IF_ERROR(driver->Check(driver->api().mem_create(&handle, bytes, &properties, 0),
@@ -39,6 +40,7 @@ absl::StatusOr<Allocation> Allocation::Create(std::shared_ptr<const Driver> driv
 
 absl::StatusOr<Allocation> Allocation::Import(std::shared_ptr<const Driver> driver,
                                               const UniqueFd& fd, uint64_t bytes) {
+  const OutsideOfCaptures outside(*driver);
   AllocationHandle handle = 0;
   // The descriptor itself, in the place of a pointer, is what the driver takes.
   void* const shareable = reinterpret_cast<void*>(static_cast<uintptr_t>(fd.get()));
@@ -62,8 +64,10 @@ Allocation& Allocation::operator=(Allocation&& other) noexcept {
 }
 
 Allocation::~Allocation() {
+  if (driver_ == nullptr) return;
+  const OutsideOfCaptures outside(*driver_);
   // Nothing can be done about a failure: the driver frees everything with the process.
-  if (driver_ != nullptr) (void)driver_->api().mem_release(handle_);
+  (void)driver_->api().mem_release(handle_);
 }
 
 absl::StatusOr<UniqueFd> Allocation::Export() const {
@@ -77,6 +81,7 @@ absl::StatusOr<UniqueFd> Allocation::Export() const {
 absl::StatusOr<Mapping> Mapping::Map(const Allocation& allocation, Device device, Access access) {
   const std::shared_ptr<const Driver>& driver = allocation.driver_;
   const uint64_t bytes = allocation.bytes();
+  const OutsideOfCaptures outside(*driver);
   DevicePointer address = 0;
   RETURN_IF_ERROR(driver->Check(driver->api().mem_address_reserve(&address, bytes, 0, 0, 0),
                                 "cuMemAddressReserve"));
@@ -106,6 +111,7 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
 
 Mapping::~Mapping() {
   if (driver_ == nullptr) return;
+  const OutsideOfCaptures outside(*driver_);
   if (mapped_) (void)driver_->api().mem_unmap(address_, bytes_);
   (void)driver_->api().mem_address_free(address_, bytes_);
 }

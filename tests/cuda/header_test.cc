@@ -100,6 +100,9 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuStreamQuery_v2000>(&compared, "cuStreamQuery", 2000, &Api::stream_query);
   Compare<PFN_cuStreamIsCapturing_v10000>(&compared, "cuStreamIsCapturing", 10000,
                                           &Api::stream_is_capturing);
+  Compare<PFN_cuThreadExchangeStreamCaptureMode_v10010>(&compared,
+                                                        "cuThreadExchangeStreamCaptureMode", 10010,
+                                                        &Api::thread_exchange_stream_capture_mode);
   Compare<PFN_cuLaunchHostFunc_v10000>(&compared, "cuLaunchHostFunc", 10000,
                                        &Api::launch_host_func);
   Compare<PFN_cuEventCreate_v2000>(&compared, "cuEventCreate", 2000, &Api::event_create);
@@ -169,6 +172,7 @@ TEST(Header, NumbersMeanTheSame) {
     {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
     {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
     {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
+    {kStreamCaptureUnsupported, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED},
   };
   for (const auto& [ours, theirs] : ours_to_theirs) EXPECT_EQ(ours, theirs);
   EXPECT_EQ(kLocationDevice, int{CU_MEM_LOCATION_TYPE_DEVICE});
@@ -181,6 +185,8 @@ TEST(Header, NumbersMeanTheSame) {
   EXPECT_EQ(kAttributePosixFdHandles,
             int{CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED});
   EXPECT_EQ(kStreamNonBlocking, unsigned{CU_STREAM_NON_BLOCKING});
+  EXPECT_EQ(kCaptureModeGlobal, CU_STREAM_CAPTURE_MODE_GLOBAL);
+  EXPECT_EQ(kCaptureModeRelaxed, CU_STREAM_CAPTURE_MODE_RELAXED);
   EXPECT_EQ(kPointerDeviceOrdinal, int{CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL});
   EXPECT_EQ(kPointerIsLegacyIpcCapable, int{CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE});
   EXPECT_EQ(kIpcLazyEnablePeerAccess, unsigned{CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS});

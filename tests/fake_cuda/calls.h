@@ -12,6 +12,14 @@ Result With(F f) {
   Process* const process = Process::Get();
   return process == nullptr ? cuda::kNotInitialized : f(*process);
 }
+// The same of what cannot be in a graph: see Faults::global_capture.
+template <class F>
+Result WithUncaptured(F f) {
+  return With([&](Process& process) {
+    const Result capture = process.CheckCapture();
+    return capture == cuda::kSuccess ? f(process) : capture;
+  });
+}
 template <class F>
 Result WithDevice(cuda::Device device, F f) {
   return With([&](Process& process) {

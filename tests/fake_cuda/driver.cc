@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "tests/fake_cuda/calls.h"
 #include "tests/fake_cuda/events.h"
@@ -71,6 +72,9 @@ Result GetErrorName(Result error, const char** name) {
     case cuda::kNotSupported:
       *name = "CUDA_ERROR_NOT_SUPPORTED";
       break;
+    case cuda::kStreamCaptureUnsupported:
+      *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
+      break;
     default:
       *name = nullptr;
       return cuda::kInvalidValue;
@@ -132,17 +136,18 @@ Result MemCreate(AllocationHandle* handle, size_t bytes, const AllocationPropert
     return cuda::kInvalidValue;
   }
   return WithDevice(properties->location.id, [&](Process& process) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     process.state().calls.creates.fetch_add(1);
     return process.Create(handle, bytes, static_cast<uint32_t>(properties->location.id),
                           (properties->requested_handle_types & cuda::kHandlePosixFd) != 0);
   });
 }
 Result MemRelease(AllocationHandle handle) {
-  return With([&](Process& process) { return process.Release(handle); });
+  return WithUncaptured([&](Process& process) { return process.Release(handle); });
 }
 Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int type,
                                   unsigned long long flags) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     process.state().calls.exports.fetch_add(1);
     if (process.state().faults.refuse_exports.load() != 0) return cuda::kNotSupported;
     const std::shared_ptr<Memory> memory = process.Find(handle);
@@ -156,7 +161,7 @@ Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int 
   });
 }
 Result MemImportFromShareableHandle(AllocationHandle* handle, void* shareable, int type) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     process.state().calls.imports.fetch_add(1);
     if (process.state().faults.refuse_imports.load() != 0) return cuda::kNotPermitted;
     if (type != cuda::kHandlePosixFd) return cuda::kInvalidValue;
@@ -174,13 +179,13 @@ Result MemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 // Copies are as fast without it.
 Result MemHostRegister(void* memory, size_t bytes, unsigned flags) {
   if (memory == nullptr || bytes == 0 || flags != 0) return cuda::kInvalidValue;
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     return process.RegisterHost(memory);
   });
 }
 Result MemHostUnregister(void* memory) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     return process.UnregisterHost(memory);
   });
@@ -188,21 +193,21 @@ Result MemHostUnregister(void* memory) {
 Result MemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer wanted,
                          unsigned long long flags) {
   if (wanted != 0 || flags != 0) return cuda::kInvalidValue;
-  return With([&](Process& process) { return process.ReserveAddress(pointer, bytes); });
+  return WithUncaptured([&](Process& process) { return process.ReserveAddress(pointer, bytes); });
 }
 Result MemAddressFree(DevicePointer pointer, size_t bytes) {
-  return With([&](Process& process) { return process.FreeAddress(pointer, bytes); });
+  return WithUncaptured([&](Process& process) { return process.FreeAddress(pointer, bytes); });
 }
 Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHandle handle,
               unsigned long long flags) {
   if (offset != 0 || flags != 0) return cuda::kInvalidValue;
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     process.state().calls.maps.fetch_add(1);
     return process.Map(pointer, bytes, handle);
   });
 }
 Result MemUnmap(DevicePointer pointer, size_t bytes) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     process.state().calls.unmaps.fetch_add(1);
     return process.Unmap(pointer, bytes);
   });
@@ -213,6 +218,7 @@ Result MemSetAccess(DevicePointer pointer, size_t bytes, const AccessDescription
     return cuda::kInvalidValue;
   }
   return WithDevice(descriptions->location.id, [&](Process& process) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     return process.SetAccess(pointer, bytes, static_cast<uint32_t>(descriptions->location.id),
                              descriptions->flags);
   });
@@ -259,7 +265,7 @@ Result IpcGetMemHandle(cuda::IpcHandle* handle, DevicePointer pointer) {
   });
 }
 Result IpcOpenMemHandle(DevicePointer* pointer, cuda::IpcHandle handle, unsigned flags) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     process.state().calls.ipc_opens.fetch_add(1);
     if (flags != cuda::kIpcLazyEnablePeerAccess) return cuda::kInvalidValue;
@@ -267,7 +273,7 @@ Result IpcOpenMemHandle(DevicePointer* pointer, cuda::IpcHandle handle, unsigned
   });
 }
 Result IpcCloseMemHandle(DevicePointer pointer) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     process.state().calls.ipc_closes.fetch_add(1);
     return process.CloseIpcHandle(pointer);
@@ -277,23 +283,25 @@ Result IpcCloseMemHandle(DevicePointer pointer) {
 // --- For tests, which look them up as the others are: the daemon and its clients allocate nothing
 // this way, and their users do.
 Result MemAlloc(DevicePointer* pointer, size_t bytes) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     return process.Alloc(pointer, bytes, CurrentContexts().back());
   });
 }
 Result MemFree(DevicePointer pointer) {
-  return With([&](Process& process) { return process.Free(pointer); });
+  return WithUncaptured([&](Process& process) { return process.Free(pointer); });
 }
 
 Result DevicePrimaryCtxRetain(Context* context, Device device) {
   return WithDevice(device, [&](Process& process) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     *context = ContextOf(static_cast<uint32_t>(device));
     return process.RetainContext(static_cast<uint32_t>(device));
   });
 }
 Result DevicePrimaryCtxRelease(Device device) {
   return WithDevice(device, [&](Process& process) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     return process.ReleaseContext(static_cast<uint32_t>(device));
   });
 }
@@ -350,17 +358,18 @@ Result MemcpyDtoDAsync(DevicePointer to, DevicePointer from, size_t bytes, Strea
   });
 }
 Result StreamCreate(Stream* stream, unsigned) {
-  return With([&](Process& process) {
+  return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     *stream = reinterpret_cast<Stream>(process.NewStream());
     return cuda::kSuccess;
   });
 }
 Result StreamDestroy(Stream stream) {
-  return With([&](Process& process) { return process.DestroyStream(stream); });
+  return WithUncaptured([&](Process& process) { return process.DestroyStream(stream); });
 }
 Result StreamSynchronize(Stream stream) {
-  const Result waited = WithStream(stream, [](Process&, FakeStream& on) {
+  const Result waited = WithStream(stream, [](Process& process, FakeStream& on) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     on.Synchronize();
     return cuda::kSuccess;
   });
@@ -368,7 +377,8 @@ Result StreamSynchronize(Stream stream) {
   return With([](Process& process) { return process.CheckContext(); });
 }
 Result StreamQuery(Stream stream) {
-  return WithStream(stream, [](Process&, FakeStream& on) {
+  return WithStream(stream, [](Process& process, FakeStream& on) {
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     return on.idle() ? cuda::kSuccess : cuda::kNotReady;
   });
 }
@@ -377,6 +387,13 @@ Result StreamIsCapturing(Stream stream, int* capture) {
     *capture = process.state().faults.streams_capture.load() != 0 ? 1 : 0;
     return cuda::kSuccess;
   });
+}
+Result ThreadExchangeStreamCaptureMode(int* mode) {
+  if (*mode < cuda::kCaptureModeGlobal || *mode > cuda::kCaptureModeRelaxed) {
+    return cuda::kInvalidValue;
+  }
+  std::swap(*mode, CaptureMode());
+  return cuda::kSuccess;
 }
 Result LaunchHostFunc(Stream stream, HostFunction function, void* user_data) {
   return WithStream(stream, [&](Process& process, FakeStream& on) {
@@ -426,6 +443,7 @@ constexpr Api kApi = {
     .stream_synchronize = StreamSynchronize,
     .stream_query = StreamQuery,
     .stream_is_capturing = StreamIsCapturing,
+    .thread_exchange_stream_capture_mode = ThreadExchangeStreamCaptureMode,
     .launch_host_func = LaunchHostFunc,
     .event_create = EventCreate,
     .event_destroy = EventDestroy,

@@ -47,6 +47,11 @@ std::vector<uint32_t>& CurrentContexts() {
   return contexts;
 }
 
+int& CaptureMode() {
+  thread_local int mode = cuda::kCaptureModeGlobal;
+  return mode;
+}
+
 std::shared_ptr<Shadow> Shadow::Map(std::shared_ptr<Memory> memory) {
   void* const base =
       mmap(nullptr, memory->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd.get(), 0);

@@ -130,6 +130,8 @@ class Process {
   Result ReleaseContext(uint32_t device);
   // Nothing needs a context that is dead, or none: what a call that needs one answers.
   Result CheckContext();
+  // Whether the calling thread may do now what cannot be in a graph.
+  Result CheckCapture();
   // Something was done that no context survives.
   void KillContext() { dead_.store(true); }
   // A context that was once dead stays it, until nobody has it any more.
@@ -167,5 +169,7 @@ class Process {
 
 // The calling thread's current contexts, by device.
 std::vector<uint32_t>& CurrentContexts();
+// As cuThreadExchangeStreamCaptureMode set it.
+int& CaptureMode();
 
 }  // namespace infercache::fake_cuda

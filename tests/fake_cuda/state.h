@@ -42,9 +42,11 @@ struct Faults {
   std::atomic<uint32_t> refuse_exports;
   std::atomic<uint32_t> refuse_imports;
   std::atomic<uint32_t> streams_capture;  // all of them, for a graph
-  std::atomic<uint32_t> streams_stuck;    // a futex: streams wait while it is not 0
-  std::atomic<uint32_t> contexts_dead;    // every call that needs one fails
-  std::atomic<uint32_t> same_pid;         // all processes have one PID value, each in its namespace
+  // Somebody captures a graph in the global mode: what cannot be in one fails, and is counted.
+  std::atomic<uint32_t> global_capture;
+  std::atomic<uint32_t> streams_stuck;  // a futex: streams wait while it is not 0
+  std::atomic<uint32_t> contexts_dead;  // every call that needs one fails
+  std::atomic<uint32_t> same_pid;       // all processes have one PID value, each in its namespace
   // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
   std::atomic<uint32_t> lost_streams;
 };
@@ -56,6 +58,9 @@ struct Calls {
   std::atomic<uint64_t> ipc_exports, ipc_opens, ipc_closes;
   // What CUDA calls undefined: cuMemFree of what another process has open.
   std::atomic<uint64_t> freed_while_open;
+  // Under a global_capture: by threads that had not said that they have no part in it, and by
+  // others.
+  std::atomic<uint64_t> captures_broken, captures_left_alone;
 };
 
 // Its beginning is mirrored in tests/python/fake_gpus.py.

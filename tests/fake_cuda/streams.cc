@@ -97,6 +97,16 @@ Result Process::CheckContext() {
   return CurrentContexts().empty() ? cuda::kInvalidContext : cuda::kSuccess;
 }
 
+Result Process::CheckCapture() {
+  if (state().faults.global_capture.load() == 0) return cuda::kSuccess;
+  if (CaptureMode() == cuda::kCaptureModeRelaxed) {
+    state().calls.captures_left_alone.fetch_add(1);
+    return cuda::kSuccess;
+  }
+  state().calls.captures_broken.fetch_add(1);
+  return cuda::kStreamCaptureUnsupported;
+}
+
 FakeStream* Process::NewStream() {
   auto stream = std::make_unique<FakeStream>(state().faults);
   FakeStream* const raw = stream.get();

@@ -120,6 +120,26 @@ TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
   EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
 }
 
+// vLLM captures graphs in the global mode, in which a query of another thread's made them fail.
+TEST_F(DeviceClient, BreaksNoCaptureOfAnotherThread) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().faults().global_capture.store(1);
+  const auto left_alone = [] { return fake().calls().captures_left_alone.load(); };
+  const std::unique_ptr<Device> first = OpenDevice();
+  MustPut("key", "value");
+  DeviceGetResult got = first->Get("key");
+  ASSERT_TRUE(got.hit()) << got.status;
+  std::string copy(5, '\0');
+  EXPECT_TRUE(first->GetIntoHost("key", std::as_writable_bytes(std::span(copy))).hit);
+  fake().StickStreams();
+  ASSERT_TRUE(got.object->ReleaseAfter(nullptr).ok());
+  const uint64_t before = left_alone();
+  EXPECT_TRUE(Eventually([&] { return left_alone() > before; })) << "its thread looks at a stream";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return first->stats().held_for_streams == 0; }));
+  EXPECT_EQ(fake().calls().captures_broken.load(), 0u);
+}
+
 TEST_F(DeviceClient, APinGoesWhenItsContextDies) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");

@@ -67,6 +67,18 @@ TEST_P(GpuLending, WhatWasTakenBackMayBeFreed) {
   EXPECT_EQ(owner.Do("take_back key 50"), "NOT_FOUND");
 }
 
+TEST_P(GpuLending, BreaksNoCaptureOfAGraph) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().faults().global_capture.store(1);
+  Told owner = StartOwner(GetParam());
+  Told reader = StartReader();
+  EXPECT_EQ(reader.Do("read"), "text");
+  EXPECT_EQ(reader.Do("release"), "ok");
+  EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+  EXPECT_GT(fake().calls().captures_left_alone.load(), 0u);
+  EXPECT_EQ(fake().calls().captures_broken.load(), 0u);
+}
+
 // The driver may give a new allocation the handle, and the address, of one that was freed.
 TEST_P(GpuLending, AnotherAllocationIsAnotherWhateverItsHandle) {
   Told owner = Start();

@@ -18,11 +18,12 @@ class State(ctypes.Structure):
         ("magic", ctypes.c_uint64), ("mutex", ctypes.c_char * 40), ("device_count", ctypes.c_uint32),
         ("device_bytes", ctypes.c_uint64), ("next_allocation", ctypes.c_uint64),
         *((fault, ctypes.c_int32) for fault in (
-            "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "streams_stuck",
-            "contexts_dead", "same_pid", "lost_streams")),
+            "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
+            "streams_stuck", "contexts_dead", "same_pid", "lost_streams")),
         *((count, ctypes.c_uint64) for count in (
             "creates", "exports", "imports", "maps", "unmaps", "contexts", "registers", "unregisters",
-            "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open")),
+            "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open", "captures_broken",
+            "captures_left_alone")),
     ]  # fmt: skip
 
 
