@@ -66,6 +66,11 @@ absl::Status DeviceObject::ReleaseAfterAll(std::vector<DeviceStream>* streams) {
   return absl::OkStatus();
 }
 
+absl::Status DeviceObject::CheckNotCapturing(DeviceStream stream) const {
+  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
+  return thread_->CheckNotCapturing(ToCuda(stream));
+}
+
 absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to) const {
   if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
   return infercache::CopyToHost(thread_->context(), address_ + offset, to);

@@ -21,6 +21,10 @@ struct KeptObject final : DeviceThread::Kept {
   explicit KeptObject(Object o) : object(std::move(o)) {}
   Object object;
 };
+struct KeptDeviceObject final : DeviceThread::Kept {
+  explicit KeptDeviceObject(DeviceObject o) : object(std::move(o)) {}
+  DeviceObject object;
+};
 struct KeptReservations final : DeviceThread::Kept {
   explicit KeptReservations(std::vector<DeviceReservation> r) : reservations(std::move(r)) {}
   std::vector<DeviceReservation> reservations;
@@ -165,7 +169,11 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
   result.status = Copy(object.size_bytes(), stream, "cuMemcpyDtoDAsync", [&](const cuda::Api& api) {
     return api.memcpy_dtod_async(destination, object.address(), object.size_bytes(), stream);
   });
-  if (result.status.ok()) result.status = object.ReleaseAfter(stream);
+  if (!result.status.ok()) return result;
+  result.status = object.ReleaseAfter(stream);
+  if (!result.status.ok()) {
+    DeviceThread::KeepForGood(std::make_unique<KeptDeviceObject>(std::move(object)));
+  }
   result.hit = result.status.ok();
   return result;
 }
@@ -190,6 +198,7 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
   host_to_device_bytes_.fetch_add(bytes.size());
   std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptObject>(*std::move(got.object));
   result.status = thread_->KeepUntilDone(stream, &kept);
+  if (!result.status.ok()) DeviceThread::KeepForGood(std::move(kept));
   result.hit = result.status.ok();
   return result;
 }
@@ -317,10 +326,7 @@ void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Str
   std::erase_if(rooms, [](const DeviceReservation& room) { return !room; });
   if (rooms.empty()) return;
   std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservations>(std::move(rooms));
-  if (!thread_->KeepUntilDone(stream, &kept).ok()) {
-    // Nobody will say when it is done. What is leaked here the daemon takes back with the process.
-    (void)kept.release();
-  }
+  if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
 }
 
 std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,

@@ -13,9 +13,9 @@ namespace {
 // What a call answers for ever in a context that a fault has ended, or that is no more. A stream
 // that is being captured, of which nothing can be asked, is alive.
 bool MeansDead(cuda::Result result) {
-  constexpr cuda::Result kFirstOfCapture = 900;
   return result != cuda::kSuccess && result != cuda::kNotReady && result != cuda::kInvalidHandle &&
-         result != cuda::kInvalidValue && result != cuda::kOutOfMemory && result < kFirstOfCapture;
+         result != cuda::kInvalidValue && result != cuda::kOutOfMemory &&
+         !cuda::IsOfCaptures(result);
 }
 
 // A context that dies calls nobody back: it is looked at this often while something is kept.
@@ -195,6 +195,16 @@ void DeviceThread::Destroy(std::unique_ptr<Kept> kept) {
     }
   }
   // Else here and now: the thread may be gone.
+}
+
+void DeviceThread::KeepForGood(std::unique_ptr<Kept> kept) {
+  struct All {
+    Mutex mu;
+    std::vector<std::unique_ptr<Kept>> kept ABSL_GUARDED_BY(mu);
+  };
+  static All& all = *new All;
+  MutexLock lock(&all.mu);
+  all.kept.push_back(std::move(kept));
 }
 
 bool DeviceThread::AwaitDone(Clock::time_point deadline) const {

@@ -43,8 +43,9 @@ class DeviceThread {
   DeviceThread(const DeviceThread&) = delete;
   DeviceThread& operator=(const DeviceThread&) = delete;
 
-  // FAILED_PRECONDITION: `stream` is being captured. What is given to it then is not done now, and
-  // again whenever the graph is launched, when nothing is pinned any more.
+  // FAILED_PRECONDITION: `stream` is being captured, and what is given to it is not done now, and
+  // again whenever the graph is launched, when nothing is pinned any more. Or it is the default
+  // stream, and one that it waits for is being captured, which must not be given anything then.
   absl::Status CheckNotCapturing(cuda::Stream stream) const;
   // Takes *kept, and destroys it when `stream` has done what it has to do so far, or its context is
   // dead. After an error *kept is still the caller's.
@@ -52,6 +53,9 @@ class DeviceThread {
   // Waits for the same. DEADLINE_EXCEEDED, or what the driver says of the stream.
   absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
   void Destroy(std::unique_ptr<Kept> kept);
+  // Of what the GPU still works on when nobody will say until when: the daemon takes it back with
+  // the process.
+  static void KeepForGood(std::unique_ptr<Kept> kept);
 
   // Waits until what streams are done with by now is destroyed; not for streams. False: it is not
   // by the deadline.

@@ -47,6 +47,7 @@ absl::Status FindEntryPoints(const char* name, void* library, Api* api) {
 }
 
 absl::StatusCode CodeOf(Result result) {
+  if (IsOfCaptures(result)) return absl::StatusCode::kFailedPrecondition;
   switch (result) {
     case kOutOfMemory:
       return absl::StatusCode::kResourceExhausted;

@@ -31,7 +31,7 @@ class Driver {
 
   // Ok if `result` is; else what CUDA calls it, and `call`: RESOURCE_EXHAUSTED (out of memory),
   // UNIMPLEMENTED (not on this machine), INVALID_ARGUMENT (value or handle), UNAVAILABLE (not yet),
-  // INTERNAL.
+  // FAILED_PRECONDITION (a graph is being captured), INTERNAL.
   absl::Status Check(Result result, std::string_view call) const;
 
  private:

@@ -30,7 +30,14 @@ inline constexpr Result kHostMemoryNotRegistered = 713;
 inline constexpr Result kNotPermitted = 800;
 inline constexpr Result kNotSupported = 801;
 inline constexpr Result kSystemDriverMismatch = 803;
+// The first and the last of those that say that a graph is being captured.
 inline constexpr Result kStreamCaptureUnsupported = 900;
+inline constexpr Result kStreamCaptureImplicit = 906;
+inline constexpr Result kStreamCaptureWrongThread = 908;
+
+constexpr bool IsOfCaptures(Result result) {
+  return result >= kStreamCaptureUnsupported && result <= kStreamCaptureWrongThread;
+}
 
 using Device = int;  // an ordinal: means something in this process only
 using DevicePointer = unsigned long long;

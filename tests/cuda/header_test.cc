@@ -173,6 +173,8 @@ TEST(Header, NumbersMeanTheSame) {
     {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
     {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
     {kStreamCaptureUnsupported, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED},
+    {kStreamCaptureImplicit, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT},
+    {kStreamCaptureWrongThread, CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD},
   };
   for (const auto& [ours, theirs] : ours_to_theirs) EXPECT_EQ(ours, theirs);
   EXPECT_EQ(kLocationDevice, int{CU_MEM_LOCATION_TYPE_DEVICE});

@@ -75,6 +75,9 @@ Result GetErrorName(Result error, const char** name) {
     case cuda::kStreamCaptureUnsupported:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;
+    case cuda::kStreamCaptureImplicit:
+      *name = "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT";
+      break;
     default:
       *name = nullptr;
       return cuda::kInvalidValue;
@@ -384,7 +387,9 @@ Result StreamQuery(Stream stream) {
 }
 Result StreamIsCapturing(Stream stream, int* capture) {
   return WithStream(stream, [&](Process& process, FakeStream&) {
-    *capture = process.state().faults.streams_capture.load() != 0 ? 1 : 0;
+    const uint32_t which = process.state().faults.streams_capture.load();
+    if (which == 2 && stream == nullptr) return cuda::kStreamCaptureImplicit;
+    *capture = which == 1 ? 1 : 0;
     return cuda::kSuccess;
   });
 }
@@ -397,6 +402,7 @@ Result ThreadExchangeStreamCaptureMode(int* mode) {
 }
 Result LaunchHostFunc(Stream stream, HostFunction function, void* user_data) {
   return WithStream(stream, [&](Process& process, FakeStream& on) {
+    if (process.state().faults.refuse_callbacks.load() != 0) return cuda::kOutOfMemory;
     on.Add([&process, function, user_data] {
       // Not called in a context that is dead.
       if (!process.dead()) function(user_data);

@@ -24,7 +24,8 @@ constexpr bool kSlowBuild = kThreadSanitizer || kAddressSanitizer;
 
 struct DeviceStep {
   const char* name;
-  bool stuck = false;  // streams are, so that the worker dies in the middle
+  bool stuck = false;    // streams are, so that the worker dies in the middle
+  bool refused = false;  // callbacks are
   uint64_t reservations = 0;
   uint64_t pins = 0;
 };
@@ -35,6 +36,7 @@ constexpr DeviceStep kDeviceSteps[] = {
     {.name = "committed"},
     {.name = "pinned", .pins = 1},
     {.name = "for_stream", .stuck = true, .pins = 1},
+    {.name = "copying", .stuck = true, .refused = true, .pins = 1},
 };
 
 class DeviceDeath : public GpuLocalFixture {
@@ -57,6 +59,7 @@ class DeviceDeath : public GpuLocalFixture {
   }
   void KillOneAt(const DeviceStep& step) {
     if (step.stuck) fake().StickStreams();
+    fake().faults().refuse_callbacks.store(step.refused ? 1 : 0);
     auto worker = WorkerProcess::Start(HelperPath(GPU_WORKER_BINARY),
                                        {socket_path(), device_.uuid, step.name});
     ASSERT_TRUE(worker.ok()) << worker.status();

@@ -108,13 +108,18 @@ TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");
   DeviceGetResult got = device_client_->Get("key");
-  fake().faults().streams_capture.store(1);
-  EXPECT_TRUE(absl::IsFailedPrecondition(got.object->ReleaseAfter(nullptr)));
-  EXPECT_NE(got.object->address(), 0u) << "nothing has changed";
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      device_client_->GetInto("key", buffer_->address(), 5, nullptr).status));
-  const DevicePutItem item = {.key = "other", .source = buffer_->address(), .size_bytes = 5};
-  EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Put(item, nullptr).status));
+  EXPECT_TRUE(got.object->CheckNotCapturing(nullptr).ok());
+  // The default stream itself, and one that it would wait for.
+  for (const uint32_t which : {1, 2}) {
+    fake().faults().streams_capture.store(which);
+    EXPECT_TRUE(absl::IsFailedPrecondition(got.object->CheckNotCapturing(nullptr)));
+    EXPECT_TRUE(absl::IsFailedPrecondition(got.object->ReleaseAfter(nullptr)));
+    EXPECT_NE(got.object->address(), 0u) << "nothing has changed";
+    EXPECT_TRUE(absl::IsFailedPrecondition(
+        device_client_->GetInto("key", buffer_->address(), 5, nullptr).status));
+    const DevicePutItem item = {.key = "other", .source = buffer_->address(), .size_bytes = 5};
+    EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Put(item, nullptr).status));
+  }
   fake().faults().streams_capture.store(0);
   EXPECT_TRUE(got.object->ReleaseAfter(nullptr).ok());
   EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));

@@ -53,6 +53,15 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
     if (step == "for_stream") OrDie(got.object->ReleaseAfter(nullptr));
     Stay(step);
   }
+  if (step == "copying") {
+    const auto driver = OrDie(cuda::Driver::Load());
+    DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+    // The copy is under way, and no callback tells when it is done: this is an error, and a pin.
+    const DeviceGetIntoResult got =
+        device.GetInto(there, buffer.address(), DeviceBuffer::kBytes, nullptr);
+    if (!absl::IsResourceExhausted(got.status)) return 5;
+    Stay(step);
+  }
   const std::string key = "worker" + std::to_string(getpid());
   const ReserveItem item = {.key = key, .size_bytes = kObjectBytes};
   std::vector<DeviceReserveResult> reserved = device.Reserve({&item, 1});

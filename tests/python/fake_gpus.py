@@ -19,7 +19,7 @@ class State(ctypes.Structure):
         ("device_bytes", ctypes.c_uint64), ("next_allocation", ctypes.c_uint64),
         *((fault, ctypes.c_int32) for fault in (
             "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
-            "streams_stuck", "contexts_dead", "same_pid", "lost_streams")),
+            "refuse_callbacks", "streams_stuck", "contexts_dead", "same_pid", "lost_streams")),
         *((count, ctypes.c_uint64) for count in (
             "creates", "exports", "imports", "maps", "unmaps", "contexts", "registers", "unregisters",
             "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open", "captures_broken",

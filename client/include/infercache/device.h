@@ -95,6 +95,11 @@ class DeviceObject {
   // ask again with them, or keep the object.
   absl::Status ReleaseAfterAll(std::vector<DeviceStream>* streams);
 
+  // FAILED_PRECONDITION: `stream` is being captured for a graph, in which nothing is to read the
+  // object: it would do so again at every launch, when nothing pins it any more. Or another error
+  // of the stream. For whoever hands the address on, to say so before and not after.
+  absl::Status CheckNotCapturing(DeviceStream stream) const;
+
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
   // REQUIRES: they lie within the object, which is not released. DeviceStats does not count it.
   absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to) const;
