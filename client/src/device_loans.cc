@@ -43,6 +43,13 @@ absl::Status DeviceLoans::Sort(const LendItem& item, size_t index,
   ASSIGN_OR_RETURN(const cuda::AddressRange range,
                    cuda::FindRange(thread_->context(), device_.ordinal, item.source));
   if (item.size_bytes == 0 || !range.Contains(item.source, item.size_bytes)) {
+    // Several allocations that lie side by side, as PyTorch's expandable segments do?
+    const DevicePointer last = item.source + item.size_bytes - 1;
+    if (last > item.source && cuda::FindRange(thread_->context(), device_.ordinal, last).ok()) {
+      return absl::UnimplementedError(
+          "the tensor lies in several allocations (PyTorch's expandable segments?), and is lent as "
+          "a part of one");
+    }
     return absl::InvalidArgumentError(absl::StrCat(item.size_bytes, " bytes at ",
                                                    item.source - range.base,
                                                    " of an allocation of ", range.bytes));
@@ -119,7 +126,9 @@ void DeviceLoans::CopyToHostInstead(const LendItem& item, absl::Time deadline, L
   std::vector<std::byte> bytes(item.size_bytes);
   result->status = CopyToHost(thread_->context(), item.source, bytes);
   if (!result->status.ok()) return;
-  const PutItem put = {.key = item.key, .info = item.info, .parts = item.parts, .value = {bytes}};
+  // Of this tensor, whatever was lent or put under the key before.
+  const PutItem put = {
+      .key = item.key, .info = item.info, .parts = item.parts, .value = {bytes}, .overwrite = true};
   Reached reached = Reached::kNotAsked;
   result->status = host_->PutNow({&put, 1}, deadline, &reached)[0].status;
   if (!result->status.ok()) return;

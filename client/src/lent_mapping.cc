@@ -1,7 +1,6 @@
 #include "client/src/lent_mapping.h"
 
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,17 +9,18 @@
 
 namespace infercache {
 
-// What is left of a mapping: unmapped, and only then told of, when it is destroyed.
+// What is left of a mapping: unmapped, and only then told of, when it is destroyed. What cannot be
+// unmapped (in a context that is dead) is not told of: its owner waits for the end of this process.
 struct LentMapping::Unmapped final : DeviceThread::Kept {
   Unmapped(Mapped m, uint64_t a, std::shared_ptr<LocalConnection> c,
            std::shared_ptr<DeviceThread> t)
       : mapped(std::move(m)), allocation(a), connection(std::move(c)), thread(std::move(t)) {}
   ~Unmapped() override {
-    mapped.reset();
-    ReturnAllocation(*connection, allocation);
+    const absl::Status closed = std::visit([](auto& one) { return one.Close(); }, mapped);
+    if (closed.ok()) ReturnAllocation(*connection, allocation);
   }
 
-  std::optional<Mapped> mapped;
+  Mapped mapped;
   const uint64_t allocation;
   const std::shared_ptr<LocalConnection> connection;
   // Whatever is destroyed last, its thread is: on itself, and nobody waits for it.

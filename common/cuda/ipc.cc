@@ -119,9 +119,15 @@ IpcMapping& IpcMapping::operator=(IpcMapping&& other) noexcept {
 }
 
 IpcMapping::~IpcMapping() {
-  if (context_ == nullptr) return;
-  const CurrentContext current(*context_);
-  if (current.status().ok()) (void)context_->driver().api().ipc_close_mem_handle(address_);
+  if (context_ != nullptr) (void)Close();
+}
+
+absl::Status IpcMapping::Close() {
+  const std::shared_ptr<const PrimaryContext> context = std::move(context_);
+  const CurrentContext current(*context);
+  RETURN_IF_ERROR(current.status());
+  const Driver& driver = context->driver();
+  return driver.Check(driver.api().ipc_close_mem_handle(address_), "cuIpcCloseMemHandle");
 }
 
 }  // namespace infercache::cuda

@@ -54,6 +54,9 @@ class IpcMapping {
   IpcMapping& operator=(IpcMapping&& other) noexcept;
   // REQUIRES: the GPU does nothing with it any more. May block on a GPU that hangs.
   ~IpcMapping();
+  // The same, for whoever has to know: after an error (in a context that is dead) the memory stays
+  // open until the process ends, and its owner must not free it. REQUIRES: not moved from.
+  absl::Status Close();
 
   DevicePointer address() const { return address_; }
 

@@ -110,10 +110,16 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
 }
 
 Mapping::~Mapping() {
-  if (driver_ == nullptr) return;
-  const OutsideOfCaptures outside(*driver_);
-  if (mapped_) (void)driver_->api().mem_unmap(address_, bytes_);
-  (void)driver_->api().mem_address_free(address_, bytes_);
+  if (driver_ != nullptr) (void)Close();
+}
+
+absl::Status Mapping::Close() {
+  const std::shared_ptr<const Driver> driver = std::move(driver_);
+  const OutsideOfCaptures outside(*driver);
+  if (mapped_) {
+    RETURN_IF_ERROR(driver->Check(driver->api().mem_unmap(address_, bytes_), "cuMemUnmap"));
+  }
+  return driver->Check(driver->api().mem_address_free(address_, bytes_), "cuMemAddressFree");
 }
 
 }  // namespace infercache::cuda

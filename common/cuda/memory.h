@@ -59,6 +59,9 @@ class Mapping {
   Mapping& operator=(Mapping&& other) noexcept;
   // REQUIRES: the GPU does nothing with it any more. May block on a GPU that hangs.
   ~Mapping();
+  // The same, for whoever has to know: after an error the memory stays mapped until the process
+  // ends. REQUIRES: not moved from.
+  absl::Status Close();
 
   DevicePointer address() const { return address_; }
   uint64_t bytes() const { return bytes_; }

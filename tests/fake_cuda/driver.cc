@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -334,21 +336,39 @@ void Copy(Process& process, FakeStream& stream, std::byte* to, const std::byte* 
   });
 }
 
+// Calls f(piece, offset, bytes) for what is mapped from `address` on, mapping by mapping. False:
+// something is not.
+template <class F>
+bool ForEachPiece(Process& process, DevicePointer address, size_t bytes, F f) {
+  for (size_t offset = 0; offset < bytes || bytes == 0;) {
+    const size_t size = std::min(bytes - offset, process.MappedFrom(address + offset));
+    std::optional<Piece> piece = process.PieceAt(address + offset, size);
+    if (!piece.has_value() || (size == 0 && bytes > 0)) return false;
+    f(*std::move(piece), offset, size);
+    if (bytes == 0) break;
+    offset += size;
+  }
+  return true;
+}
+
 Result MemcpyHtoDAsync(DevicePointer to, const void* from, size_t bytes, Stream stream) {
   return WithStream(stream, [&](Process& process, FakeStream& on) {
-    auto target = process.PieceAt(to, bytes);
-    if (!target.has_value()) return cuda::kInvalidValue;
-    Copy(process, on, target->bytes, static_cast<const std::byte*>(from), bytes, target->shadow,
-         nullptr);
-    return cuda::kSuccess;
+    const bool all =
+        ForEachPiece(process, to, bytes, [&](Piece target, size_t offset, size_t size) {
+          Copy(process, on, target.bytes, static_cast<const std::byte*>(from) + offset, size,
+               target.shadow, nullptr);
+        });
+    return all ? cuda::kSuccess : cuda::kInvalidValue;
   });
 }
 Result MemcpyDtoHAsync(void* to, DevicePointer from, size_t bytes, Stream stream) {
   return WithStream(stream, [&](Process& process, FakeStream& on) {
-    auto source = process.PieceAt(from, bytes);
-    if (!source.has_value()) return cuda::kInvalidValue;
-    Copy(process, on, static_cast<std::byte*>(to), source->bytes, bytes, nullptr, source->shadow);
-    return cuda::kSuccess;
+    const bool all =
+        ForEachPiece(process, from, bytes, [&](Piece source, size_t offset, size_t size) {
+          Copy(process, on, static_cast<std::byte*>(to) + offset, source.bytes, size, nullptr,
+               source.shadow);
+        });
+    return all ? cuda::kSuccess : cuda::kInvalidValue;
   });
 }
 Result MemcpyDtoDAsync(DevicePointer to, DevicePointer from, size_t bytes, Stream stream) {

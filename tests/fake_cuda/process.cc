@@ -159,12 +159,17 @@ Result Process::ReserveAddress(DevicePointer* address, size_t bytes) {
 Result Process::FreeAddress(DevicePointer address, size_t bytes) {
   const std::lock_guard lock(mu_);
   const auto it = reserved_.find(address);
-  if (it == reserved_.end() || it->second != bytes || mapped_.contains(address)) {
+  if (it == reserved_.end() || it->second != bytes || AnyMappedIn(address, bytes)) {
     return cuda::kInvalidValue;
   }
   munmap(reinterpret_cast<void*>(static_cast<uintptr_t>(address)), bytes);
   reserved_.erase(it);
   return cuda::kSuccess;
+}
+
+bool Process::AnyMappedIn(DevicePointer address, size_t bytes) const {
+  const auto it = mapped_.lower_bound(address);
+  return it != mapped_.end() && it->first < address + bytes;
 }
 
 Result Process::Map(DevicePointer address, size_t bytes, AllocationHandle handle) {
@@ -173,8 +178,11 @@ Result Process::Map(DevicePointer address, size_t bytes, AllocationHandle handle
   std::shared_ptr<Shadow> shadow = Shadow::Map(memory);
   if (shadow == nullptr) return cuda::kOutOfMemory;
   const std::lock_guard lock(mu_);
-  const auto it = reserved_.find(address);
-  if (it == reserved_.end() || it->second != bytes || mapped_.contains(address)) {
+  auto it = reserved_.upper_bound(address);
+  if (it == reserved_.begin()) return cuda::kInvalidValue;
+  --it;
+  if (address - it->first > it->second || bytes > it->second - (address - it->first) ||
+      address % kGranularity != 0 || AnyMappedIn(address, bytes)) {
     return cuda::kInvalidValue;
   }
   if (!file_->Hold(Kind::kMapping, memory->device, memory->id, bytes)) return cuda::kOutOfMemory;
@@ -229,6 +237,16 @@ std::optional<Piece> Process::PieceAt(DevicePointer address, size_t bytes) {
   const uint64_t size = it->second->memory().bytes;
   if (offset > size || bytes > size - offset) return std::nullopt;
   return Piece{it->second, it->second->base() + offset};
+}
+
+size_t Process::MappedFrom(DevicePointer address) {
+  const std::lock_guard lock(mu_);
+  auto it = mapped_.upper_bound(address);
+  if (it == mapped_.begin()) return 0;
+  --it;
+  const uint64_t offset = address - it->first;
+  const uint64_t size = it->second->memory().bytes;
+  return offset < size ? size - offset : 0;
 }
 
 }  // namespace infercache::fake_cuda

@@ -105,6 +105,8 @@ class Process {
   Result Unmap(DevicePointer address, size_t bytes);
   Result SetAccess(DevicePointer address, size_t bytes, uint32_t device, int access);
   std::optional<Piece> PieceAt(DevicePointer address, size_t bytes);
+  // From `address` to the end of what is mapped there, which another mapping may follow.
+  size_t MappedFrom(DevicePointer address);
 
   // --- ipc.cc: cuMemAlloc, and its handles in other processes ---
   Result Alloc(DevicePointer* address, size_t bytes, uint32_t device);
@@ -145,6 +147,7 @@ class Process {
 
  private:
   explicit Process(std::unique_ptr<StateFile> file) : file_(std::move(file)) {}
+  bool AnyMappedIn(DevicePointer address, size_t bytes) const;  // with mu_
   AllocationHandle Keep(std::shared_ptr<Memory> memory);
   // What CUDA tells processes apart by.
   uint64_t PidValue();

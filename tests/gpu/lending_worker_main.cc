@@ -2,7 +2,8 @@
 //
 //   lending_worker SOCKET DEVICE
 //
-//   alloc KIND       legacy, vmm, or private: memory that cannot be shared. "ok"
+//   alloc KIND       legacy, vmm, or memory that cannot be shared: private, or pieces, where what
+//                    lies at kOffset lies in two allocations. "ok"
 //   fill TEXT        writes it at kOffset. "ok"
 //   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
@@ -12,6 +13,7 @@
 //   release_after    it, with the default stream. "ok"
 //   take_back KEY MS "OK", or the code
 //   free             the memory. "ok"
+//   break            the context of this process. "ok"
 //   close            the device; only read, release and free may follow. "ok"
 
 #include <algorithm>
@@ -33,6 +35,7 @@ namespace {
 
 constexpr uint64_t kOffset = 4096;
 constexpr uint64_t kSize = 64;
+constexpr uint64_t kBroken = uint64_t{2} << 20;
 
 class LendingWorker {
  public:
@@ -85,6 +88,10 @@ class LendingWorker {
       Free();
       return "ok";
     }
+    if (verb == "break") {
+      Break();
+      return "ok";
+    }
     if (verb == "close") {
       opened_.reset();
       return "ok";
@@ -102,10 +109,26 @@ class LendingWorker {
     vmm_.reset();
     private_.reset();
   }
+  // By writing to memory that is mapped for reading.
+  void Break() {
+    const auto memory = OrDie(cuda::Allocation::Create(driver_, device_.ordinal, kBroken));
+    const auto mapping =
+        OrDie(cuda::Mapping::Map(memory, device_.ordinal, cuda::Mapping::Access::kRead));
+    const cuda::CurrentContext current(*context_);
+    const char byte = 0;
+    (void)driver_->api().memcpy_htod_async(mapping.address(), &byte, 1, nullptr);
+    if (driver_->api().stream_synchronize(nullptr) == cuda::kSuccess) {
+      OrDie(absl::InternalError("the context survived"));
+    }
+  }
   std::string Allocate(const std::string& kind) {
     Free();
     if (kind == "legacy") address_ = legacy_.emplace(context_).address();
     if (kind == "vmm") address_ = vmm_.emplace(driver_, device_.ordinal).address();
+    if (kind == "pieces") {
+      address_ = private_.emplace(driver_, device_.ordinal).address() + PrivateBuffer::kPieceBytes -
+                 kOffset - kSize / 2;
+    }
     if (kind == "private") address_ = private_.emplace(driver_, device_.ordinal).address();
     return "ok";
   }

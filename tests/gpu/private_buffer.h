@@ -1,5 +1,5 @@
-// Memory that was not made to be shared, as PyTorch's expandable segments may be. Any failure ends
-// the test program. Not thread-safe.
+// Memory that was not made to be shared, in allocations that lie side by side, as PyTorch's
+// expandable segments may be. Any failure ends the test program. Not thread-safe.
 
 #pragma once
 
@@ -13,7 +13,8 @@ namespace infercache::gpu {
 
 class PrivateBuffer {
  public:
-  static constexpr uint64_t kBytes = uint64_t{2} << 20;
+  static constexpr uint64_t kPieceBytes = uint64_t{2} << 20;
+  static constexpr uint64_t kBytes = 2 * kPieceBytes;
 
   PrivateBuffer(std::shared_ptr<const cuda::Driver> driver, cuda::Device device)
       : driver_(std::move(driver)) {
@@ -21,17 +22,22 @@ class PrivateBuffer {
     cuda::AllocationProperties properties = {};
     properties.type = cuda::kAllocationPinned;
     properties.location = {cuda::kLocationDevice, device};
-    Do(api.mem_create(&handle_, kBytes, &properties, 0));
     Do(api.mem_address_reserve(&address_, kBytes, 0, 0, 0));
-    Do(api.mem_map(address_, kBytes, 0, handle_, 0));
     const cuda::AccessDescription access = {{cuda::kLocationDevice, device},
                                             cuda::kAccessReadWrite};
-    Do(api.mem_set_access(address_, kBytes, &access, 1));
+    for (uint64_t offset = 0; offset < kBytes; offset += kPieceBytes) {
+      cuda::AllocationHandle& handle = handles_[offset / kPieceBytes];
+      Do(api.mem_create(&handle, kPieceBytes, &properties, 0));
+      Do(api.mem_map(address_ + offset, kPieceBytes, 0, handle, 0));
+      Do(api.mem_set_access(address_ + offset, kPieceBytes, &access, 1));
+    }
   }
   ~PrivateBuffer() {
-    Do(driver_->api().mem_unmap(address_, kBytes));
+    for (uint64_t offset = 0; offset < kBytes; offset += kPieceBytes) {
+      Do(driver_->api().mem_unmap(address_ + offset, kPieceBytes));
+      Do(driver_->api().mem_release(handles_[offset / kPieceBytes]));
+    }
     Do(driver_->api().mem_address_free(address_, kBytes));
-    Do(driver_->api().mem_release(handle_));
   }
   PrivateBuffer(const PrivateBuffer&) = delete;
   PrivateBuffer& operator=(const PrivateBuffer&) = delete;
@@ -42,7 +48,7 @@ class PrivateBuffer {
   void Do(cuda::Result result) const { OrDie(driver_->Check(result, "a test's private memory")); }
 
   const std::shared_ptr<const cuda::Driver> driver_;
-  cuda::AllocationHandle handle_ = 0;
+  cuda::AllocationHandle handles_[kBytes / kPieceBytes] = {};
   cuda::DevicePointer address_ = 0;
 };
 

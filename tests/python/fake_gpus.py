@@ -13,13 +13,17 @@ LIBRARY = BUILD / "tests" / "fake_cuda" / "lib" / "libcuda.so.1"
 MAGIC = 0x31616475636B6166
 
 
+FAULTS = (
+    "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
+    "refuse_callbacks", "streams_stuck", "contexts_dead", "same_pid", "lost_streams",
+)  # fmt: skip
+
+
 class State(ctypes.Structure):
     _fields_ = [
         ("magic", ctypes.c_uint64), ("mutex", ctypes.c_char * 40), ("device_count", ctypes.c_uint32),
         ("device_bytes", ctypes.c_uint64), ("next_allocation", ctypes.c_uint64),
-        *((fault, ctypes.c_int32) for fault in (
-            "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
-            "refuse_callbacks", "streams_stuck", "contexts_dead", "same_pid", "lost_streams")),
+        *((fault, ctypes.c_int32) for fault in FAULTS),
         *((count, ctypes.c_uint64) for count in (
             "creates", "exports", "imports", "maps", "unmaps", "contexts", "registers", "unregisters",
             "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open", "captures_broken",
@@ -53,5 +57,5 @@ class FakeGpus:
         return "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
     def clear_faults(self):
-        for name, _ in State._fields_[5:13]:
+        for name in FAULTS:
             setattr(self.state, name, 0)

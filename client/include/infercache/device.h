@@ -180,7 +180,8 @@ struct LendItem {
   DevicePointer source = 0;          // in one allocation of this GPU, of this process
   uint64_t size_bytes = 0;
   // If the memory cannot be lent, because it was not allocated to be shared, put a copy into host
-  // memory instead, which Device::GetInto and Client::Get find. Counted, and told by the outcome.
+  // memory instead, in the place of what is there under the key, for Device::GetInto and
+  // Client::Get. Counted, and told by the outcome; TakeBack knows nothing of it.
   bool or_copy_to_host = false;
 };
 
