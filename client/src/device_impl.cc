@@ -27,6 +27,7 @@ struct KeptDeviceObject final : DeviceThread::Kept {
 };
 struct KeptReservations final : DeviceThread::Kept {
   explicit KeptReservations(std::vector<DeviceReservation> r) : reservations(std::move(r)) {}
+  bool written() const override { return true; }
   std::vector<DeviceReservation> reservations;
 };
 

@@ -1,6 +1,9 @@
 #include "client/src/device_thread.h"
 
 #include <algorithm>
+#include <atomic>
+#include <deque>
+#include <map>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -18,27 +21,16 @@ bool MeansDead(cuda::Result result) {
          !cuda::IsOfCaptures(result);
 }
 
-// A context that dies calls nobody back: it is looked at this often while something is kept.
-constexpr std::chrono::milliseconds kBetweenLooks{20};
+// How long the thread waits between two looks at streams that are not done: longer each time that
+// none is.
+constexpr std::chrono::microseconds kFirstPause{50};
+constexpr std::chrono::microseconds kLongestPause{2000};
 
-// Says so when it is destroyed.
-class Awaited final : public DeviceThread::Kept {
- public:
-  struct Signal {
-    Mutex mu;
-    CondVar changed;
-    bool given ABSL_GUARDED_BY(mu) = false;
-  };
-  explicit Awaited(std::shared_ptr<Signal> signal) : signal_(std::move(signal)) {}
-  ~Awaited() override {
-    MutexLock lock(&signal_->mu);
-    signal_->given = true;
-    signal_->changed.SignalAll();
-  }
-
- private:
-  const std::shared_ptr<Signal> signal_;
-};
+// The same of a thread that waits for one stream; before that it looks again and again, as it takes
+// less time than to be woken.
+constexpr std::chrono::microseconds kLooks{30};
+constexpr std::chrono::microseconds kFirstNap{10};
+constexpr std::chrono::microseconds kLongestNap{200};
 
 }  // namespace
 
@@ -48,30 +40,58 @@ std::chrono::steady_clock::time_point SteadyDeadline(absl::Time deadline) {
   return std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(left);
 }
 
-// What a stream's callback is given: it comes once, or, if its context is dead, never.
-struct DeviceThread::Note {
-  std::shared_ptr<State> state;  // which has the note until the callback was there
-  uint64_t number;
-};
-
-// A stream's callback may be the last to have it, and must not call the driver: so what it holds
-// then is nothing of the driver's.
 struct DeviceThread::State {
   struct Waiting {
-    std::unique_ptr<Note> note;
-    std::unique_ptr<Kept> kept;
+    cuda::Stream stream = nullptr;
+    std::optional<cuda::StreamMark> mark = {};  // none: the driver refused it as of a dead context
+    std::unique_ptr<Kept> kept = {};
   };
 
+  std::atomic<uint64_t> waiting{0};
   Mutex mu;
   CondVar changed;
   bool stop ABSL_GUARDED_BY(mu) = false;
-  uint64_t next ABSL_GUARDED_BY(mu) = 1;
-  std::map<uint64_t, Waiting> waiting ABSL_GUARDED_BY(mu);
-  std::vector<uint64_t> done ABSL_GUARDED_BY(mu);
-  // How many callbacks have come, and after how many all that they told of has been destroyed.
-  uint64_t told ABSL_GUARDED_BY(mu) = 0;
-  uint64_t heard ABSL_GUARDED_BY(mu) = 0;
+  std::vector<Waiting> added ABSL_GUARDED_BY(mu);
   std::vector<std::unique_ptr<Kept>> to_destroy ABSL_GUARDED_BY(mu);
+  std::vector<cuda::StreamMark> spare ABSL_GUARDED_BY(mu);
+  // How many looks were asked for, and how many of them have been.
+  uint64_t asked ABSL_GUARDED_BY(mu) = 0;
+  uint64_t answered ABSL_GUARDED_BY(mu) = 0;
+
+  void GiveBack(cuda::StreamMark mark) {
+    MutexLock lock(&mu);
+    spare.push_back(std::move(mark));
+  }
+};
+
+// What the thread has. Used by it alone.
+class DeviceThread::Worker {
+ public:
+  Worker(State& state, const std::shared_ptr<const cuda::PrimaryContext>& context)
+      : state_(state), context_(context) {}
+  void Run();
+
+ private:
+  using Queue = std::deque<State::Waiting>;
+
+  // Waits for something to do. False: there will be nothing any more.
+  bool Take();
+  // Lets go of what streams are done with. Whether there was any.
+  bool Look();
+  // False: the context is dead.
+  bool LookAt(Queue& queue, bool* any);
+  bool ContextIsDead();
+  void LetAllGo();
+
+  State& state_;
+  const std::shared_ptr<const cuda::PrimaryContext> context_;
+  std::map<cuda::Stream, Queue> queues_;  // in the order in which each stream comes to its marks
+  std::vector<std::unique_ptr<Kept>> gone_;
+  uint64_t asked_ = 0;
+  std::chrono::microseconds pause_ = kFirstPause;
+  // To learn whether the context is dead where no mark tells: other streams may be destroyed.
+  cuda::Stream own_ = nullptr;
+  std::optional<cuda::StreamMark> own_mark_;
 };
 
 absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
@@ -79,7 +99,10 @@ absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
   std::shared_ptr<DeviceThread> made(new DeviceThread(std::move(context)));
   ASSIGN_OR_RETURN(made->thread_,
                    StartThread("infercache-gpu", [state = made->state_, kept = made->context_] {
-                     Run(*state, *kept);
+                     Worker(*state, kept).Run();
+                     const cuda::CurrentContext current(*kept);
+                     MutexLock lock(&state->mu);
+                     state->spare.clear();
                    }));
   return made;
 }
@@ -93,7 +116,7 @@ DeviceThread::~DeviceThread() {
   if (!inherited()) {
     MutexLock lock(&state_->mu);
     state_->stop = true;
-    waits = !state_->waiting.empty();
+    waits = waiting() > 0;
     state_->changed.SignalAll();
   }
   // Not for a GPU that may never be done; nor from what it destroys itself; nor where it is not.
@@ -102,15 +125,6 @@ DeviceThread::~DeviceThread() {
   } else {
     thread_.join();
   }
-}
-
-void DeviceThread::OnDone(void* note) {
-  // A copy: once it is said, note and thread may go.
-  const auto [state, number] = *static_cast<Note*>(note);
-  MutexLock lock(&state->mu);
-  state->done.push_back(number);
-  ++state->told;
-  state->changed.SignalAll();
 }
 
 absl::Status DeviceThread::CheckNotCapturing(cuda::Stream stream) const {
@@ -125,65 +139,73 @@ absl::Status DeviceThread::CheckNotCapturing(cuda::Stream stream) const {
       "the stream is being captured: what is in the cache cannot be part of a graph");
 }
 
+cuda::Result DeviceThread::Mark(cuda::Stream stream, std::optional<cuda::StreamMark>* mark) {
+  {
+    MutexLock lock(&state_->mu);
+    if (!state_->spare.empty()) {
+      mark->emplace(std::move(state_->spare.back()));
+      state_->spare.pop_back();
+    }
+  }
+  if (!mark->has_value()) {
+    const cuda::Result made = cuda::StreamMark::Create(context_, mark);
+    if (made != cuda::kSuccess) return made;
+  }
+  const cuda::Result recorded = (*mark)->Record(stream);
+  if (recorded != cuda::kSuccess) mark->reset();
+  return recorded;
+}
+
 absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept) {
-  // An error of the context is for the callback to tell: nothing is kept for what is dead.
+  // Other errors are of the context, and for the thread to find: what is dead needs nothing.
   if (absl::Status status = CheckNotCapturing(stream); absl::IsFailedPrecondition(status)) {
     return status;
   }
-  Note* note = nullptr;
-  uint64_t number = 0;
-  {
-    MutexLock lock(&state_->mu);
-    number = state_->next++;
-    State::Waiting& waiting = state_->waiting[number];
-    waiting.note = std::make_unique<Note>(Note{state_, number});
-    note = waiting.note.get();
-    waiting.kept = std::move(*kept);
-    state_->changed.SignalAll();
-  }
   const cuda::CurrentContext current(*context_);
-  const cuda::Driver& driver = context_->driver();
-  const cuda::Result result = driver.api().launch_host_func(stream, OnDone, note);
+  State::Waiting waiting{.stream = stream};
+  const cuda::Result marked = Mark(stream, &waiting.mark);
   // The context is dead, or the stream alone is no more, which drivers say in the same words. The
   // thread asks a stream of its own: what is kept goes in the first case, and never in the second,
   // in which the GPU may still do what the stream was given.
-  if (result == cuda::kSuccess || MeansDead(result)) return absl::OkStatus();
-  std::map<uint64_t, State::Waiting>::node_type node;
-  {
-    MutexLock lock(&state_->mu);
-    // Empty if the thread has seen meanwhile that the context is dead.
-    node = state_->waiting.extract(number);
+  if (marked != cuda::kSuccess && !MeansDead(marked)) {
+    return context_->driver().Check(marked, "cuEventRecord");
   }
-  if (node.empty()) return absl::OkStatus();
-  *kept = std::move(node.mapped().kept);
-  return driver.Check(result, "cuLaunchHostFunc");
+  waiting.kept = std::move(*kept);
+  MutexLock lock(&state_->mu);
+  state_->waiting.fetch_add(1);
+  state_->added.push_back(std::move(waiting));
+  state_->changed.SignalAll();
+  return absl::OkStatus();
 }
 
 absl::Status DeviceThread::AwaitStream(cuda::Stream stream, Clock::time_point deadline) {
+  RETURN_IF_ERROR(CheckNotCapturing(stream));
+  const cuda::CurrentContext current(*context_);
+  RETURN_IF_ERROR(current.status());
   const cuda::Driver& driver = context_->driver();
-  const auto ask = [&] {
-    const cuda::CurrentContext current(*context_);
-    if (!current.status().ok()) return current.status();
-    return driver.Check(driver.api().stream_query(stream), "cuStreamQuery");
-  };
-  if (absl::Status status = CheckNotCapturing(stream); !status.ok()) return status;
-  const absl::Status now = ask();
-  if (!absl::IsUnavailable(now)) return now;
-  auto signal = std::make_shared<Awaited::Signal>();
-  std::unique_ptr<Kept> awaited = std::make_unique<Awaited>(signal);
-  if (absl::Status status = KeepUntilDone(stream, &awaited); !status.ok()) return status;
-  {
-    MutexLock lock(&signal->mu);
-    while (!signal->given) {
-      if (!signal->changed.WaitUntil(&signal->mu, deadline)) break;
+  std::optional<cuda::StreamMark> mark;
+  RETURN_IF_ERROR(driver.Check(Mark(stream, &mark), "cuEventRecord"));
+  // Nobody is woken when a GPU comes to a mark without a callback or a thread that waits for it
+  // alone: it has to be asked.
+  const Clock::time_point begin = Clock::now();
+  std::chrono::microseconds nap = kFirstNap;
+  cuda::Result result = mark->Query();
+  while (result == cuda::kNotReady) {
+    const Clock::time_point now = Clock::now();
+    if (now >= deadline) break;
+    if (now - begin < kLooks) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::min<Clock::duration>(nap, deadline - now));
+      nap = std::min(2 * nap, kLongestNap);
     }
-    if (!signal->given) {
-      return absl::DeadlineExceededError("the GPU's stream did not come to its end in time");
-    }
+    result = mark->Query();
   }
-  // Done, or dead? More work that was given to it since says nothing.
-  const absl::Status after = ask();
-  return absl::IsUnavailable(after) ? absl::OkStatus() : after;
+  state_->GiveBack(*std::move(mark));
+  if (result == cuda::kNotReady) {
+    return absl::DeadlineExceededError("the GPU's stream did not come to its end in time");
+  }
+  return driver.Check(result, "cuEventQuery");
 }
 
 void DeviceThread::Destroy(std::unique_ptr<Kept> kept) {
@@ -209,70 +231,100 @@ void DeviceThread::KeepForGood(std::unique_ptr<Kept> kept) {
 
 bool DeviceThread::AwaitDone(Clock::time_point deadline) const {
   MutexLock lock(&state_->mu);
-  const uint64_t told = state_->told;
-  while (state_->heard < told) {
+  const uint64_t mine = ++state_->asked;
+  state_->changed.SignalAll();
+  while (state_->answered < mine) {
     if (!state_->changed.WaitUntil(&state_->mu, deadline)) break;
   }
-  return state_->heard >= told;
+  return state_->answered >= mine;
 }
 
-uint64_t DeviceThread::waiting() const {
-  MutexLock lock(&state_->mu);
-  return state_->waiting.size();
-}
+uint64_t DeviceThread::waiting() const { return state_->waiting.load(); }
 
-void DeviceThread::Run(State& state, const cuda::PrimaryContext& context) {
-  const cuda::Driver& driver = context.driver();
-  // Whether the context is dead is asked of a stream of our own: others may be destroyed any time.
-  cuda::Stream own = nullptr;
-  const auto context_is_dead = [&] {
-    const cuda::CurrentContext current(context);
-    if (own == nullptr) {
-      return MeansDead(driver.api().stream_create(&own, cuda::kStreamNonBlocking));
+void DeviceThread::Worker::Run() {
+  while (Take()) {
+    bool any = Look();
+    while (!gone_.empty()) {
+      gone_.pop_back();
+      any |= Look();  // unmapping may take long, and others wait for their pins
     }
-    return MeansDead(driver.api().stream_query(own));
-  };
-  while (true) {
-    std::vector<std::unique_ptr<Kept>> gone;
-    std::vector<State::Waiting> over;
-    bool look = false;
-    uint64_t told = 0;
-    {
-      MutexLock lock(&state.mu);
-      const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state.mu) {
-        return state.done.empty() && state.to_destroy.empty() &&
-               !(state.stop && state.waiting.empty());
-      };
-      while (idle()) {
-        if (state.waiting.empty()) {
-          state.changed.Wait(&state.mu);
-        } else if (!state.changed.WaitUntil(&state.mu, Clock::now() + kBetweenLooks)) {
-          break;
-        }
-      }
-      look = idle();
-      gone = std::move(state.to_destroy);
-      state.to_destroy.clear();
-      for (const uint64_t number : std::exchange(state.done, {})) {
-        auto node = state.waiting.extract(number);
-        if (!node.empty()) over.push_back(std::move(node.mapped()));
-      }
-      told = state.told;
-      if (state.stop && state.waiting.empty() && gone.empty() && over.empty()) break;
-    }
-    if (look && context_is_dead()) {
-      MutexLock lock(&state.mu);
-      for (auto& [number, waiting] : state.waiting) over.push_back(std::move(waiting));
-      state.waiting.clear();
-    }
-    over.clear();
-    MutexLock lock(&state.mu);
-    state.heard = told;
-    state.changed.SignalAll();
+    pause_ = any ? kFirstPause : std::min(2 * pause_, kLongestPause);
+    MutexLock lock(&state_.mu);
+    state_.answered = asked_;
+    state_.changed.SignalAll();
   }
-  if (own == nullptr) return;
-  const cuda::CurrentContext current(context);
-  if (current.status().ok()) (void)driver.api().stream_destroy(own);
+  const cuda::CurrentContext current(*context_);
+  own_mark_.reset();
+  if (own_ != nullptr) (void)context_->driver().api().stream_destroy(own_);
+}
+
+bool DeviceThread::Worker::Take() {
+  MutexLock lock(&state_.mu);
+  const Clock::time_point look = Clock::now() + pause_;
+  while (state_.added.empty() && state_.to_destroy.empty() && state_.asked == asked_ &&
+         !(state_.stop && queues_.empty())) {
+    if (queues_.empty()) {
+      state_.changed.Wait(&state_.mu);
+    } else if (!state_.changed.WaitUntil(&state_.mu, look)) {
+      break;
+    }
+  }
+  if (state_.added.empty() && state_.to_destroy.empty() && state_.stop && queues_.empty()) {
+    return false;
+  }
+  if (!state_.added.empty()) pause_ = kFirstPause;
+  for (State::Waiting& one : state_.added) queues_[one.stream].push_back(std::move(one));
+  state_.added.clear();
+  std::swap(gone_, state_.to_destroy);
+  asked_ = state_.asked;
+  return true;
+}
+
+bool DeviceThread::Worker::Look() {
+  if (queues_.empty()) return false;
+  const cuda::CurrentContext current(*context_);
+  bool any = false;
+  bool dead = !current.status().ok();
+  for (auto& [stream, queue] : queues_) dead |= !dead && !LookAt(queue, &any);
+  if (dead) LetAllGo();
+  std::erase_if(queues_, [](const auto& queue) { return queue.second.empty(); });
+  return any || dead;
+}
+
+bool DeviceThread::Worker::LookAt(Queue& queue, bool* any) {
+  while (!queue.empty()) {
+    State::Waiting& first = queue.front();
+    if (!first.mark.has_value()) return !ContextIsDead();
+    const cuda::Result result = first.mark->Query();
+    if (MeansDead(result)) return false;
+    if (result != cuda::kSuccess) return true;
+    state_.GiveBack(*std::move(first.mark));
+    queue.pop_front();
+    state_.waiting.fetch_sub(1);
+    *any = true;
+  }
+  return true;
+}
+
+bool DeviceThread::Worker::ContextIsDead() {
+  cuda::Result result = cuda::kSuccess;
+  if (own_ == nullptr) {
+    result = context_->driver().api().stream_create(&own_, cuda::kStreamNonBlocking);
+  }
+  if (result == cuda::kSuccess && !own_mark_.has_value()) {
+    result = cuda::StreamMark::Create(context_, &own_mark_);
+  }
+  return MeansDead(result == cuda::kSuccess ? own_mark_->Record(own_) : result);
+}
+
+void DeviceThread::Worker::LetAllGo() {
+  for (auto& [stream, queue] : queues_) {
+    for (State::Waiting& one : queue) {
+      if (one.kept->written()) KeepForGood(std::move(one.kept));
+    }
+    state_.waiting.fetch_sub(queue.size());
+    queue.clear();
+  }
 }
 
 }  // namespace infercache

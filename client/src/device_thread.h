@@ -1,6 +1,9 @@
 // What has to wait for a GPU, or may have to, without anybody's thread: pins that go when a stream
 // is done, and the unmapping of memory. One thread for each opened device.
 //
+// Streams are marked with events, which the thread asks for while something waits. A host callback
+// would tell by itself, but is work of the stream: what comes behind it waits for it.
+//
 // Thread-safe.
 
 #pragma once
@@ -8,8 +11,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -19,6 +22,7 @@
 #include "absl/time/time.h"
 #include "client/src/fork_guard.h"
 #include "common/cuda/context.h"
+#include "common/cuda/stream_mark.h"
 #include "common/mutex.h"
 
 namespace infercache {
@@ -33,6 +37,9 @@ class DeviceThread {
   class Kept {
    public:
     virtual ~Kept() = default;
+    // Whether the GPU writes there. Nobody says that all its engines have stopped when a context
+    // dies: then what is read goes, and what is written is kept for good.
+    virtual bool written() const { return false; }
   };
 
   // RESOURCE_EXHAUSTED: out of threads.
@@ -47,8 +54,8 @@ class DeviceThread {
   // again whenever the graph is launched, when nothing is pinned any more. Or it is the default
   // stream, and one that it waits for is being captured, which must not be given anything then.
   absl::Status CheckNotCapturing(cuda::Stream stream) const;
-  // Takes *kept, and destroys it when `stream` has done what it has to do so far, or its context is
-  // dead. After an error *kept is still the caller's.
+  // Takes *kept, and destroys it when `stream` has done what it has to do so far, also if it is
+  // destroyed meanwhile; or when its context is dead. After an error *kept is still the caller's.
   absl::Status KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept);
   // Waits for the same. DEADLINE_EXCEEDED, or what the driver says of the stream.
   absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
@@ -67,17 +74,16 @@ class DeviceThread {
   bool inherited() const { return guard_.inherited(); }
 
  private:
-  struct Note;
   struct State;
+  class Worker;
 
   explicit DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context);
-  static void OnDone(void* note);
-  static void Run(State& state, const cuda::PrimaryContext& context);
+  // Of `stream` as it is now. What the driver says.
+  cuda::Result Mark(cuda::Stream stream, std::optional<cuda::StreamMark>* mark);
 
   const ForkGuard guard_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
-  const std::shared_ptr<State>
-      state_;  // shared with the thread and callbacks, which may outlive this
+  const std::shared_ptr<State> state_;  // shared with the thread, which may outlive this
   std::thread thread_;
 };
 

@@ -44,7 +44,6 @@ using DevicePointer = unsigned long long;
 using AllocationHandle = unsigned long long;
 using Context = struct ContextOfDriver*;
 using Stream = struct StreamOfDriver*;  // null = the default one
-using HostFunction = void (*)(void* user_data);
 using Event = struct EventOfDriver*;
 
 struct Uuid {
@@ -60,6 +59,7 @@ inline constexpr int kGranularityMinimum = 0;
 inline constexpr int kAttributeVirtualMemory = 102;
 inline constexpr int kAttributePosixFdHandles = 103;
 inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr int kCaptureModeGlobal = 0;
 inline constexpr int kCaptureModeRelaxed = 2;
 inline constexpr int kPointerDeviceOrdinal = 9;
@@ -145,11 +145,11 @@ struct Api {
   Result (*stream_query)(Stream stream);
   Result (*stream_is_capturing)(Stream stream, int* capture);  // 0 = it does what it is told
   Result (*thread_exchange_stream_capture_mode)(int* mode);
-  Result (*launch_host_func)(Stream stream, HostFunction function, void* user_data);
 
   Result (*event_create)(Event* event, unsigned flags);
   Result (*event_destroy)(Event event);
   Result (*event_record)(Event event, Stream stream);
+  Result (*event_query)(Event event);
   Result (*event_synchronize)(Event event);
   Result (*event_elapsed_time)(float* milliseconds, Event start, Event end);
 
@@ -197,10 +197,10 @@ bool ForEachEntryPoint(F f) {
          f("cuStreamQuery", 2000, &Api::stream_query) &&
          f("cuStreamIsCapturing", 10000, &Api::stream_is_capturing) &&
          f("cuThreadExchangeStreamCaptureMode", 10010, &Api::thread_exchange_stream_capture_mode) &&
-         f("cuLaunchHostFunc", 10000, &Api::launch_host_func) &&
          f("cuEventCreate", 2000, &Api::event_create) &&
          f("cuEventDestroy", 4000, &Api::event_destroy) &&
          f("cuEventRecord", 2000, &Api::event_record) &&
+         f("cuEventQuery", 2000, &Api::event_query) &&
          f("cuEventSynchronize", 2000, &Api::event_synchronize) &&
          f("cuEventElapsedTime", 2000, &Api::event_elapsed_time) &&
          f("cuMemGetInfo", 3020, &Api::mem_get_info) &&

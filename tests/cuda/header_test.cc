@@ -103,11 +103,10 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuThreadExchangeStreamCaptureMode_v10010>(&compared,
                                                         "cuThreadExchangeStreamCaptureMode", 10010,
                                                         &Api::thread_exchange_stream_capture_mode);
-  Compare<PFN_cuLaunchHostFunc_v10000>(&compared, "cuLaunchHostFunc", 10000,
-                                       &Api::launch_host_func);
   Compare<PFN_cuEventCreate_v2000>(&compared, "cuEventCreate", 2000, &Api::event_create);
   Compare<PFN_cuEventDestroy_v4000>(&compared, "cuEventDestroy", 4000, &Api::event_destroy);
   Compare<PFN_cuEventRecord_v2000>(&compared, "cuEventRecord", 2000, &Api::event_record);
+  Compare<PFN_cuEventQuery_v2000>(&compared, "cuEventQuery", 2000, &Api::event_query);
   Compare<PFN_cuEventSynchronize_v2000>(&compared, "cuEventSynchronize", 2000,
                                         &Api::event_synchronize);
   Compare<PFN_cuEventElapsedTime_v2000>(&compared, "cuEventElapsedTime", 2000,
@@ -187,6 +186,7 @@ TEST(Header, NumbersMeanTheSame) {
   EXPECT_EQ(kAttributePosixFdHandles,
             int{CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED});
   EXPECT_EQ(kStreamNonBlocking, unsigned{CU_STREAM_NON_BLOCKING});
+  EXPECT_EQ(kEventDisableTiming, unsigned{CU_EVENT_DISABLE_TIMING});
   EXPECT_EQ(kCaptureModeGlobal, CU_STREAM_CAPTURE_MODE_GLOBAL);
   EXPECT_EQ(kCaptureModeRelaxed, CU_STREAM_CAPTURE_MODE_RELAXED);
   EXPECT_EQ(kPointerDeviceOrdinal, int{CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL});

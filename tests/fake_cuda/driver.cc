@@ -20,7 +20,6 @@ using cuda::AllocationProperties;
 using cuda::Api;
 using cuda::Context;
 using cuda::Device;
-using cuda::HostFunction;
 using cuda::Stream;
 using cuda::Uuid;
 
@@ -420,16 +419,6 @@ Result ThreadExchangeStreamCaptureMode(int* mode) {
   std::swap(*mode, CaptureMode());
   return cuda::kSuccess;
 }
-Result LaunchHostFunc(Stream stream, HostFunction function, void* user_data) {
-  return WithStream(stream, [&](Process& process, FakeStream& on) {
-    if (process.state().faults.refuse_callbacks.load() != 0) return cuda::kOutOfMemory;
-    on.Add([&process, function, user_data] {
-      // Not called in a context that is dead.
-      if (!process.dead()) function(user_data);
-    });
-    return cuda::kSuccess;
-  });
-}
 
 constexpr Api kApi = {
     .init = Init,
@@ -470,10 +459,10 @@ constexpr Api kApi = {
     .stream_query = StreamQuery,
     .stream_is_capturing = StreamIsCapturing,
     .thread_exchange_stream_capture_mode = ThreadExchangeStreamCaptureMode,
-    .launch_host_func = LaunchHostFunc,
     .event_create = EventCreate,
     .event_destroy = EventDestroy,
     .event_record = EventRecord,
+    .event_query = EventQuery,
     .event_synchronize = EventSynchronize,
     .event_elapsed_time = EventElapsedTime,
     .mem_get_info = MemGetInfo,

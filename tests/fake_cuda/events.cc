@@ -15,24 +15,27 @@ class FakeEvent {
  public:
   using Clock = std::chrono::steady_clock;
 
-  void Begin() {
+  // Which time it is recorded.
+  uint64_t Begin() {
     const std::lock_guard lock(mu_);
-    recorded_ = true;
     reached_.reset();
+    return ++recorded_;
   }
-  void Reach() {
+  // Unless it was recorded somewhere else meanwhile.
+  void Reach(uint64_t time) {
     const std::lock_guard lock(mu_);
+    if (time != recorded_) return;
     reached_ = Clock::now();
     changed_.notify_all();
   }
   // At once if it was never recorded.
   void Await() {
     std::unique_lock lock(mu_);
-    changed_.wait(lock, [this] { return !recorded_ || reached_.has_value(); });
+    changed_.wait(lock, [this] { return recorded_ == 0 || reached_.has_value(); });
   }
   bool recorded() {
     const std::lock_guard lock(mu_);
-    return recorded_;
+    return recorded_ > 0;
   }
   std::optional<Clock::time_point> reached() {
     const std::lock_guard lock(mu_);
@@ -42,7 +45,7 @@ class FakeEvent {
  private:
   std::mutex mu_;
   std::condition_variable changed_;
-  bool recorded_ = false;
+  uint64_t recorded_ = 0;
   std::optional<Clock::time_point> reached_;
 };
 
@@ -53,7 +56,7 @@ Shared& Of(cuda::Event event) { return *reinterpret_cast<Shared*>(event); }
 }  // namespace
 
 Result EventCreate(cuda::Event* event, unsigned flags) {
-  if (flags != 0) return cuda::kInvalidValue;
+  if (flags != 0 && flags != cuda::kEventDisableTiming) return cuda::kInvalidValue;
   return With([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     *event = reinterpret_cast<cuda::Event>(new Shared(std::make_shared<FakeEvent>()));
@@ -69,10 +72,24 @@ Result EventDestroy(cuda::Event event) {
 
 Result EventRecord(cuda::Event event, cuda::Stream stream) {
   if (event == nullptr) return cuda::kInvalidHandle;
-  return WithStream(stream, [&](Process&, FakeStream& on) {
-    Of(event)->Begin();
-    on.Add([shared = Of(event)] { shared->Reach(); });
+  return WithStream(stream, [&](Process& process, FakeStream& on) {
+    if (process.state().faults.refuse_records.load() != 0) return cuda::kOutOfMemory;
+    const uint64_t time = Of(event)->Begin();
+    // Nothing is reached in a context that is dead.
+    on.Add([&process, shared = Of(event), time] {
+      if (!process.dead()) shared->Reach(time);
+    });
     return cuda::kSuccess;
+  });
+}
+
+Result EventQuery(cuda::Event event) {
+  if (event == nullptr) return cuda::kInvalidHandle;
+  return With([&](Process& process) {
+    if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
+    return !Of(event)->recorded() || Of(event)->reached().has_value() ? cuda::kSuccess
+                                                                      : cuda::kNotReady;
   });
 }
 

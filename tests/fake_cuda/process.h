@@ -168,6 +168,7 @@ class Process {
   std::map<uint32_t, int> contexts_;
   std::unique_ptr<FakeStream> default_stream_;
   std::map<FakeStream*, std::unique_ptr<FakeStream>> streams_;
+  std::vector<std::unique_ptr<FakeStream>> destroyed_;  // which may still be at work
 };
 
 // The calling thread's current contexts, by device.

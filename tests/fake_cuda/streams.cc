@@ -79,6 +79,7 @@ Result Process::RetainContext(uint32_t device) {
 Result Process::ReleaseContext(uint32_t device) {
   std::unique_ptr<FakeStream> default_stream;
   std::map<FakeStream*, std::unique_ptr<FakeStream>> streams;
+  std::vector<std::unique_ptr<FakeStream>> destroyed;
   const std::lock_guard lock(mu_);
   if (contexts_[device] == 0) return cuda::kInvalidContext;
   if (--contexts_[device] > 0) return cuda::kSuccess;
@@ -88,6 +89,7 @@ Result Process::ReleaseContext(uint32_t device) {
   }
   std::swap(default_stream, default_stream_);
   std::swap(streams, streams_);
+  std::swap(destroyed, destroyed_);
   dead_.store(false);
   return cuda::kSuccess;
 }
@@ -126,11 +128,12 @@ FakeStream* Process::FindStream(cuda::Stream stream) {
 }
 
 Result Process::DestroyStream(cuda::Stream stream) {
-  std::unique_ptr<FakeStream> gone;
   const std::lock_guard lock(mu_);
   const auto it = streams_.find(reinterpret_cast<FakeStream*>(stream));
   if (it == streams_.end()) return cuda::kInvalidHandle;
-  gone = std::move(it->second);
+  // It does what it was given before.
+  std::erase_if(destroyed_, [](const auto& one) { return one->idle(); });
+  destroyed_.push_back(std::move(it->second));
   streams_.erase(it);
   return cuda::kSuccess;
 }

@@ -25,7 +25,8 @@ constexpr bool kSlowBuild = kThreadSanitizer || kAddressSanitizer;
 struct DeviceStep {
   const char* name;
   bool stuck = false;    // streams are, so that the worker dies in the middle
-  bool refused = false;  // callbacks are
+  bool dies = false;     // the worker's context dies while it stays there
+  bool refused = false;  // events are
   uint64_t reservations = 0;
   uint64_t pins = 0;
 };
@@ -36,6 +37,7 @@ constexpr DeviceStep kDeviceSteps[] = {
     {.name = "committed"},
     {.name = "pinned", .pins = 1},
     {.name = "for_stream", .stuck = true, .pins = 1},
+    {.name = "dying", .stuck = true, .dies = true, .reservations = 1, .pins = 1},
     {.name = "copying", .stuck = true, .refused = true, .pins = 1},
 };
 
@@ -59,7 +61,7 @@ class DeviceDeath : public GpuLocalFixture {
   }
   void KillOneAt(const DeviceStep& step) {
     if (step.stuck) fake().StickStreams();
-    fake().faults().refuse_callbacks.store(step.refused ? 1 : 0);
+    fake().faults().refuse_records.store(step.refused ? 1 : 0);
     auto worker = WorkerProcess::Start(HelperPath(GPU_WORKER_BINARY),
                                        {socket_path(), device_.uuid, step.name});
     ASSERT_TRUE(worker.ok()) << worker.status();
@@ -69,6 +71,13 @@ class DeviceDeath : public GpuLocalFixture {
     const store::NamespaceStats held = Tier()->Stats();
     ASSERT_EQ(held.reservations, step.reservations);
     ASSERT_EQ(held.client_pins, step.pins);
+    if (step.dies) {
+      fake().faults().contexts_dead.store(1);
+      ASSERT_TRUE(local::Eventually([&] { return Tier()->Stats().client_pins == 0; }));
+      // A copy that was begun may still end: nobody else is given its room.
+      ASSERT_EQ(Tier()->Stats().reservations, step.reservations);
+      fake().faults().contexts_dead.store(0);
+    }
     (*worker)->Signal(SIGKILL);
     const steady_clock::time_point died = (*worker)->AwaitDeath();
     while (!NothingIsHeld() && steady_clock::now() - died < std::chrono::seconds(30)) {

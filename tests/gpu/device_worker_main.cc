@@ -53,10 +53,22 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
     if (step == "for_stream") OrDie(got.object->ReleaseAfter(nullptr));
     Stay(step);
   }
-  if (step == "copying") {
-    const auto driver = OrDie(cuda::Driver::Load());
+  const auto driver = OrDie(cuda::Driver::Load());
+  if (step == "dying") {
+    // The stream is stuck: its pin and the room of this put are kept for it.
+    DeviceGetResult got = device.Get(there);
+    OrDie(got.status);
+    OrDie(got.object->ReleaseAfter(nullptr));
     DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
-    // The copy is under way, and no callback tells when it is done: this is an error, and a pin.
+    const DevicePutItem item = {
+        .key = "late", .source = buffer.address(), .size_bytes = DeviceBuffer::kBytes};
+    const PutResult put = device.Put(item, nullptr, {.deadline = absl::Milliseconds(20)});
+    if (!absl::IsDeadlineExceeded(put.status)) return 6;
+    Stay(step);
+  }
+  if (step == "copying") {
+    DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+    // The copy is under way, and no event tells when it is done: this is an error, and a pin.
     const DeviceGetIntoResult got =
         device.GetInto(there, buffer.address(), DeviceBuffer::kBytes, nullptr);
     if (!absl::IsResourceExhausted(got.status)) return 5;
@@ -68,7 +80,6 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
   OrDie(reserved[0].status);
   if (!reserved[0].reservation.has_value()) return 3;
   if (step == "reserved") Stay(step);
-  const auto driver = OrDie(cuda::Driver::Load());
   DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
   buffer.CopyTo(reserved[0].reservation->address(), kObjectBytes);
   if (step == "writing") Stay(step);

@@ -86,8 +86,9 @@ class DeviceObject {
   const ObjectInfo& info() const { return info_; }
 
   // The pin goes when `stream` is done with what it has to do so far, without anybody waiting; or
-  // when its context dies, which is the end of all it did. Nothing more may be given to the GPU
-  // that reads the object. After an error, which a stream that is none brings, nothing has changed.
+  // when its context dies. `stream` may be destroyed as soon as this returns, and not before, as
+  // CUDA has it. Nothing more may be given to the GPU that reads the object. After an error
+  // nothing has changed.
   // FAILED_PRECONDITION: the stream is being captured for a graph, which a pin cannot be part of.
   absl::Status ReleaseAfter(DeviceStream stream);
   // The same, when the last of them is done; none: now. Takes each stream that the pin waits for
@@ -281,9 +282,8 @@ class Device {
   //   DEADLINE_EXCEEDED  somebody still has it: it must be neither changed nor freed. Ask again.
   //   NOT_FOUND          this device has not lent it.
   //   UNAVAILABLE        the daemon is gone, and nobody can say who has it. Workers that borrowed
-  //   it
-  //                      let go when they notice and their streams are done. It counts as lent no
-  //                      longer; what to do with its memory is the caller's to decide.
+  //                      it let go when they notice and their streams are done. It counts as lent
+  //                      no longer; what to do with its memory is the caller's to decide.
   absl::Status TakeBack(std::string_view key, const CallOptions& call = {});
   std::vector<absl::Status> TakeBack(std::span<const std::string_view> keys,
                                      const CallOptions& call = {});
