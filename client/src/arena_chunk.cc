@@ -4,6 +4,14 @@
 
 namespace infercache {
 
+bool ArenaChunk::IsRegistered(Register try_it) {
+  MutexLock lock(&mu_);
+  if (!std::exchange(tried_, true)) {
+    if (auto registered = try_it(readable_); registered.ok()) registered_ = *std::move(registered);
+  }
+  return registered_ != nullptr;
+}
+
 void DeviceArena::Add(std::weak_ptr<ArenaChunk> chunk, UniqueFd fd) {
   MutexLock lock(&mu_);
   left_.push_back({std::move(chunk), std::move(fd)});

@@ -32,6 +32,14 @@ class DeviceChunk {
   virtual ~DeviceChunk() = default;
 };
 
+// What a device's client has made of a chunk of host memory, for GPUs to copy from.
+class RegisteredChunk {
+ public:
+  virtual ~RegisteredChunk() = default;
+  // Ends that, and then the mapping, somewhere else: it may take long.
+  virtual void Release(MappedSegment chunk) = 0;
+};
+
 class ArenaChunk {
  public:
   // `readable`: a view cannot be written through. `writable`: the same again for whoever writes in
@@ -41,6 +49,9 @@ class ArenaChunk {
   // Of `arena`, which is a GPU's.
   ArenaChunk(std::shared_ptr<SessionPins> pins, std::shared_ptr<DeviceArena> arena)
       : pins_(std::move(pins)), arena_(std::move(arena)) {}
+  ~ArenaChunk() {
+    if (registered_ != nullptr) registered_->Release(std::move(readable_));
+  }
   ArenaChunk(const ArenaChunk&) = delete;
   ArenaChunk& operator=(const ArenaChunk&) = delete;
 
@@ -54,16 +65,26 @@ class ArenaChunk {
   // REQUIRES: arena()->Use() was OK.
   DeviceChunk& on_device() const { return *on_device_; }
 
+  // Whether what is readable is registered with the driver. The first call tries it; a failure is
+  // for good. REQUIRES: it is memory of the CPU.
+  using Register =
+      absl::FunctionRef<absl::StatusOr<std::unique_ptr<RegisteredChunk>>(const MappedSegment&)>;
+  bool IsRegistered(Register try_it) ABSL_LOCKS_EXCLUDED(mu_);
+
  private:
   friend class DeviceArena;
 
   // They go last, since they keep what is mapped from being reused. A GPU's memory is still to be
   // unmapped then, but nothing was kept for streams without a view.
   const std::shared_ptr<SessionPins> pins_;
-  const MappedSegment readable_;
+  MappedSegment readable_;
   const MappedSegment writable_;
   const std::shared_ptr<DeviceArena> arena_;
   std::unique_ptr<DeviceChunk> on_device_;  // set once, by the arena's Use
+
+  Mutex mu_;
+  bool tried_ ABSL_GUARDED_BY(mu_) = false;
+  std::unique_ptr<RegisteredChunk> registered_;  // set once, under mu_
 };
 
 // The chunks of a session in a GPU's memory, which are imported all together. Thread-safe.

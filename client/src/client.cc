@@ -116,6 +116,11 @@ Client::~Client() {
 Lane Client::lane() const { return impl_->lane(); }
 
 absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu) {
+  return OpenDevice(gpu, DeviceOptions());
+}
+
+absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu,
+                                                           const DeviceOptions& options) {
   if (impl_->inherited()) {
     return absl::UnavailableError(
         "the client belongs to the parent process; make one in this process");
@@ -129,6 +134,7 @@ absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu)
                        {.lane = impl_->lane_options,
                         .host = impl_->local(),
                         .deadline = impl_->deadline(),
+                        .registers_host_memory = options.register_host_memory,
                         .view_in_host = [this](std::string_view key,
                                                const CallOptions& call) { return Get(key, call); }},
                        gpu));

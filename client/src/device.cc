@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/src/device_copy.h"
+#include "absl/time/clock.h"
 #include "client/src/device_impl.h"
-#include "client/src/device_thread.h"
+#include "client/src/host_staging.h"
 #include "common/cuda/driver.h"
 #include "common/status_macros.h"
 
@@ -31,15 +31,29 @@ absl::StatusOr<std::string> DeviceUuid(int ordinal) {
 
 DeviceObject::DeviceObject(DevicePointer address, uint64_t size_bytes, std::vector<PartSpec> parts,
                            ObjectInfo info, std::unique_ptr<Object::Storage> pin,
-                           std::shared_ptr<DeviceThread> thread)
+                           std::shared_ptr<HostStaging> staging)
     : address_(address),
       size_bytes_(size_bytes),
       parts_(std::move(parts)),
       info_(std::move(info)),
-      thread_(std::move(thread)),
+      staging_(std::move(staging)),
       pin_(std::move(pin)) {}
-DeviceObject::DeviceObject(DeviceObject&&) noexcept = default;
-DeviceObject& DeviceObject::operator=(DeviceObject&&) noexcept = default;
+DeviceObject::DeviceObject(DeviceObject&& other) noexcept
+    : address_(std::exchange(other.address_, 0)),
+      size_bytes_(std::exchange(other.size_bytes_, 0)),
+      parts_(std::move(other.parts_)),
+      info_(std::move(other.info_)),
+      staging_(std::move(other.staging_)),
+      pin_(std::move(other.pin_)) {}
+DeviceObject& DeviceObject::operator=(DeviceObject&& other) noexcept {
+  address_ = std::exchange(other.address_, 0);
+  size_bytes_ = std::exchange(other.size_bytes_, 0);
+  parts_ = std::move(other.parts_);
+  info_ = std::move(other.info_);
+  pin_ = std::move(other.pin_);
+  staging_ = std::move(other.staging_);
+  return *this;
+}
 DeviceObject::~DeviceObject() = default;
 
 DevicePointer DeviceObject::part_address(size_t i) const {
@@ -55,10 +69,11 @@ absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
 
 absl::Status DeviceObject::ReleaseAfterAll(std::vector<DeviceStream>* streams) {
   if (pin_ == nullptr) return absl::OkStatus();
-  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
+  if (staging_->thread()->inherited())
+    return absl::UnavailableError("the object is the parent process's");
   while (!streams->empty()) {
     std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptPin>(pin_);
-    RETURN_IF_ERROR(thread_->KeepUntilDone(ToCuda(streams->front()), &kept));
+    RETURN_IF_ERROR(staging_->thread()->KeepUntilDone(ToCuda(streams->front()), &kept));
     streams->erase(streams->begin());
   }
   pin_.reset();
@@ -67,13 +82,17 @@ absl::Status DeviceObject::ReleaseAfterAll(std::vector<DeviceStream>* streams) {
 }
 
 absl::Status DeviceObject::CheckNotCapturing(DeviceStream stream) const {
-  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
-  return thread_->CheckNotCapturing(ToCuda(stream));
+  if (staging_->thread()->inherited())
+    return absl::UnavailableError("the object is the parent process's");
+  return staging_->thread()->CheckNotCapturing(ToCuda(stream));
 }
 
-absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to) const {
-  if (thread_->inherited()) return absl::UnavailableError("the object is the parent process's");
-  return infercache::CopyToHost(thread_->context(), address_ + offset, to);
+absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to,
+                                      absl::Duration deadline) const {
+  if (staging_->thread()->inherited()) {
+    return absl::UnavailableError("the object is the parent process's");
+  }
+  return staging_->CopyToHost(address_ + offset, to, pin_, SteadyDeadline(absl::Now() + deadline));
 }
 
 Device::Device(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

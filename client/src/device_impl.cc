@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "client/src/device_copy.h"
 #include "client/src/local_object.h"
 #include "client/src/local_reserve.h"
 #include "client/src/mapped_device_chunk.h"
+#include "client/src/registered_chunk.h"
 #include "client/src/results.h"
 #include "common/status_macros.h"
 
@@ -17,9 +17,9 @@ namespace {
 using Copies = LocalTransport::Copies;
 
 // What a stream still works on.
-struct KeptObject final : DeviceThread::Kept {
-  explicit KeptObject(Object o) : object(std::move(o)) {}
-  Object object;
+struct KeptStorage final : DeviceThread::Kept {
+  explicit KeptStorage(std::unique_ptr<Object::Storage> s) : storage(std::move(s)) {}
+  const std::unique_ptr<Object::Storage> storage;
 };
 struct KeptDeviceObject final : DeviceThread::Kept {
   explicit KeptDeviceObject(DeviceObject o) : object(std::move(o)) {}
@@ -48,7 +48,8 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
                    cuda::PrimaryContext::Retain(driver, device.ordinal));
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
-  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->thread_, impl->options_.host);
+  impl->staging_ = std::make_shared<HostStaging>(impl->thread_);
+  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host);
   return impl;
 }
 
@@ -72,6 +73,8 @@ DeviceStats Device::Impl::stats() const {
                        .host_to_device_bytes = host_to_device_bytes_.load(),
                        .device_to_host_copies = device_to_host_copies_.load(),
                        .device_to_host_bytes = device_to_host_bytes_.load(),
+                       .host_chunks_registered = host_chunks_registered_.load(),
+                       .host_registration_failures = host_registration_failures_.load(),
                        .held_for_streams = thread_->waiting()};
   loans_->AddTo(&stats);
   return stats;
@@ -85,19 +88,18 @@ absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) con
   return absl::Now() + call.deadline.value_or(options_.deadline);
 }
 
-absl::StatusOr<DevicePointer> Device::Impl::AddressOf(ArenaChunk& chunk, const LocalPlace& place) {
-  // Who only reads cannot write by accident.
-  const auto access =
-      chunk.arena()->writes() ? cuda::Mapping::Access::kReadWrite : cuda::Mapping::Access::kRead;
+absl::StatusOr<DevicePointer> Device::Impl::AddressOf(ArenaChunk& chunk, const LocalPlace& place,
+                                                      cuda::Mapping::Access access) {
   const auto imported = chunk.arena()->Use([&](const UniqueFd& fd, uint64_t bytes) {
-    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, access, thread_);
+    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, chunk.arena()->writes(),
+                                  thread_);
   });
   if (!imported.ok()) {
     mapping_failures_.fetch_add(1);
     return imported.status();
   }
   chunks_mapped_.fetch_add(*imported);
-  return static_cast<const MappedDeviceChunk&>(chunk.on_device()).address() + place.offset;
+  return static_cast<const MappedDeviceChunk&>(chunk.on_device()).address(access) + place.offset;
 }
 
 DeviceGetResult Device::Impl::OnDevice(GetResult got) {
@@ -107,11 +109,11 @@ DeviceGetResult Device::Impl::OnDevice(GetResult got) {
   std::unique_ptr<Object::Storage> storage = got.object->Release();
   const auto& pin = static_cast<const ArenaStorage&>(*storage);
   const LocalPlace place = pin.place();
-  const auto address = AddressOf(pin.chunk(), place);
+  const auto address = AddressOf(pin.chunk(), place, cuda::Mapping::Access::kRead);
   if (!address.ok()) return {.status = address.status()};
   DeviceGetResult result;
   result.object.emplace(*address, place.size_bytes, std::move(parts), std::move(info),
-                        std::move(storage), thread_);
+                        std::move(storage), staging_);
   return result;
 }
 
@@ -183,6 +185,7 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
                                                   uint64_t capacity, cuda::Stream stream,
                                                   const CallOptions& call,
                                                   const absl::Status& why) {
+  const absl::Time deadline = absl::Now() + call.deadline.value_or(options_.deadline);
   GetResult got = options_.view_in_host(key, call);
   if (!got.hit()) return {.status = why.ok() ? got.status : why};
   const std::span<const std::byte> bytes = got.object->bytes();
@@ -191,17 +194,34 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
     result.status = TooLarge(bytes.size(), capacity);
     return result;
   }
-  result.status = Copy(bytes.size(), stream, "cuMemcpyHtoDAsync", [&](const cuda::Api& api) {
-    return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
-  });
-  if (!result.status.ok()) return result;
+  std::unique_ptr<Object::Storage> storage = got.object->Release();
+  if (IsRegistered(*storage)) {
+    result.status = Copy(bytes.size(), stream, "cuMemcpyHtoDAsync", [&](const cuda::Api& api) {
+      return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
+    });
+    if (!result.status.ok()) return result;
+    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptStorage>(std::move(storage));
+    result.status = thread_->KeepUntilDone(stream, &kept);
+    if (!result.status.ok()) DeviceThread::KeepForGood(std::move(kept));
+  } else {
+    result.status = staging_->CopyToDevice(destination, bytes, stream, SteadyDeadline(deadline));
+  }
+  result.hit = result.status.ok();
+  if (!result.hit) return result;
   host_to_device_copies_.fetch_add(1);
   host_to_device_bytes_.fetch_add(bytes.size());
-  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptObject>(*std::move(got.object));
-  result.status = thread_->KeepUntilDone(stream, &kept);
-  if (!result.status.ok()) DeviceThread::KeepForGood(std::move(kept));
-  result.hit = result.status.ok();
   return result;
+}
+
+bool Device::Impl::IsRegistered(const Object::Storage& storage) {
+  if (!options_.registers_host_memory) return false;
+  const auto* const in_arena = dynamic_cast<const ArenaStorage*>(&storage);
+  if (in_arena == nullptr) return false;  // a copy
+  return in_arena->chunk().IsRegistered([this](const MappedSegment& chunk) {
+    auto registered = RegisteredHostChunk::Register(chunk, device_.ordinal, thread_);
+    (registered.ok() ? host_chunks_registered_ : host_registration_failures_).fetch_add(1);
+    return registered;
+  });
 }
 
 GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byte> destination,
@@ -217,7 +237,7 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
     result.status = TooLarge(size, destination.size());
     return result;
   }
-  result.status = CopyToHost(thread_->context(), object.address(), destination.first(size));
+  result.status = object.CopyToHost(0, destination.first(size), *deadline - absl::Now());
   if (!result.status.ok()) return result;
   device_to_host_copies_.fetch_add(1);
   device_to_host_bytes_.fetch_add(size);
@@ -231,7 +251,7 @@ DeviceReserveResult Device::Impl::OnDevice(ReserveResult reserved) {
   std::unique_ptr<Reservation::Room> released = reserved.reservation->Release();
   const auto& room = static_cast<const LocalRoom&>(*released);
   const LocalPlace place = room.place();
-  const auto address = AddressOf(room.chunk(), place);
+  const auto address = AddressOf(room.chunk(), place, cuda::Mapping::Access::kReadWrite);
   result.status = address.status();
   if (!address.ok()) return result;
   result.reservation.emplace(*address, place.size_bytes,

@@ -15,8 +15,10 @@
 #include "client/src/arena_chunk.h"
 #include "client/src/device_loans.h"
 #include "client/src/device_thread.h"
+#include "client/src/host_staging.h"
 #include "client/src/local_transport.h"
 #include "common/cuda/driver.h"
+#include "common/cuda/memory.h"
 #include "common/mutex.h"
 #include "infercache/device.h"
 
@@ -28,6 +30,7 @@ class Device::Impl {
     LocalTransport::Options lane;  // but for the device
     LocalTransport* host;          // the same in host memory; outlives the device
     absl::Duration deadline;       // of calls that bring none
+    bool registers_host_memory = false;
     // A view of the object in host memory, for GetInto.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
   };
@@ -69,7 +72,8 @@ class Device::Impl {
   // needs no tier.
   absl::StatusOr<LocalTransport*> Tier() ABSL_LOCKS_EXCLUDED(connect_mu_);
   // In a chunk of the tier, whose chunks are all mapped when one is first asked for.
-  absl::StatusOr<DevicePointer> AddressOf(ArenaChunk& chunk, const LocalPlace& place);
+  absl::StatusOr<DevicePointer> AddressOf(ArenaChunk& chunk, const LocalPlace& place,
+                                          cuda::Mapping::Access access);
   // Pinned in the tier, wherever that is.
   std::vector<GetResult> Pin(std::span<const std::string_view> keys, absl::Time deadline);
   DeviceGetResult OnDevice(GetResult got);
@@ -87,13 +91,18 @@ class Device::Impl {
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);
 
+  // Whether the GPU may copy from it without a detour.
+  bool IsRegistered(const Object::Storage& storage);
+
   const Options options_;
   const std::shared_ptr<const cuda::Driver> driver_;
   const cuda::DeviceInfo device_;
   std::shared_ptr<DeviceThread> thread_;
+  std::shared_ptr<HostStaging> staging_;
 
   std::atomic<uint64_t> chunks_mapped_{0}, mapping_failures_{0};
   std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
+  std::atomic<uint64_t> host_chunks_registered_{0}, host_registration_failures_{0};
   std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
   std::unique_ptr<DeviceLoans> loans_;

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/src/device_copy.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "convert/types.h"
@@ -124,7 +123,9 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
 
 void DeviceLoans::CopyToHostInstead(const LendItem& item, absl::Time deadline, LendResult* result) {
   std::vector<std::byte> bytes(item.size_bytes);
-  result->status = CopyToHost(thread_->context(), item.source, bytes);
+  // After its deadline the caller may free the tensor, once what is begun is done: as with Put.
+  result->status =
+      staging_->CopyToHost(item.source, bytes, /*source=*/nullptr, SteadyDeadline(deadline));
   if (!result->status.ok()) return;
   // Of this tensor, whatever was lent or put under the key before.
   const PutItem put = {
@@ -176,7 +177,7 @@ DeviceGetResult DeviceLoans::Take(LoanBook::Borrowed borrowed) {
   borrowed_.fetch_add(1);
   result.object.emplace(borrowed.address, borrowed.object.size_bytes,
                         std::move(borrowed.object.parts), std::move(borrowed.object.info),
-                        std::move(borrowed.pin), thread_);
+                        std::move(borrowed.pin), staging_);
   return result;
 }
 

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/src/device_thread.h"
+#include "client/src/host_staging.h"
 #include "client/src/loan_book.h"
 #include "client/src/local_transport.h"
 #include "common/cuda/driver.h"
@@ -29,9 +30,9 @@ namespace infercache {
 class DeviceLoans {
  public:
   // `host` outlives this.
-  DeviceLoans(const cuda::DeviceInfo& device, std::shared_ptr<DeviceThread> thread,
+  DeviceLoans(const cuda::DeviceInfo& device, std::shared_ptr<HostStaging> staging,
               LocalTransport* host)
-      : device_(device), thread_(std::move(thread)), host_(host) {}
+      : device_(device), staging_(std::move(staging)), thread_(staging_->thread()), host_(host) {}
 
   ~DeviceLoans();
   DeviceLoans(const DeviceLoans&) = delete;
@@ -68,6 +69,7 @@ class DeviceLoans {
   DeviceGetResult Take(LoanBook::Borrowed borrowed);
 
   const cuda::DeviceInfo device_;
+  const std::shared_ptr<HostStaging> staging_;
   const std::shared_ptr<DeviceThread> thread_;
   LocalTransport* const host_;
 

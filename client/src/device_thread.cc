@@ -231,6 +231,7 @@ void DeviceThread::KeepForGood(std::unique_ptr<Kept> kept) {
 
 bool DeviceThread::AwaitDone(Clock::time_point deadline) const {
   MutexLock lock(&state_->mu);
+  if (waiting() == 0) return true;
   const uint64_t mine = ++state_->asked;
   state_->changed.SignalAll();
   while (state_->answered < mine) {

@@ -1,9 +1,11 @@
-// A session's chunk in a GPU, mapped into this process.
+// A session's chunk in a GPU, mapped into this process: for reading, against accidents, and where
+// the client writes in place once more for that.
 
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -15,20 +17,26 @@ namespace infercache {
 
 class MappedDeviceChunk final : public DeviceChunk {
  public:
+  using Access = cuda::Mapping::Access;
+
   // Imports and maps it. Errors are the driver's.
   static absl::StatusOr<std::unique_ptr<DeviceChunk>> Map(
       const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device, const UniqueFd& chunk,
-      uint64_t chunk_bytes, cuda::Mapping::Access access, std::shared_ptr<DeviceThread> thread);
+      uint64_t chunk_bytes, bool writes, std::shared_ptr<DeviceThread> thread);
   // Unmapped on the device's thread, since a GPU that hangs would keep whoever does it.
   ~MappedDeviceChunk() override;
 
-  cuda::DevicePointer address() const { return mapping_.address(); }
+  // REQUIRES: for kReadWrite, that it was mapped for a client that writes.
+  cuda::DevicePointer address(Access access) const {
+    return access == Access::kRead ? readable_.address() : writable_->address();
+  }
 
  private:
-  MappedDeviceChunk(cuda::Mapping mapping, std::shared_ptr<DeviceThread> thread)
-      : mapping_(std::move(mapping)), thread_(std::move(thread)) {}
+  MappedDeviceChunk(cuda::Mapping readable, std::shared_ptr<DeviceThread> thread)
+      : readable_(std::move(readable)), thread_(std::move(thread)) {}
 
-  cuda::Mapping mapping_;
+  cuda::Mapping readable_;
+  std::optional<cuda::Mapping> writable_;
   std::shared_ptr<DeviceThread> thread_;
 };
 

@@ -31,7 +31,12 @@ absl::StatusOr<uint64_t> Allocation::Granularity(const Driver& driver, Device de
 absl::StatusOr<Allocation> Allocation::Create(std::shared_ptr<const Driver> driver, Device device,
                                               uint64_t bytes) {
   const OutsideOfCaptures outside(*driver);
-  const AllocationProperties properties = ExportableMemoryOf(device);
+  AllocationProperties properties = ExportableMemoryOf(device);
+  // So that network cards and storage may read and write it, where the GPU knows that.
+  int rdma = 0;
+  if (driver->api().device_get_attribute(&rdma, kAttributeGpuDirectRdma, device) == kSuccess) {
+    properties.flags.gpu_direct_rdma_capable = rdma != 0 ? 1 : 0;
+  }
   AllocationHandle handle = 0;
   RETURN_IF_ERROR(driver->Check(driver->api().mem_create(&handle, bytes, &properties, 0),
                                 absl::StrCat("cuMemCreate of ", bytes, " bytes")));

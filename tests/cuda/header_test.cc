@@ -186,6 +186,12 @@ TEST(Header, NumbersMeanTheSame) {
   EXPECT_EQ(kAttributePosixFdHandles,
             int{CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED});
   EXPECT_EQ(kStreamNonBlocking, unsigned{CU_STREAM_NON_BLOCKING});
+  EXPECT_EQ(kAttributeGpuDirectRdma,
+            int{CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED});
+  EXPECT_EQ(kAttributeReadOnlyHostRegister,
+            int{CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED});
+  EXPECT_EQ(kHostRegisterPortable, unsigned{CU_MEMHOSTREGISTER_PORTABLE});
+  EXPECT_EQ(kHostRegisterReadOnly, unsigned{CU_MEMHOSTREGISTER_READ_ONLY});
   EXPECT_EQ(kEventDisableTiming, unsigned{CU_EVENT_DISABLE_TIMING});
   EXPECT_EQ(kCaptureModeGlobal, CU_STREAM_CAPTURE_MODE_GLOBAL);
   EXPECT_EQ(kCaptureModeRelaxed, CU_STREAM_CAPTURE_MODE_RELAXED);

@@ -113,11 +113,16 @@ Result DeviceGetUuid(Uuid* uuid, Device device) {
 }
 Result DeviceGetAttribute(int* value, int attribute, Device device) {
   return WithDevice(device, [&](Process&) {
-    if (attribute != cuda::kAttributeVirtualMemory && attribute != cuda::kAttributePosixFdHandles) {
-      return cuda::kInvalidValue;
+    switch (attribute) {
+      case cuda::kAttributeVirtualMemory:
+      case cuda::kAttributePosixFdHandles:
+      case cuda::kAttributeGpuDirectRdma:
+      case cuda::kAttributeReadOnlyHostRegister:
+        *value = 1;
+        return cuda::kSuccess;
+      default:
+        return cuda::kInvalidValue;
     }
-    *value = 1;
-    return cuda::kSuccess;
   });
 }
 Result DeviceTotalMem(size_t* bytes, Device device) {
@@ -180,12 +185,14 @@ Result MemGetInfo(size_t* free_bytes, size_t* total_bytes) {
     return cuda::kSuccess;
   });
 }
-// Copies are as fast without it.
+// Copies are as fast without it, but are waited for by who asks for them.
 Result MemHostRegister(void* memory, size_t bytes, unsigned flags) {
-  if (memory == nullptr || bytes == 0 || flags != 0) return cuda::kInvalidValue;
+  constexpr unsigned kKnown = cuda::kHostRegisterPortable | cuda::kHostRegisterReadOnly;
+  if (memory == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return cuda::kInvalidValue;
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
-    return process.RegisterHost(memory);
+    if (process.state().faults.refuse_registers.load() != 0) return cuda::kNotPermitted;
+    return process.RegisterHost(memory, bytes);
   });
 }
 Result MemHostUnregister(void* memory) {
@@ -357,6 +364,7 @@ Result MemcpyHtoDAsync(DevicePointer to, const void* from, size_t bytes, Stream 
           Copy(process, on, target.bytes, static_cast<const std::byte*>(from) + offset, size,
                target.shadow, nullptr);
         });
+    if (all && !process.IsRegistered(from, bytes)) on.Synchronize();
     return all ? cuda::kSuccess : cuda::kInvalidValue;
   });
 }
@@ -367,6 +375,7 @@ Result MemcpyDtoHAsync(void* to, DevicePointer from, size_t bytes, Stream stream
           Copy(process, on, static_cast<std::byte*>(to) + offset, source.bytes, size, nullptr,
                source.shadow);
         });
+    if (all && !process.IsRegistered(to, bytes)) on.Synchronize();
     return all ? cuda::kSuccess : cuda::kInvalidValue;
   });
 }

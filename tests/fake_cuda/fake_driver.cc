@@ -36,6 +36,7 @@ void FakeDriver::ClearFaults() {
   faults().refuse_imports.store(0);
   faults().streams_capture.store(0);
   faults().global_capture.store(0);
+  faults().refuse_registers.store(0);
   faults().refuse_records.store(0);
   faults().contexts_dead.store(0);
   faults().lost_streams.store(0);

@@ -214,9 +214,18 @@ Result Process::SetAccess(DevicePointer address, size_t bytes, uint32_t device, 
   return cuda::kSuccess;
 }
 
-Result Process::RegisterHost(void* memory) {
+bool Process::IsRegistered(const void* memory, size_t bytes) {
   const std::lock_guard lock(mu_);
-  if (!registered_.insert(memory).second) return cuda::kHostMemoryAlreadyRegistered;
+  auto it = registered_.upper_bound(memory);
+  if (it == registered_.begin()) return false;
+  --it;
+  const auto from = static_cast<const std::byte*>(it->first);
+  return static_cast<const std::byte*>(memory) + bytes <= from + it->second;
+}
+
+Result Process::RegisterHost(void* memory, size_t bytes) {
+  const std::lock_guard lock(mu_);
+  if (!registered_.emplace(memory, bytes).second) return cuda::kHostMemoryAlreadyRegistered;
   state().calls.registers.fetch_add(1);
   return cuda::kSuccess;
 }

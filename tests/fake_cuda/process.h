@@ -14,7 +14,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <thread>
 #include <vector>
 
@@ -125,7 +124,8 @@ class Process {
   Result CloseIpcHandle(DevicePointer address);
 
   // Twice is an error, and so is what was not registered.
-  Result RegisterHost(void* memory);
+  Result RegisterHost(void* memory, size_t bytes);
+  bool IsRegistered(const void* memory, size_t bytes);
   Result UnregisterHost(void* memory);
 
   Result RetainContext(uint32_t device);
@@ -162,7 +162,7 @@ class Process {
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
   std::map<DevicePointer, size_t> reserved_;
   std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
-  std::set<void*> registered_;
+  std::map<const void*, size_t> registered_;
   std::map<DevicePointer, Kind> placed_;                      // those of mapped_ that Place made
   std::map<uint64_t, std::pair<DevicePointer, int>> opened_;  // by allocation: where, how often
   std::map<uint32_t, int> contexts_;

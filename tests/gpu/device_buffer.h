@@ -19,9 +19,11 @@ class DeviceBuffer {
  public:
   static constexpr uint64_t kBytes = uint64_t{2} << 20;
 
-  DeviceBuffer(const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device)
+  // REQUIRES: `bytes` is a multiple of kBytes.
+  DeviceBuffer(const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device,
+               uint64_t bytes = kBytes)
       : context_(OrDie(cuda::PrimaryContext::Retain(driver, device))),
-        mapping_(OrDie(cuda::Mapping::Map(OrDie(cuda::Allocation::Create(driver, device, kBytes)),
+        mapping_(OrDie(cuda::Mapping::Map(OrDie(cuda::Allocation::Create(driver, device, bytes)),
                                           device, cuda::Mapping::Access::kReadWrite))) {}
 
   cuda::DevicePointer address() const { return mapping_.address(); }

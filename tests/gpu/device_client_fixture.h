@@ -39,7 +39,7 @@ class DeviceClient : public GpuLocalFixture {
     }
     GpuLocalFixture::TearDown();
   }
-  std::unique_ptr<Device> OpenDevice() {
+  std::unique_ptr<Device> OpenDevice(bool registers = false) {
     const LocalTransport::Options lane = {.path = socket_path(),
                                           .namespace_name = "default",
                                           .fingerprint = *Fingerprint::Make({}),
@@ -50,6 +50,7 @@ class DeviceClient : public GpuLocalFixture {
         {.lane = lane,
          .host = host_.get(),
          .deadline = absl::Seconds(30),
+         .registers_host_memory = registers,
          .view_in_host =
              [this](std::string_view key, const CallOptions&) {
                Reached reached;

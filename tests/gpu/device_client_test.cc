@@ -5,9 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "client/src/host_staging.h"
 #include "tests/gpu/device_client_fixture.h"
 
 namespace infercache::gpu {
@@ -206,6 +210,99 @@ TEST_F(DeviceClient, AnObjectInTheGpuIsCopiedToHostMemoryAndCounted) {
             absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(DeviceClient, CopiesToHostMemoryEndByTheirDeadline) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  std::string to(5, '.');
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(to));
+  DeviceGetResult view = device_client_->Get("key");
+  fake().StickStreams();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      device_client_->GetIntoHost("key", bytes, {.deadline = absl::Milliseconds(20)}).status));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(view.object->CopyToHost(0, bytes, absl::Milliseconds(20))));
+  view.object.reset();
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u) << "the GPU may still read it";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+  EXPECT_EQ(to, ".....") << "written after the call was over";
+}
+
+// More than all buffers that copies go through, in pieces that do not fit them.
+TEST_F(DeviceClient, LargeCopiesComeAndGoWhole) {
+  constexpr uint64_t kLarge = 22 * DeviceBuffer::kBytes;
+  static_assert(kLarge > HostStaging::kBufferBytes * HostStaging::kMaxBuffers);
+  const auto staging = std::make_shared<HostStaging>(
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))));
+  DeviceBuffer large(driver_, device_.ordinal, kLarge);
+  std::vector<std::byte> value(kLarge - 12345), back(value.size());
+  for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(i * 31 >> 3);
+  const auto deadline = DeviceThread::Clock::now() + std::chrono::seconds(30);
+  ASSERT_TRUE(staging->CopyToDevice(large.address(), value, nullptr, deadline).ok());
+  large.Wait();
+  ASSERT_TRUE(staging->CopyToHost(large.address(), back, nullptr, deadline).ok());
+  EXPECT_TRUE(back == value);
+}
+
+TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  for (const bool registers : {false, true}) {
+    const std::unique_ptr<Device> device = OpenDevice(registers);
+    const uint64_t before = fake().calls().registers.load();
+    fake().StickStreams();
+    for (int i = 0; i < 2; ++i) {
+      const DeviceGetIntoResult got =
+          device->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+      ASSERT_TRUE(got.hit) << got.status;
+    }
+    EXPECT_EQ(device->stats().held_for_streams, 2u);
+    // The namespace's only chunk, once; or memory for two copies.
+    EXPECT_EQ(fake().calls().registers.load() - before, registers ? 1u : 2u);
+    EXPECT_EQ(device->stats().host_chunks_registered, registers ? 1u : 0u);
+    fake().FreeStreams();
+    EXPECT_TRUE(Eventually([&] { return device->stats().held_for_streams == 0; }));
+    EXPECT_EQ(buffer_->Read(9), "from host");
+  }
+}
+
+TEST_F(DeviceClient, HostMemoryThatCannotBeRegisteredIsCopiedAllTheSame) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  fake().faults().refuse_registers.store(1);
+  const std::unique_ptr<Device> device = OpenDevice(/*registers=*/true);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(device->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr).hit);
+  }
+  EXPECT_EQ(buffer_->Read(9), "from host");
+  EXPECT_EQ(device->stats().host_registration_failures, 1u) << "it is tried once";
+}
+
+// What a worker did in place to a tensor over the cache was what everybody read from then on.
+TEST_F(DeviceClient, WhoWritesToAViewLosesItsContextAndChangesNothing) {
+  if (!is_fake()) GTEST_SKIP() << "no other test would have a context after it";
+  MustPut("key", "value");
+  DeviceGetResult view = device_client_->Get("key");
+  {
+    const auto context = OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal));
+    const cuda::CurrentContext current(*context);
+    ASSERT_EQ(driver_->api().memcpy_dtod_async(view.object->address(), buffer_->address() + 64, 5,
+                                               nullptr),
+              cuda::kSuccess);
+    EXPECT_EQ(driver_->api().stream_synchronize(nullptr), cuda::kIllegalAddress);
+  }
+  // Another process, as it were.
+  view.object.reset();
+  device_client_.reset();
+  buffer_.reset();
+  buffer_.emplace(driver_, device_.ordinal);
+  device_client_ = OpenDevice();
+  view = device_client_->Get("key");
+  ASSERT_TRUE(view.hit()) << view.status;
+  EXPECT_EQ(Read(*view.object), "value");
+}
+
 TEST_F(DeviceClient, MemoryThatCannotBeImportedSaysSoAndHostMemoryIsLeft) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");
@@ -224,7 +321,7 @@ TEST_F(DeviceClient, MemoryThatCannotBeImportedSaysSoAndHostMemoryIsLeft) {
 TEST_F(DeviceClient, UnmapsWhenTheDaemonGoesAndFindsTheNextOne) {
   if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
   MustPut("key", "value");
-  EXPECT_EQ(fake().UseOf(0).mappings, buffers_ + 2);
+  EXPECT_EQ(fake().UseOf(0).mappings, buffers_ + 4) << "each chunk twice";
   server_->Shutdown(absl::InfinitePast());
   server_.reset();
   // Without a call of anybody's.
@@ -243,7 +340,7 @@ TEST_F(DeviceClient, AViewKeepsItsMappingWhenTheDaemonGoes) {
   EXPECT_EQ(Read(*got.object), "value");
   // And of the tier's two chunks only the one in which it is.
   if (!is_fake()) return;
-  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == buffers_ + 1; }));
+  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == buffers_ + 2; }));
   EXPECT_EQ(Read(*got.object), "value");
 }
 

@@ -145,6 +145,20 @@ class DlpackArray(GpuArray):
         return _new_capsule(ctypes.addressof(self._managed), b"dltensor", None)
 
 
+class VersionedArray(DlpackArray):
+    """The same of a library of DLPack 1.0."""
+
+    def __init__(self, driver, array, major=1, flags=0):
+        super().__init__(driver, array)
+        self._versioned = DLManagedVersioned(major, 0, None, None, flags, self._managed.tensor)
+
+    def __dlpack__(self, stream=None, max_version=None):
+        self.asked.append((stream, max_version))
+        if max_version is None:
+            return super().__dlpack__(stream=stream)
+        return _new_capsule(ctypes.addressof(self._versioned), b"dltensor_versioned", None)
+
+
 class Consumer:
     """Takes a capsule over, as a library does that makes a tensor of it."""
 

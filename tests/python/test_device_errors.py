@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import infercache
-from gpu_memory import Consumer, DlpackArray
+from gpu_memory import Consumer, DlpackArray, VersionedArray
 
 
 def test_tensors_that_are_none(device, gpu):
@@ -52,11 +52,23 @@ def test_targets_that_are_read_only(device, gpu):
     for target in (device.get("key"), device.get("key").part()):
         with pytest.raises(TypeError, match="read-only"):
             device.get_into("key", target)
+    with pytest.raises(ValueError, match="read-only"):
+        device.get_into("key", VersionedArray(gpu.driver, np.arange(3), flags=1))
     array.readonly = True
     with pytest.raises(ValueError, match="read-only"):
         device.get_into("key", array)
     with pytest.raises(TypeError, match="one tensor"):
         device.get_into("key", [array, array])
+
+
+def test_dlpack_of_either_version(device, gpu):
+    array = VersionedArray(gpu.driver, np.arange(5))
+    assert device.put("key", array).outcome == "stored"
+    assert array.asked == [(1, (1, 0))] and (device.get("key").numpy() == np.arange(5)).all()
+    target = VersionedArray(gpu.driver, np.zeros(5, np.int64))
+    assert device.get_into("key", target) == 40 and (target.numpy() == np.arange(5)).all()
+    with pytest.raises(TypeError, match="version"):
+        device.put("other", VersionedArray(gpu.driver, np.arange(3), major=2))
 
 
 def test_what_dlpack_does_not_do(device, gpu):

@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -143,6 +144,58 @@ sys.stdin.read()
         process.stdin.close()
         assert process.wait(60) == 0
     until(lambda: gpu.limbo() == 0, "the daemon has it back")
+
+
+class Stream:
+    """As CuPy's: gone when nobody has it."""
+
+    def __init__(self, driver):
+        self.ptr = driver.stream()
+
+
+@pytest.mark.parametrize("how", ["get", "record_stream", "part", "release_after"])
+def test_a_stream_is_kept_until_the_view_is_gone(device, gpu, how):
+    view = put_and_delete(device, gpu)
+    stream = Stream(gpu.driver)
+    gone = weakref.ref(stream)
+    tensor = view.part()
+    if how == "get":
+        device.put("other", gpu.array(np.arange(3)))
+        view = device.get("other", stream=stream)
+        tensor = view.part()
+    elif how == "part":
+        tensor.record_stream(stream)
+    else:
+        getattr(view, how)(stream)
+    del stream, view
+    gc.collect()
+    assert gone() is not None, "the tensor has a share of the pin"
+    del tensor
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_a_graph_is_to_read_is_refused(device, gpu):
+    device.put("key", gpu.array(np.arange(3)))
+    view = device.get("key")
+    gpu.state.streams_capture = 1
+    for read_in in (view.record_stream, view.part().record_stream, lambda s: view.__dlpack__(stream=s)):
+        with pytest.raises(infercache.DeviceError, match="FAILED_PRECONDITION.*captured"):
+            read_in(1)
+    view.__dlpack__(stream=-1)
+    gpu.state.streams_capture = 0
+    view.record_stream(1)
+
+
+def test_a_copy_to_host_memory_ends_by_its_deadline(device, gpu):
+    device.put("key", gpu.array(np.arange(3)))
+    view = device.get("key")
+    gpu.state.streams_stuck = 1
+    with pytest.raises(infercache.DeviceError, match="DEADLINE_EXCEEDED"):
+        view.numpy(deadline=0.05)
+    buffer = bytearray(24)
+    assert device.get_into_host("key", buffer, deadline=0.05) is None
+    assert device.last_failure.code == "DEADLINE_EXCEEDED" and buffer == bytearray(24)
 
 
 def test_a_view_that_is_dropped_while_streams_are_captured_goes_later(device, gpu):

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
+import infercache
 from conftest import until
 from device_worker import VALUE
 
@@ -100,6 +101,25 @@ def test_memory_that_cannot_be_shared(device, gpu, gpu_client):
     assert device.stats()["lent_as_host_copies"] == 1
     assert (gpu_client.get("private").numpy() == np.arange(10)).all()
     assert device.borrow("private") is None
+
+
+def test_many_are_lent_at_once_each_for_itself(device, gpu):
+    arrays = [gpu.array(np.full(10, i)) for i in range(3)]
+    device.lend("b", arrays[1])
+    results = device.lend_many([infercache.Lend(key, array) for key, array in zip("abc", arrays)])
+    assert [r.outcome for r in results] == ["lent", "refused", "lent"]
+    assert results[1].code == "ALREADY_EXISTS"
+    assert all((device.borrow(key).numpy() == i).all() for i, key in enumerate("abc"))
+    gone = weakref.ref(arrays[2])
+    del arrays
+    gc.collect()
+    assert gone() is not None
+    assert all(device.take_back(key, deadline=30) for key in "abc")
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(ValueError, match="key"):
+        device.lend_many([infercache.Lend("d", gpu.array(np.arange(3))), infercache.Lend("", gpu.array(np.arange(3)))])
+    assert device.borrow("d") is None
 
 
 def test_one_tensor_is_lent_under_a_key(device, gpu):

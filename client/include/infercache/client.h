@@ -283,7 +283,8 @@ struct Completion {
   std::optional<KeysResult> keys = {};
 };
 
-class Device;  // infercache/device.h
+class Device;          // infercache/device.h
+struct DeviceOptions;  // there, too
 
 class Client {
  public:
@@ -302,6 +303,8 @@ class Client {
   // daemon: if it has no tier there, calls say so. UNIMPLEMENTED: no driver, or the client is one
   // over gRPC; INVALID_ARGUMENT, NOT_FOUND: no such GPU.
   absl::StatusOr<std::unique_ptr<Device>> OpenDevice(std::string_view gpu);
+  absl::StatusOr<std::unique_ptr<Device>> OpenDevice(std::string_view gpu,
+                                                     const DeviceOptions& options);
 
   // --- Asynchronous core. Every id completes exactly once, in any order; SubmitGetOrReserve, whose
   // keys are answered as each is known, in pieces. An empty batch completes

@@ -62,7 +62,7 @@ using DeviceStream = void*;      // a CUstream or cudaStream_t; null = the defau
 // process may see another one under that number. UNIMPLEMENTED: no driver; NOT_FOUND.
 absl::StatusOr<std::string> DeviceUuid(int ordinal);
 
-class DeviceThread;
+class HostStaging;
 
 // An object in a GPU's memory, pinned while this lives: destroy it when the GPU is done with it, or
 // say ReleaseAfter. It may be one that another worker lent: then it is in that worker's memory,
@@ -72,7 +72,7 @@ class DeviceObject {
  public:
   DeviceObject(DevicePointer address, uint64_t size_bytes, std::vector<PartSpec> parts,
                ObjectInfo info, std::unique_ptr<Object::Storage> pin,
-               std::shared_ptr<DeviceThread> thread);
+               std::shared_ptr<HostStaging> staging);
   DeviceObject(DeviceObject&&) noexcept;
   DeviceObject& operator=(DeviceObject&&) noexcept;
   ~DeviceObject();
@@ -102,15 +102,17 @@ class DeviceObject {
   absl::Status CheckNotCapturing(DeviceStream stream) const;
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
-  // REQUIRES: they lie within the object, which is not released. DeviceStats does not count it.
-  absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to) const;
+  // DEADLINE_EXCEEDED: only some are, and no more will be written. REQUIRES: they lie within the
+  // object, which is not released. DeviceStats does not count it.
+  absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to,
+                          absl::Duration deadline = absl::Seconds(5)) const;
 
  private:
   DevicePointer address_ = 0;
   uint64_t size_bytes_ = 0;
   std::vector<PartSpec> parts_;
   ObjectInfo info_;
-  std::shared_ptr<DeviceThread> thread_;
+  std::shared_ptr<HostStaging> staging_;
   std::shared_ptr<Object::Storage> pin_;  // shared with the streams that it waits for
 };
 
@@ -203,6 +205,8 @@ struct DeviceStats {
   uint64_t mapping_failures = 0;
   uint64_t host_to_device_copies = 0, host_to_device_bytes = 0;
   uint64_t device_to_host_copies = 0, device_to_host_bytes = 0;
+  // DeviceOptions::register_host_memory; once for a chunk of the namespace's host memory.
+  uint64_t host_chunks_registered = 0, host_registration_failures = 0;
   uint64_t held_for_streams = 0;  // right now
 
   uint64_t lent = 0;                                                // tensors
@@ -211,6 +215,14 @@ struct DeviceStats {
   // Of other workers' allocations; opened once for each and session, not for each Borrow.
   uint64_t allocations_opened = 0;
   uint64_t allocation_failures = 0;  // Borrow failed for want of an address
+};
+
+struct DeviceOptions {
+  // Registers the namespace's host memory with the driver, once for this process, for GetInto of
+  // what is only there: copies from it are as fast as the bus then, and take no CPU time. The first
+  // of them takes long, since all of a chunk is registered, and a GPU that cannot register what is
+  // mapped for reading only goes on without (DeviceStats).
+  bool register_host_memory = false;
 };
 
 class Device {
@@ -231,7 +243,9 @@ class Device {
                                    const CallOptions& call = {});
   // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
   // pinned until that is done, and counts among what this client may hold until the library has
-  // heard so, for which this waits where it needs the room; it does not wait for streams.
+  // heard so, for which this waits where it needs the room; it does not wait for streams. What is
+  // in host memory alone is copied from there, through memory of the library's, if it is not
+  // registered (DeviceOptions): that waits for streams where there is more than 32 MiB under way.
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});

@@ -179,6 +179,20 @@ DevicePutBatch::DevicePutBatch(nb::handle items) : owner_(TupleOf(items, "items"
   }
 }
 
+LendBatch::LendBatch(nb::handle items) : owner_(TupleOf(items, "items")) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(owner_.ptr()); ++i) {
+    const nb::handle item = Fields(Item(owner_, i), 4);
+    DeviceValue value(Item(item, 1));
+    if (value.pieces.size() != 1) throw nb::value_error("one tensor is lent under a key");
+    items_.push_back({.key = KeyBytes(Item(item, 0)),
+                      .info = InfoFrom(Item(item, 2)),
+                      .parts = std::move(value.parts),
+                      .source = value.pieces[0].address,
+                      .size_bytes = value.pieces[0].size_bytes,
+                      .or_copy_to_host = Item(item, 3).ptr() == Py_True});
+  }
+}
+
 CallOptions CallWith(nb::handle deadline) {
   if (deadline.is_none()) return {};
   const double seconds = Real(deadline);

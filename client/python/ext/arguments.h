@@ -121,6 +121,18 @@ class DevicePutBatch {
   std::vector<DevicePutItem> items_;
 };
 
+// What is lent: the same with whether to copy to host memory instead, last.
+class LendBatch {
+ public:
+  explicit LendBatch(nanobind::handle items);  // ValueError: one is of several tensors
+
+  std::span<const LendItem> items() const { return items_; }
+
+ private:
+  nanobind::object owner_;
+  std::vector<LendItem> items_;
+};
+
 // Seconds; None = the client's own. ValueError: not positive.
 CallOptions CallWith(nanobind::handle deadline);
 

@@ -39,7 +39,7 @@ class PyClient {
   nanobind::object last_failure() const { return FailureObject(last_failure_.get()); }
 
   // device.cc. It is closed with the client. DeviceError: there is no such GPU here.
-  std::shared_ptr<DeviceSlot> OpenDevice(const std::string& gpu);
+  std::shared_ptr<DeviceSlot> OpenDevice(const std::string& gpu, const DeviceOptions& options);
 
   // --- Waited for ---
   nanobind::object Get(nanobind::handle key, nanobind::handle deadline);

@@ -54,12 +54,13 @@ OpenedDevice::~OpenedDevice() {
   client.reset();
 }
 
-std::shared_ptr<DeviceSlot> PyClient::OpenDevice(const std::string& gpu) {
+std::shared_ptr<DeviceSlot> PyClient::OpenDevice(const std::string& gpu,
+                                                 const DeviceOptions& options) {
   std::shared_ptr<Shared> shared = Use();
   absl::StatusOr<std::unique_ptr<Device>> device = absl::UnknownError("not called");
   {
     nb::gil_scoped_release nogil;
-    device = shared->client->OpenDevice(gpu);
+    device = shared->client->OpenDevice(gpu, options);
   }
   ThrowIfNotOpened(device.status());
   auto slot = std::make_shared<DeviceSlot>(
@@ -70,11 +71,11 @@ std::shared_ptr<DeviceSlot> PyClient::OpenDevice(const std::string& gpu) {
   return slot;
 }
 
-PyDevice::PyDevice(PyClient& client, nb::handle gpu)
+PyDevice::PyDevice(PyClient& client, nb::handle gpu, bool register_host_memory)
     : stranded_(std::make_shared<Stranded>()), fork_epoch_(ForkEpoch()) {
   const absl::StatusOr<std::string> name = NameOf(gpu);
   ThrowIfNotOpened(name.status());
-  slot_ = client.OpenDevice(*name);
+  slot_ = client.OpenDevice(*name, {.register_host_memory = register_host_memory});
   const std::string& uuid = slot_->opened->device->uuid();
   absl::StatusOr<int> ordinal = 0;
   {
@@ -112,6 +113,8 @@ nb::dict PyDevice::Stats() const {
   result["host_to_device_bytes"] = stats.host_to_device_bytes;
   result["device_to_host_copies"] = stats.device_to_host_copies;
   result["device_to_host_bytes"] = stats.device_to_host_bytes;
+  result["host_chunks_registered"] = stats.host_chunks_registered;
+  result["host_registration_failures"] = stats.host_registration_failures;
   result["held_for_streams"] = stats.held_for_streams;
   result["lent"] = stats.lent;
   result["lent_as_host_copies"] = stats.lent_as_host_copies;
@@ -124,7 +127,8 @@ nb::dict PyDevice::Stats() const {
 
 // --- Reads ---
 
-nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::handle deadline) {
+nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::handle owner,
+                         nb::handle deadline) {
   const std::shared_ptr<OpenedDevice> opened = Use();
   const KeyList list(keys);
   const CallOptions call = CallWith(deadline);
@@ -142,7 +146,7 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
     SharedPin& pin = pins.emplace_back();
     if (!result.hit()) continue;
     pin = std::make_shared<DevicePin>(*std::move(result.object), id_, stranded_);
-    if (reader) pin->UsedBy(*reader);
+    if (reader) pin->UsedBy(*reader, owner);
   }
   nb::list views;
   for (size_t i = 0; i < pins.size(); ++i) {
@@ -153,12 +157,14 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
   return views;
 }
 
-nb::list PyDevice::GetMany(nb::handle keys, nb::handle stream, nb::handle deadline) {
-  return Views(&Device::Get, keys, stream, deadline);
+nb::list PyDevice::GetMany(nb::handle keys, nb::handle stream, nb::handle owner,
+                           nb::handle deadline) {
+  return Views(&Device::Get, keys, stream, owner, deadline);
 }
 
-nb::list PyDevice::BorrowMany(nb::handle keys, nb::handle stream, nb::handle deadline) {
-  return Views(&Device::Borrow, keys, stream, deadline);
+nb::list PyDevice::BorrowMany(nb::handle keys, nb::handle stream, nb::handle owner,
+                              nb::handle deadline) {
+  return Views(&Device::Borrow, keys, stream, owner, deadline);
 }
 
 nb::object PyDevice::GetInto(nb::handle key, uint64_t address, uint64_t capacity, uint64_t stream,
@@ -250,28 +256,24 @@ nb::list PyDevice::PutMany(nb::handle items, uint64_t stream, nb::handle deadlin
   return answers;
 }
 
-nb::tuple PyDevice::Lend(nb::handle key, nb::handle parts, nb::handle info, bool or_copy_to_host,
-                         uint64_t stream, nb::handle deadline) {
+nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadline) {
   const std::shared_ptr<OpenedDevice> opened = Use();
-  DeviceValue value(parts);
-  if (value.pieces.size() != 1) throw nb::value_error("one tensor is lent under a key");
-  const LendItem item = {.key = KeyBytes(key),
-                         .info = InfoFrom(info),
-                         .parts = std::move(value.parts),
-                         .source = value.pieces[0].address,
-                         .size_bytes = value.pieces[0].size_bytes,
-                         .or_copy_to_host = or_copy_to_host};
+  const LendBatch batch(items);
   const CallOptions call = CallWith(deadline);
-  LendResult result;
+  std::vector<LendResult> results;
   {
     nb::gil_scoped_release nogil;
-    result = opened->device->Lend(item, ToStream(stream), call);
+    results = opened->device->Lend(batch.items(), ToStream(stream), call);
   }
-  if (result.outcome == LendOutcome::kRefused) Note(result.status);
-  return Answer(result.outcome == LendOutcome::kLent           ? "lent"
-                : result.outcome == LendOutcome::kCopiedToHost ? "copied"
-                                                               : "refused",
-                result.status);
+  nb::list answers;
+  for (const LendResult& result : results) {
+    if (result.outcome == LendOutcome::kRefused) Note(result.status);
+    answers.append(Answer(result.outcome == LendOutcome::kLent           ? "lent"
+                          : result.outcome == LendOutcome::kCopiedToHost ? "copied"
+                                                                         : "refused",
+                          result.status));
+  }
+  return answers;
 }
 
 std::string PyDevice::TakeBack(nb::handle key, nb::handle deadline) {

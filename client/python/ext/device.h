@@ -35,7 +35,7 @@ struct DeviceSlot {
 class PyDevice {
  public:
   // `gpu`: "auto", a UUID, or a number. ValueError; DeviceError: no such GPU here.
-  PyDevice(PyClient& client, nanobind::handle gpu);
+  PyDevice(PyClient& client, nanobind::handle gpu, bool register_host_memory);
   ~PyDevice() { Close(); }
   PyDevice(const PyDevice&) = delete;
   PyDevice& operator=(const PyDevice&) = delete;
@@ -47,8 +47,10 @@ class PyDevice {
   nanobind::dict Stats() const;
 
   // Streams are handles, None where no one is to be named.
-  nanobind::list GetMany(nanobind::handle keys, nanobind::handle stream, nanobind::handle deadline);
-  nanobind::list BorrowMany(nanobind::handle keys, nanobind::handle stream,
+  // Those of readers with their owners, None where nobody has to keep the stream.
+  nanobind::list GetMany(nanobind::handle keys, nanobind::handle stream, nanobind::handle owner,
+                         nanobind::handle deadline);
+  nanobind::list BorrowMany(nanobind::handle keys, nanobind::handle stream, nanobind::handle owner,
                             nanobind::handle deadline);
   nanobind::object GetInto(nanobind::handle key, uint64_t address, uint64_t capacity,
                            uint64_t stream, nanobind::handle deadline);
@@ -56,9 +58,8 @@ class PyDevice {
                                nanobind::handle deadline);
   // `items`: as in DevicePutBatch. (outcome, code, reason) of each.
   nanobind::list PutMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
-  // `parts`: of infercache._device_arrays. (outcome, code, reason)
-  nanobind::tuple Lend(nanobind::handle key, nanobind::handle parts, nanobind::handle info,
-                       bool or_copy_to_host, uint64_t stream, nanobind::handle deadline);
+  // `items`: (key, parts, info, whether to copy to host) of each. (outcome, code, reason) of each.
+  nanobind::list LendMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
   // "OK", or a code that last_failure explains.
   std::string TakeBack(nanobind::handle key, nanobind::handle deadline);
   size_t Match(nanobind::handle keys, nanobind::handle deadline);
@@ -71,7 +72,7 @@ class PyDevice {
 
   std::shared_ptr<OpenedDevice> Use() const;  // ClosedError, ForkedError
   nanobind::list Views(GetCall call, nanobind::handle keys, nanobind::handle stream,
-                       nanobind::handle deadline);
+                       nanobind::handle owner, nanobind::handle deadline);
   void Note(const absl::Status& status);  // raises what is the caller's mistake
 
   std::shared_ptr<DeviceSlot> slot_;

@@ -45,9 +45,9 @@ DaemonError: `code` NOT_FOUND: it has none; UNIMPLEMENTED: it is off, `reason` s
 
 void DefineCopies(Class& c) {
   c.def("_get_many", &PyDevice::GetMany, nb::arg("keys"), nb::arg("stream").none(),
-        nb::arg("deadline").none());
+        nb::arg("owner").none(), nb::arg("deadline").none());
   c.def("_borrow_many", &PyDevice::BorrowMany, nb::arg("keys"), nb::arg("stream").none(),
-        nb::arg("deadline").none());
+        nb::arg("owner").none(), nb::arg("deadline").none());
   c.def("_get_into", &PyDevice::GetInto, nb::arg("key"), nb::arg("address"), nb::arg("capacity"),
         nb::arg("stream"), nb::arg("deadline").none());
   c.def(
@@ -61,8 +61,8 @@ Returns when the bytes are there. What is in host memory alone is a miss: Client
 ValueError: the object is larger than the buffer, into which nothing is written then.)");
   c.def("_put_many", &PyDevice::PutMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
-  c.def("_lend", &PyDevice::Lend, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
-        nb::arg("or_copy_to_host"), nb::arg("stream"), nb::arg("deadline").none());
+  c.def("_lend_many", &PyDevice::LendMany, nb::arg("items"), nb::arg("stream"),
+        nb::arg("deadline").none());
   c.def("_take_back", &PyDevice::TakeBack, nb::arg("key"), nb::arg("deadline").none());
 }
 
@@ -70,7 +70,8 @@ ValueError: the object is larger than the buffer, into which nothing is written 
 
 void DefineDevice(nb::module_& m) {
   Class c(m, "_Device", nb::is_weak_referenceable());
-  c.def(nb::init<PyClient&, nb::handle>(), nb::arg("client"), nb::arg("gpu").none());
+  c.def(nb::init<PyClient&, nb::handle, bool>(), nb::arg("client"), nb::arg("gpu").none(),
+        nb::arg("register_host_memory") = false);
   c.def("close", &PyDevice::Close, nb::sig("def close(self) -> None"),
         R"(Ends the device: later calls raise ClosedError. Views stay valid. Idempotent.
 
@@ -92,7 +93,8 @@ Closing the client closes its devices.)");
         R"(Totals since the device was opened.
 
 `chunks_mapped`, `mapping_failures`: of the daemon's memory, once a session. `host_to_device_copies`, `..._bytes`:
-by get_into, of objects in host memory; `device_to_host_copies`, `..._bytes`: by get_into_host. `held_for_streams`:
+by get_into, of objects in host memory; `device_to_host_copies`, `..._bytes`: by get_into_host.
+`host_chunks_registered`, `host_registration_failures`: see `register_host_memory` of Client.device. `held_for_streams`:
 pins that wait for a stream right now. `lent`, `borrowed`: tensors. `lent_as_host_copies`, `..._bytes`: for want of
 memory that can be shared. `allocations_opened`, `allocation_failures`: of other workers.)");
   DefineKeys(c);

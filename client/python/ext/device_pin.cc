@@ -15,6 +15,17 @@ void KeepForGood(DeviceObject object) { new DeviceObject(std::move(object)); }
 
 }  // namespace
 
+StreamOwners::~StreamOwners() {
+  if (all_.empty()) return;
+  if (Py_IsInitialized() && nanobind::is_alive()) {
+    const nanobind::gil_scoped_acquire gil;
+    all_.clear();
+    return;
+  }
+  // Nobody can say what is still there to be let go of.
+  for (nanobind::object& one : all_) (void)one.release();
+}
+
 Stranded::Stranded() : fork_epoch_(ForkEpoch()) {}
 
 Stranded::~Stranded() {
@@ -32,8 +43,8 @@ bool Stranded::Settle(One& one) {
   return true;
 }
 
-void Stranded::Release(DeviceObject object, Streams streams) {
-  One one{std::move(object), std::move(streams)};
+void Stranded::Release(DeviceObject object, Streams streams, SharedOwners owners) {
+  One one{std::move(object), std::move(streams), std::move(owners)};
   if (Settle(one)) return;
   const std::lock_guard lock(mu_);
   all_.push_back(std::move(one));
@@ -62,7 +73,7 @@ DevicePin::~DevicePin() {
   if (inherited()) return;  // the parent has the pin
   const WithoutGil nogil;
   stranded_->TryAgain();
-  stranded_->Release(std::move(object_), streams_.empty() ? Streams{nullptr} : streams_);
+  stranded_->Release(std::move(object_), streams_.empty() ? Streams{nullptr} : streams_, owners_);
 }
 
 bool DevicePin::inherited() const { return fork_epoch_ != ForkEpoch(); }
@@ -72,6 +83,11 @@ void DevicePin::UsedBy(DeviceStream stream) {
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) {
     streams_.push_back(stream);
   }
+}
+
+void DevicePin::UsedBy(DeviceStream stream, nanobind::handle owner) {
+  if (!owner.is_none()) owners_->Add(owner);
+  UsedBy(stream);
 }
 
 absl::Status DevicePin::Release(DeviceStream also) {

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <nanobind/nanobind.h>
+
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -18,6 +20,22 @@ namespace infercache::python {
 
 using Streams = std::vector<DeviceStream>;
 
+// Python's objects that streams are of: who names one may forget it, and CUDA knows nothing of a
+// stream that was destroyed. Made and added to with the GIL; any thread may destroy it.
+class StreamOwners {
+ public:
+  StreamOwners() = default;
+  ~StreamOwners();
+  StreamOwners(const StreamOwners&) = delete;
+  StreamOwners& operator=(const StreamOwners&) = delete;
+
+  void Add(nanobind::handle owner) { all_.push_back(nanobind::borrow(owner)); }
+
+ private:
+  std::vector<nanobind::object> all_;
+};
+using SharedOwners = std::shared_ptr<StreamOwners>;
+
 // Which GPU, for this process.
 struct DeviceId {
   std::string uuid;
@@ -25,7 +43,7 @@ struct DeviceId {
 };
 
 // Objects whose streams could not be waited for when they were let go of. One that is being
-// captured takes no callback: they stay pinned; each later get, and each object let go of, tries
+// captured takes no event: they stay pinned; each later get, and each object let go of, tries
 // them again. One that is no more never will, and what it was given may still run: they are never
 // unpinned by this process, as is what is left at the end; the daemon takes it back when the
 // process ends. Thread-safe.
@@ -36,14 +54,15 @@ class Stranded {
   Stranded(const Stranded&) = delete;
   Stranded& operator=(const Stranded&) = delete;
 
-  // Lets go of the object once `streams` are done, now or later.
-  void Release(DeviceObject object, Streams streams);
+  // Lets go of the object once `streams`, which are `owners`', are done, now or later.
+  void Release(DeviceObject object, Streams streams, SharedOwners owners);
   void TryAgain();
 
  private:
   struct One {
     DeviceObject object;
     Streams streams;
+    SharedOwners owners;
   };
   // Whether it is done with: released, or never to be.
   static bool Settle(One& one);
@@ -69,6 +88,8 @@ class DevicePin {
   // `stream` is waited for as well. If nobody names one, the legacy default stream is, which
   // itself waits for all streams of the context but those that were made non-blocking.
   void UsedBy(DeviceStream stream);
+  // The same of a stream that `owner`, or nobody (none), destroys. With the GIL.
+  void UsedBy(DeviceStream stream, nanobind::handle owner);
   // For the last owner, who wants to hear of an error: then nothing has changed.
   absl::Status Release(DeviceStream also);
 
@@ -79,6 +100,7 @@ class DevicePin {
   const uint64_t fork_epoch_;
   std::mutex mu_;
   Streams streams_;
+  const SharedOwners owners_ = std::make_shared<StreamOwners>();
 };
 
 using SharedPin = std::shared_ptr<DevicePin>;

@@ -80,6 +80,20 @@ DeviceStream ToReadersStream(uint64_t handle) {
   return ToStream(handle);
 }
 
+void ReadIn(DevicePin& pin, DeviceStream stream, nb::handle owner) {
+  const absl::Status status = pin.object().CheckNotCapturing(stream);
+  if (absl::IsFailedPrecondition(status)) ThrowDeviceError(status);
+  pin.UsedBy(stream, owner);
+}
+
+DeviceStream StreamOf(nb::handle stream, nb::object* owner) {
+  nb::object module = nb::steal(PyImport_GetModule(nb::str("infercache._device").ptr()));
+  if (!module.is_valid()) module = nb::module_::import_("infercache._device");
+  const auto handle = nb::cast<uint64_t>(module.attr("stream_handle")(stream));
+  *owner = PyLong_Check(stream.ptr()) ? nb::object(nb::none()) : nb::borrow(stream);
+  return ToReadersStream(handle);
+}
+
 void ThrowIfInherited(const DevicePin& pin) {
   if (pin.inherited()) {
     ThrowForked("this view was made before a fork; the GPU is not to be used in the child");
@@ -91,7 +105,17 @@ const char* const kDlpackDoc =
 
 `stream`: what the consumer reads it in (None, 0, 1: the legacy default stream); it is waited for before the
 bytes may be reused. It says that it is read-only where `max_version` is (1, 0) or more. BufferError: a copy, or
-another device, is asked for; or its elements are not aligned, since parts lie back to back.)";
+another device, is asked for; or its elements are not aligned, since parts lie back to back. DeviceError: the
+stream is being captured for a graph.)";
+const char* const kRecordStreamDoc =
+    "`stream` reads the object too: it is waited for before the bytes may be reused. A stream of "
+    "torch or CuPy, which is kept until then; or a handle, whose stream must exist until the view "
+    "and what was made from it are gone. DeviceError: it is being captured for a graph.";
+void RecordStream(const SharedPin& pin, nb::handle stream) {
+  nb::object owner;
+  const DeviceStream handle = StreamOf(stream, &owner);
+  ReadIn(*pin, handle, owner);
+}
 const char* const kInterfaceDoc =
     "Version 3, read-only. Its consumer's stream is not known: say record_stream of the view. "
     "AttributeError: bfloat16 or float8, which it cannot express. BufferError: its elements are "
@@ -132,7 +156,7 @@ nb::object DlpackOf(const DeviceTensor& tensor, nb::handle stream, nb::handle ma
   // read in; -1 says that it will tell by itself.
   const int64_t handle = stream.is_none() ? 0 : nb::cast<int64_t>(stream);
   if (handle < -1) throw nb::value_error("a stream is -1 or a handle");
-  if (handle >= 0) pin->UsedBy(ToReadersStream(static_cast<uint64_t>(handle)));
+  if (handle >= 0) ReadIn(*pin, ToReadersStream(static_cast<uint64_t>(handle)));
   return ExportPart(pin, tensor.part(), versioned, /*as_bytes=*/false);
 }
 
@@ -160,10 +184,15 @@ Keeps the object pinned while it lives, and what is made from it does. Read-only
       .def(
           "_bytes_capsule",
           [](const DeviceTensor& self, uint64_t stream) {
-            self.pin()->UsedBy(ToReadersStream(stream));
+            ReadIn(*self.pin(), ToReadersStream(stream));
             return ExportPart(self.pin(), self.part(), /*versioned=*/false, /*as_bytes=*/true);
           },
           nb::arg("stream"))
+      .def(
+          "record_stream",
+          [](const DeviceTensor& self, nb::handle stream) { RecordStream(self.pin(), stream); },
+          nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
+          kRecordStreamDoc)
       .def_prop_ro("address", &DeviceTensor::address, "In this process, of the first byte.")
       .def_prop_ro(
           "ordinal", [](const DeviceTensor& self) { return self.pin()->device().ordinal; },

@@ -18,6 +18,12 @@ DeviceStream ToStream(uint64_t handle);
 // default stream, which would be that thread's then.
 DeviceStream ToReadersStream(uint64_t handle);
 
+// `stream`, which is `owner`'s or nobody's (none), reads it from now on. DeviceError: it is being
+// captured, and the graph would read the object when nothing pins it any more.
+void ReadIn(DevicePin& pin, DeviceStream stream, nanobind::handle owner = nanobind::none());
+// A stream, or its handle, as Python has it; *owner is the object, or none.
+DeviceStream StreamOf(nanobind::handle stream, nanobind::object* owner);
+
 void ThrowIfInherited(const DevicePin& pin);  // ForkedError
 
 class DeviceTensor {
@@ -43,6 +49,8 @@ inline constexpr const char* kDlpackSignature =
     "None, dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any";
 extern const char* const kDlpackDoc;
 extern const char* const kInterfaceDoc;
+extern const char* const kRecordStreamDoc;
+void RecordStream(const SharedPin& pin, nanobind::handle stream);
 
 // __dlpack__, whose arguments these are: BufferError.
 nanobind::object DlpackOf(const DeviceTensor& tensor, nanobind::handle stream,

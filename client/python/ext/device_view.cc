@@ -21,12 +21,9 @@ nb::object Helper(const char* name) {
   return module.attr(name);
 }
 
-DeviceStream StreamOf(nb::handle stream) {
-  return ToReadersStream(nb::cast<uint64_t>(Helper("stream_handle")(stream)));
-}
-
 // Copies one part into a writable buffer of its size.
-void CopyPart(const DeviceView& view, Py_ssize_t index, nb::handle buffer) {
+void CopyPart(const DeviceView& view, Py_ssize_t index, nb::handle buffer, double seconds) {
+  if (!(seconds > 0)) throw nb::value_error("deadline must be positive (seconds)");
   const DeviceTensor tensor = view.part(index);  // has a share of the pin meanwhile
   const Buffer to(buffer, Buffer::Access::kWrite);
   const std::span<std::byte> bytes = to.writable_bytes();
@@ -38,7 +35,7 @@ void CopyPart(const DeviceView& view, Py_ssize_t index, nb::handle buffer) {
   absl::Status status;
   {
     nb::gil_scoped_release nogil;
-    status = object.CopyToHost(offset, bytes);
+    status = object.CopyToHost(offset, bytes, absl::Seconds(seconds));
   }
   if (!status.ok()) ThrowDeviceError(status);
 }
@@ -73,13 +70,17 @@ the process loses its CUDA context; copy=True gives a private one. ImportError: 
 TypeError: this torch lacks the dtype. IndexError: no such part.)")
       .def(
           "numpy",
-          [](nb::handle self, nb::handle part) { return Helper("view_to_numpy")(self, part); },
-          nb::arg("part") = 0, nb::sig("def numpy(self, part: int = 0) -> _Array"),
+          [](nb::handle self, nb::handle part, nb::handle deadline) {
+            return Helper("view_to_numpy")(self, part, deadline);
+          },
+          nb::arg("part") = 0, nb::kw_only(), nb::arg("deadline") = 5.0,
+          nb::sig("def numpy(self, part: int = 0, *, deadline: float = 5.0) -> _Array"),
           R"(One part copied into host memory, as a numpy array of the shape and dtype that was put.
 
-Waits for the copy and for no stream of yours. TypeError: bfloat16 or float8 and no `ml_dtypes` installed.
+Waits for the copy and for no stream of yours. DeviceError DEADLINE_EXCEEDED: the GPU did not do it in `deadline`
+seconds. TypeError: bfloat16 or float8 and no `ml_dtypes` installed.
 DeviceError: the driver refuses. IndexError: no such part.)")
-      .def("_copy_part", &CopyPart, nb::arg("part"), nb::arg("buffer"))
+      .def("_copy_part", &CopyPart, nb::arg("part"), nb::arg("buffer"), nb::arg("deadline"))
       .def(
           "__dlpack__",
           [](const DeviceView& self, nb::handle stream, nb::handle max_version, nb::handle device,
@@ -107,14 +108,16 @@ DeviceError: the driver refuses. IndexError: no such part.)")
 void DefineLifetime(Class& c) {
   c.def(
        "record_stream",
-       [](const DeviceView& self, nb::handle stream) { self.pin()->UsedBy(StreamOf(stream)); },
+       [](const DeviceView& self, nb::handle stream) { RecordStream(self.pin(), stream); },
        nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
-       "`stream` reads the object too: it is waited for before the bytes may be reused. A handle, "
-       "or a "
-       "stream of torch or CuPy; it must exist until the view and what was made from it are gone.")
+       kRecordStreamDoc)
       .def(
           "release_after",
-          [](DeviceView& self, nb::handle stream) { self.Release(StreamOf(stream)); },
+          [](DeviceView& self, nb::handle stream) {
+            nb::object owner;
+            const DeviceStream handle = StreamOf(stream, &owner);
+            self.Release(handle, owner);
+          },
           nb::arg("stream"), nb::sig("def release_after(self, stream: typing.Any) -> None"),
           R"(Lets go of the bytes when `stream`, too, has done what it was given so far. Nobody waits.
 
@@ -213,11 +216,11 @@ DeviceTensor DeviceView::only_part() const {
   return DeviceTensor(pin(), 0);
 }
 
-void DeviceView::Release(DeviceStream also) {
+void DeviceView::Release(DeviceStream also, nb::handle owner) {
   if (released_) return;
   released_ = true;
   if (pin_->inherited() || interface_taken_ || pin_.use_count() > 1) {
-    pin_->UsedBy(also);
+    pin_->UsedBy(also, owner);
     if (!interface_taken_) pin_.reset();
     return;
   }

@@ -24,9 +24,9 @@ class DeviceView {
   DeviceTensor part(Py_ssize_t index) const;
   DeviceTensor only_part() const;
 
-  // Gives up the view's share. If it is the last one, errors of the streams are raised, and nothing
-  // has changed then.
-  void Release(DeviceStream also);
+  // Gives up the view's share. `also` is `owner`'s, or nobody's (none). If it is the last one,
+  // errors of the streams are raised, and nothing has changed then.
+  void Release(DeviceStream also, nanobind::handle owner = nanobind::none());
   bool released() const { return released_; }
   // REQUIRES: not released.
   bool inherited() const { return pin_->inherited(); }

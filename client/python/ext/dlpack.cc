@@ -132,13 +132,22 @@ nb::object ExportPart(SharedPin pin, size_t part, bool versioned, bool as_bytes)
 }
 
 nb::tuple DescribeCapsule(nb::handle capsule) {
-  const auto* const managed =
-      static_cast<const dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), kName));
-  if (managed == nullptr) {
-    PyErr_Clear();
+  const dlpack::Tensor* described = nullptr;
+  bool read_only = false;
+  if (PyCapsule_IsValid(capsule.ptr(), kName) != 0) {
+    described =
+        &static_cast<const dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), kName))->tensor;
+  } else if (PyCapsule_IsValid(capsule.ptr(), kVersionedName) != 0) {
+    const auto* const managed = static_cast<const dlpack::ManagedVersioned*>(
+        PyCapsule_GetPointer(capsule.ptr(), kVersionedName));
+    // The layout behind it is another version's.
+    if (managed->version.major != 1) throw nb::type_error("a capsule of an unknown DLPack version");
+    described = &managed->tensor;
+    read_only = (managed->flags & kReadOnly) != 0;
+  } else {
     throw nb::type_error("__dlpack__ did not return a DLPack capsule");
   }
-  const dlpack::Tensor& tensor = managed->tensor;
+  const dlpack::Tensor& tensor = *described;
   if (tensor.type.lanes != 1) throw nb::type_error("objects have no dtype of several lanes");
   if (!IsDense(tensor)) {
     throw nb::value_error("the tensor is not contiguous; make it so, with a copy");
@@ -148,7 +157,7 @@ nb::tuple DescribeCapsule(nb::handle capsule) {
   const uint64_t address =
       static_cast<uint64_t>(reinterpret_cast<uintptr_t>(tensor.data)) + tensor.byte_offset;
   return nb::make_tuple(tensor.device.type, tensor.device.id, address, tensor.type.code,
-                        tensor.type.bits, nb::tuple(shape));
+                        tensor.type.bits, nb::tuple(shape), read_only);
 }
 
 }  // namespace infercache::python

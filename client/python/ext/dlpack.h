@@ -57,7 +57,8 @@ struct ManagedVersioned {
 // one-dimensional uint8 whatever its dtype, which every consumer knows.
 nanobind::object ExportPart(SharedPin pin, size_t part, bool versioned, bool as_bytes);
 
-// Of a capsule that nobody has consumed: (device type, device id, address, code, bits, shape).
+// Of a capsule that nobody has consumed, of either version: (device type, device id, address, code,
+// bits, shape, whether it says that it is read-only).
 // ValueError: not dense, or not C-contiguous. TypeError: no capsule.
 nanobind::tuple DescribeCapsule(nanobind::handle capsule);
 

@@ -16,7 +16,7 @@ from ._arrays import Part
 from ._async import AsyncClient
 from ._client import Client, Put, PutResult, connect
 from ._core import DeviceTensor, DeviceView, View
-from ._device import Device, LendResult
+from ._device import Device, Lend, LendResult
 from ._errors import ClosedError, DaemonError, DeviceError, Error, Failure, ForkedError
 from ._memoize import memoize
 
@@ -33,6 +33,7 @@ __all__ = [
     "Error",
     "Failure",
     "ForkedError",
+    "Lend",
     "LendResult",
     "Part",
     "Put",

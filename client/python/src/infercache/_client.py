@@ -206,7 +206,7 @@ class Client(_core._Client):
         info_of(kind, 0.0, class_id, ttl, parent)  # before anything is computed
         return [view for view, _ in self._get_or_compute(keys, described, deadline, claim_time)]
 
-    def device(self, gpu: str | int = "auto") -> Device:
+    def device(self, gpu: str | int = "auto", *, register_host_memory: bool = False) -> Device:
         """The namespace's objects in the memory of a GPU.
 
         `gpu`: its number in this process, its UUID as `nvidia-smi -L` tells it, or "auto" for the only one that
@@ -214,10 +214,12 @@ class Client(_core._Client):
         for the daemon: if that has no tier there, calls are misses that say so. The client's `close` closes it.
         DeviceError: UNIMPLEMENTED: no driver, or the client is one over gRPC; NOT_FOUND: no such GPU. ValueError:
         no UUID.
+        `register_host_memory`: `get_into` of what is in host memory alone copies from there at the speed of the
+        bus, without the CPU; registering it takes long, once, with the first of them.
         """
         from ._device import Device  # which is made of what is here
 
-        return Device(self, gpu)
+        return Device(self, gpu, register_host_memory=register_host_memory)
 
     def memoize(
         self,

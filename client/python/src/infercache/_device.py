@@ -16,7 +16,7 @@ from ._errors import ClosedError, ForkedError
 if TYPE_CHECKING:
     from ._client import Client
 
-__all__ = ["Device", "LendResult", "stream_handle", "stream_to_wait_for", "view_to_numpy", "view_to_torch"]
+__all__ = ["Device", "Lend", "LendResult", "stream_handle", "stream_to_wait_for", "view_to_numpy", "view_to_torch"]
 
 
 def stream_to_wait_for(ordinal: int) -> int:
@@ -36,6 +36,17 @@ class _Loan:
 # What was not taken back is kept for the life of the process, even when its device is closed or gone: those who
 # borrowed it still read it, and its memory must not become another tensor's.
 _loans: set[_Loan] = set()
+
+
+class Lend(NamedTuple):
+    """One tensor of a `lend_many`. See `Device.lend`."""
+
+    key: Key
+    tensor: Any
+    kind: Kind = "blob"
+    compute_cost_ms: float = 0.0
+    class_id: int = 0
+    or_copy_to_host: bool = False
 
 
 class LendResult(NamedTuple):
@@ -64,8 +75,8 @@ class Device(_core._Device):
     `stream` is a handle, or a stream of torch or CuPy. A device keeps its client; it is a context manager.
     """
 
-    def __init__(self, client: Client, gpu: str | int = "auto") -> None:
-        super().__init__(client, gpu)
+    def __init__(self, client: Client, gpu: str | int = "auto", *, register_host_memory: bool = False) -> None:
+        super().__init__(client, gpu, register_host_memory)
         self.client = client
         self._lent: dict[bytes, list[_Loan]] = {}
         self._lent_lock = threading.Lock()
@@ -81,8 +92,11 @@ class Device(_core._Device):
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a Device cannot be pickled: it belongs to its process; open one in the other")
 
-    def _reader(self, stream: Any) -> int | None:
-        return torch_stream(self.ordinal) if stream is None else stream_handle(stream)
+    def _reader(self, stream: Any) -> tuple[int | None, Any]:
+        """Its handle, and what has to be kept so that it exists: torch's own streams always do."""
+        if stream is None:
+            return torch_stream(self.ordinal), None
+        return stream_handle(stream), None if isinstance(stream, int) else stream
 
     def get(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
         """The object under `key` as a DeviceView, or None.
@@ -96,7 +110,7 @@ class Device(_core._Device):
         self, keys: Iterable[Key], *, stream: Any = None, deadline: float | None = None
     ) -> list[DeviceView | None]:
         """`get` of many keys, in their order, in one call."""
-        views: list[DeviceView | None] = self._get_many(keys, self._reader(stream), deadline)
+        views: list[DeviceView | None] = self._get_many(keys, *self._reader(stream), deadline)
         return views
 
     def get_into(
@@ -192,24 +206,39 @@ class Device(_core._Device):
         memory instead, for `get_into` and Client.get ("copied"). After DEADLINE_EXCEEDED and UNAVAILABLE it
         may be lent: take it back. If the daemon goes, nothing is lent any more.
         """
-        source = _device_arrays.describe(tensor, self.ordinal, stream)
-        info = info_of(kind, compute_cost_ms, class_id, None, None)
-        loan = _Loan(tensor, source.keep)
-        self._keep(key, loan)  # before it may be lent: an interrupt may come before the result does
-        may_be_lent = True
+        item = Lend(key, tensor, kind, compute_cost_ms, class_id, or_copy_to_host)
+        return self.lend_many((item,), stream=stream, deadline=deadline)[0]
+
+    def lend_many(
+        self, lends: Iterable[Lend], *, stream: Any = None, deadline: float | None = None
+    ) -> list[LendResult]:
+        """`lend` of many in one call: tensors of one allocation take one round trip, however many they are. Each
+        is lent or not for itself. All were written in one stream."""
+        batch = list(lends)
+        sources, written_in = _device_arrays.describe_all([lend.tensor for lend in batch], self.ordinal, stream)
+        items = [
+            (lend.key, source.parts, info_of(lend.kind, lend.compute_cost_ms, lend.class_id, None, None),
+             bool(lend.or_copy_to_host))
+            for lend, source in zip(batch, sources, strict=True)
+        ]  # fmt: skip
+        loans = [_Loan(lend.tensor, source.keep) for lend, source in zip(batch, sources, strict=True)]
+        for lend, loan in zip(batch, loans, strict=True):
+            self._keep(lend.key, loan)  # before it may be lent: an interrupt may come before the result does
+        may_be_lent = [True] * len(batch)
         try:
-            result = LendResult(
-                *self._lend(key, source.parts, info, bool(or_copy_to_host), source.stream, deadline)
-            )
-            may_be_lent = result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+            results = [LendResult(*answer) for answer in self._lend_many(items, written_in, deadline)]
+            may_be_lent = [
+                result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") for result in results
+            ]
         except (TypeError, ValueError, ClosedError, ForkedError):
-            may_be_lent = False
+            may_be_lent = [False] * len(batch)
             raise
         finally:
-            loan.told = True
-            if not may_be_lent:
-                self._let_go(key, [loan])
-        return result
+            for lend, loan, may_be in zip(batch, loans, may_be_lent, strict=True):
+                loan.told = True
+                if not may_be:
+                    self._let_go(lend.key, [loan])
+        return results
 
     def _keep(self, key: Key, loan: _Loan) -> None:
         with self._lent_lock:
@@ -233,7 +262,7 @@ class Device(_core._Device):
         self, keys: Iterable[Key], *, stream: Any = None, deadline: float | None = None
     ) -> list[DeviceView | None]:
         """`borrow` of many keys, in their order, in one round trip to the daemon."""
-        views: list[DeviceView | None] = self._borrow_many(keys, self._reader(stream), deadline)
+        views: list[DeviceView | None] = self._borrow_many(keys, *self._reader(stream), deadline)
         return views
 
     def take_back(self, key: Key, *, deadline: float | None = None) -> bool:

@@ -113,8 +113,7 @@ def _part(value: Any, ordinal: int, said: int | None, keep: list[Any]) -> tuple[
         if device != _CUDA:
             raise TypeError(f"the tensor is on DLPack's device {int(device)}, which is not a GPU of CUDA's")
         _check_ordinal(number, ordinal)
-        # Whatever stream it was written in, its library sees to the order.
-        capsule = value.__dlpack__(stream=said or _LEGACY_DEFAULT_STREAM)
+        capsule = _capsule(value, said)
         keep.extend((value, capsule))
         return _dlpack_part(capsule), 0
     interface = getattr(value, "__cuda_array_interface__", None)
@@ -125,11 +124,22 @@ def _part(value: Any, ordinal: int, said: int | None, keep: list[Any]) -> tuple[
     return _interface_part(interface), 0 if its_stream is None else stream_handle(its_stream)
 
 
+def _capsule(value: Any, said: int | None) -> Any:
+    # Whatever stream it was written in, its library sees to the order.
+    stream = said or _LEGACY_DEFAULT_STREAM
+    try:
+        return value.__dlpack__(stream=stream, max_version=(1, 0))
+    except TypeError:  # of a library from before DLPack 1.0
+        return value.__dlpack__(stream=stream)
+
+
 def is_read_only(tensor: Any) -> bool:
     """Whether it says so. Not asked of torch, whose tensors never are."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
         return False
+    if hasattr(tensor, "__dlpack__"):
+        return bool(_core._dlpack_describe(_capsule(tensor, None))[-1])
     interface = getattr(tensor, "__cuda_array_interface__", None)
     return interface is not None and bool(interface["data"][1])
 
@@ -152,7 +162,7 @@ def _torch_part(torch: Any, tensor: Any, ordinal: int) -> PartIn:
 
 
 def _dlpack_part(capsule: Any) -> PartIn:
-    _, _, address, kind, bits, shape = _core._dlpack_describe(capsule)
+    _, _, address, kind, bits, shape, _ = _core._dlpack_describe(capsule)
     name = _DLPACK_NAMES.get((kind, bits)) or f"{_DLPACK_KINDS.get(kind, 'type')}{bits}"
     code = _arrays.code_of_name(name)
     return address, _count(shape) * bits // 8, code, shape
@@ -185,11 +195,11 @@ def _count(shape: tuple[int, ...]) -> int:
 # --- Out ---
 
 
-def view_to_numpy(view: DeviceView, part: int) -> np.ndarray[Any, Any]:
+def view_to_numpy(view: DeviceView, part: int, deadline: float) -> np.ndarray[Any, Any]:
     tensor = view.part(part)
     dtype = np.dtype(np.uint8) if tensor.dtype == "bytes" else _arrays.numpy_dtype(tensor.dtype)
     copy = np.empty(tensor.nbytes, np.uint8)  # ml_dtypes' types cannot be exported as a buffer
-    view._copy_part(part, copy)
+    view._copy_part(part, copy, deadline)
     return copy if tensor.dtype == "bytes" else copy.view(dtype).reshape(tensor.shape)
 
 

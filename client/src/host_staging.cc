@@ -1,0 +1,187 @@
+#include "client/src/host_staging.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "common/status_macros.h"
+
+namespace infercache {
+
+// With a stream of its own, for copies that are nobody else's.
+class HostStaging::Buffer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Buffer>> Make(std::shared_ptr<DeviceThread> thread) {
+    const cuda::PrimaryContext& context = thread->context();
+    const cuda::CurrentContext current(context);
+    RETURN_IF_ERROR(current.status());
+    const cuda::Driver& driver = context.driver();
+    cuda::Stream stream = nullptr;
+    RETURN_IF_ERROR(driver.Check(driver.api().stream_create(&stream, cuda::kStreamNonBlocking),
+                                 "cuStreamCreate"));
+    void* const base =
+        mmap(nullptr, kBufferBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+      (void)driver.api().stream_destroy(stream);
+      return absl::ResourceExhaustedError("no memory to copy through");
+    }
+    // A fork's copy would be written to by nobody, and cost memory.
+    (void)madvise(base, kBufferBytes, MADV_DONTFORK);
+    // Without it copies are slow, and wait within the driver.
+    const bool registered = driver.api().mem_host_register(base, kBufferBytes, 0) == cuda::kSuccess;
+    return std::unique_ptr<Buffer>(
+        new Buffer(std::move(thread), static_cast<std::byte*>(base), stream, registered));
+  }
+  // REQUIRES: the GPU is done with it.
+  ~Buffer() {
+    if (thread_->inherited()) return;
+    const cuda::CurrentContext current(thread_->context());
+    const cuda::Api& api = thread_->context().driver().api();
+    if (registered_) (void)api.mem_host_unregister(base_);
+    (void)api.stream_destroy(stream_);
+    munmap(base_, kBufferBytes);
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  std::byte* base() const { return base_; }
+  cuda::Stream stream() const { return stream_; }
+
+ private:
+  Buffer(std::shared_ptr<DeviceThread> thread, std::byte* base, cuda::Stream stream,
+         bool registered)
+      : thread_(std::move(thread)), base_(base), stream_(stream), registered_(registered) {}
+
+  const std::shared_ptr<DeviceThread> thread_;
+  std::byte* const base_;
+  const cuda::Stream stream_;
+  const bool registered_;
+};
+
+// A buffer that a stream reads, which comes back when that is done.
+struct HostStaging::Returned final : DeviceThread::Kept {
+  Returned(std::shared_ptr<HostStaging> s, std::unique_ptr<Buffer> b)
+      : staging(std::move(s)), buffer(std::move(b)) {}
+  ~Returned() override { staging->GiveBack(std::move(buffer)); }
+  std::shared_ptr<HostStaging> staging;
+  std::unique_ptr<Buffer> buffer;
+};
+
+// One that the GPU still writes to, and what it reads.
+struct HostStaging::Abandoned final : DeviceThread::Kept {
+  Abandoned(std::shared_ptr<HostStaging> s, std::unique_ptr<Buffer> b,
+            std::shared_ptr<const void> source)
+      : source_(std::move(source)), returned_(std::move(s), std::move(b)) {}
+  bool written() const override { return true; }
+  const std::shared_ptr<const void> source_;
+  Returned returned_;
+};
+
+HostStaging::HostStaging(std::shared_ptr<DeviceThread> thread) : thread_(std::move(thread)) {}
+HostStaging::~HostStaging() = default;
+
+absl::StatusOr<std::unique_ptr<HostStaging::Buffer>> HostStaging::Take(Clock::time_point deadline) {
+  {
+    MutexLock lock(&mu_);
+    while (spare_.empty() && made_ >= kMaxBuffers) {
+      if (!changed_.WaitUntil(&mu_, deadline)) break;
+    }
+    if (!spare_.empty()) {
+      std::unique_ptr<Buffer> buffer = std::move(spare_.back());
+      spare_.pop_back();
+      return buffer;
+    }
+    if (made_ >= kMaxBuffers) {
+      return absl::DeadlineExceededError("the GPU did not end earlier copies in time");
+    }
+    ++made_;
+  }
+  auto buffer = Buffer::Make(thread_);
+  if (!buffer.ok()) {
+    MutexLock lock(&mu_);
+    --made_;
+    changed_.SignalAll();
+  }
+  return buffer;
+}
+
+void HostStaging::GiveBack(std::unique_ptr<Buffer> buffer) {
+  MutexLock lock(&mu_);
+  spare_.push_back(std::move(buffer));
+  changed_.SignalAll();
+}
+
+absl::Status HostStaging::CopyToHost(cuda::DevicePointer from, std::span<std::byte> to,
+                                     std::shared_ptr<const void> source,
+                                     Clock::time_point deadline) {
+  const cuda::Driver& driver = thread_->context().driver();
+  // Two at a time: while the CPU empties one, the GPU fills the other.
+  struct Piece {
+    std::unique_ptr<Buffer> buffer;
+    std::span<std::byte> to;
+  };
+  std::deque<Piece> begun;
+  absl::Status status;
+  while (status.ok() && (!to.empty() || !begun.empty())) {
+    if (!to.empty() && begun.size() < 2) {
+      auto buffer = Take(deadline);
+      if (!buffer.ok()) {
+        status = buffer.status();
+        break;
+      }
+      Piece piece = {*std::move(buffer), to.first(std::min(to.size(), kBufferBytes))};
+      const cuda::CurrentContext current(thread_->context());
+      status = driver.Check(driver.api().memcpy_dtoh_async(piece.buffer->base(), from,
+                                                           piece.to.size(), piece.buffer->stream()),
+                            "cuMemcpyDtoHAsync");
+      from += piece.to.size();
+      to = to.subspan(piece.to.size());
+      begun.push_back(std::move(piece));
+      continue;
+    }
+    status = thread_->AwaitStream(begun.front().buffer->stream(), deadline);
+    if (!status.ok()) break;
+    Piece done = std::move(begun.front());
+    begun.pop_front();
+    std::memcpy(done.to.data(), done.buffer->base(), done.to.size());
+    GiveBack(std::move(done.buffer));
+  }
+  for (Piece& piece : begun) {
+    const cuda::Stream stream = piece.buffer->stream();
+    std::unique_ptr<DeviceThread::Kept> kept =
+        std::make_unique<Abandoned>(shared_from_this(), std::move(piece.buffer), source);
+    if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
+  }
+  return status;
+}
+
+absl::Status HostStaging::CopyToDevice(cuda::DevicePointer to, std::span<const std::byte> from,
+                                       cuda::Stream stream, Clock::time_point deadline) {
+  const cuda::Driver& driver = thread_->context().driver();
+  RETURN_IF_ERROR(thread_->CheckNotCapturing(stream));
+  while (!from.empty()) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Take(deadline));
+    const std::span<const std::byte> piece = from.first(std::min(from.size(), kBufferBytes));
+    std::memcpy(buffer->base(), piece.data(), piece.size());
+    const cuda::CurrentContext current(thread_->context());
+    const absl::Status copied =
+        driver.Check(driver.api().memcpy_htod_async(to, buffer->base(), piece.size(), stream),
+                     "cuMemcpyHtoDAsync");
+    std::unique_ptr<DeviceThread::Kept> kept =
+        std::make_unique<Returned>(shared_from_this(), std::move(buffer));
+    if (!copied.ok()) return copied;  // nothing reads the buffer, which goes back
+    const absl::Status keeps = thread_->KeepUntilDone(stream, &kept);
+    if (!keeps.ok()) {
+      DeviceThread::KeepForGood(std::move(kept));
+      return keeps;
+    }
+    to += piece.size();
+    from = from.subspan(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace infercache

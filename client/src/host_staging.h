@@ -1,0 +1,60 @@
+// Host memory that copies between a GPU and the caller's memory go through. It is registered with
+// the driver, so that they are as fast as the bus, do not wait within the driver, and a copy that
+// is not done by its deadline goes on in memory of the library's and not of the caller's.
+
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/src/device_thread.h"
+#include "common/cuda/driver_types.h"
+#include "common/mutex.h"
+
+namespace infercache {
+
+// Thread-safe.
+class HostStaging : public std::enable_shared_from_this<HostStaging> {
+ public:
+  using Clock = DeviceThread::Clock;
+  static constexpr size_t kBufferBytes = size_t{4} << 20;
+  static constexpr size_t kMaxBuffers = 8;
+
+  explicit HostStaging(std::shared_ptr<DeviceThread> thread);
+  ~HostStaging();
+  const std::shared_ptr<DeviceThread>& thread() const { return thread_; }
+
+  // From a GPU to host memory, and returns when it is there, or with DEADLINE_EXCEEDED: then
+  // nothing more is written to `to`, and `source` is kept until the GPU has read what was begun.
+  // Other streams are not waited for.
+  absl::Status CopyToHost(cuda::DevicePointer from, std::span<std::byte> to,
+                          std::shared_ptr<const void> source, Clock::time_point deadline);
+  // The other way, in the order of `stream`. Returns when the bytes have been taken from `from` and
+  // their copies are under way, which waits for earlier copies if there are more bytes than
+  // buffers. DEADLINE_EXCEEDED: some may be under way.
+  absl::Status CopyToDevice(cuda::DevicePointer to, std::span<const std::byte> from,
+                            cuda::Stream stream, Clock::time_point deadline);
+
+ private:
+  class Buffer;
+  struct Returned;
+  struct Abandoned;
+
+  // DEADLINE_EXCEEDED: all are in use.
+  absl::StatusOr<std::unique_ptr<Buffer>> Take(Clock::time_point deadline);
+  void GiveBack(std::unique_ptr<Buffer> buffer);
+
+  const std::shared_ptr<DeviceThread> thread_;
+  Mutex mu_;
+  CondVar changed_;
+  size_t made_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::unique_ptr<Buffer>> spare_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace infercache
