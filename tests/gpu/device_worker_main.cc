@@ -1,8 +1,10 @@
 // A worker with a GPU's memory that goes as far as one step, says so with a line, and stays there
-// until it is killed or its input ends.
+// until it is killed or its input ends. The step "traffic" is work without an end (tier_traffic.h):
+// it is said after the first round, its counts at the end; exits with 3 if a byte was wrong.
 //
 //   gpu_worker SOCKET DEVICE STEP
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +15,7 @@
 
 #include "client/src/device_impl.h"
 #include "tests/gpu/device_buffer.h"
+#include "tests/gpu/tier_traffic.h"
 #include "tests/or_die.h"
 
 namespace infercache::gpu {
@@ -30,6 +33,28 @@ constexpr uint64_t kObjectBytes = uint64_t{64} << 10;
   _exit(0);
 }
 
+bool InputHasEnded() {
+  pollfd item = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  return poll(&item, 1, 0) > 0;
+}
+
+int WorkForever(Device& device, const std::string& uuid) {
+  const auto driver = OrDie(cuda::Driver::Load());
+  DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+  TierTraffic traffic(device, buffer, static_cast<uint64_t>(getpid()));
+  while (traffic.wrong() == 0 && !InputHasEnded()) {
+    traffic.Round();
+    if (traffic.rounds() == 1) std::puts("traffic");
+    std::fflush(stdout);
+  }
+  traffic.LetGoOfAll();
+  std::printf("%d wrong %d rounds %d hits %d stored %d refused\n", int(traffic.wrong()),
+              int(traffic.rounds()), int(traffic.hits()), int(traffic.stored()),
+              int(traffic.refused()));
+  std::fflush(stdout);
+  return traffic.wrong() == 0 ? 0 : 3;
+}
+
 int Work(const std::string& socket, const std::string& uuid, const std::string& step) {
   Device device(OrDie(Device::Impl::Open(
       {.lane = {.path = socket,
@@ -45,6 +70,7 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
   const std::string_view there = "there";
   OrDie(device.Exists({&there, 1}).status);
   if (step == "open") Stay(step);
+  if (step == "traffic") return WorkForever(device, uuid);
   if (step == "pinned" || step == "for_stream") {
     DeviceGetResult got = device.Get(there);
     OrDie(got.status);
