@@ -9,6 +9,7 @@
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
 //   borrow KEY       "hit", "miss", or the code
 //   read             of what was borrowed last. Its text
+//   write TEXT       over it, which only its owner may. "ok", or the code
 //   release          it. "ok"
 //   release_after    it, with the default stream. "ok"
 //   take_back KEY MS "OK", or the code
@@ -76,6 +77,7 @@ class LendingWorker {
       std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
       return text.substr(0, text.find('.'));
     }
+    if (verb == "write") return CodeOf(Overwrite(argument), "ok");
     if (verb == "release") {
       object_.reset();
       return "ok";
@@ -120,6 +122,15 @@ class LendingWorker {
     if (driver_->api().stream_synchronize(nullptr) == cuda::kSuccess) {
       OrDie(absl::InternalError("the context survived"));
     }
+  }
+  absl::Status Overwrite(const std::string& text) {
+    const cuda::CurrentContext current(*context_);
+    if (!current.status().ok()) return current.status();
+    const cuda::Api& api = driver_->api();
+    const absl::Status begun = driver_->Check(
+        api.memcpy_htod_async(object_->address(), text.data(), text.size(), nullptr), "a write");
+    if (!begun.ok()) return begun;
+    return driver_->Check(api.stream_synchronize(nullptr), "a write");
   }
   std::string Allocate(const std::string& kind) {
     Free();
