@@ -13,9 +13,13 @@
 //   release          it. "ok"
 //   release_after    it, with the default stream. "ok"
 //   take_back KEY MS "OK", or the code
+//   pid              its own, as it sees it
+//   why              the message of the last status that was not OK
 //   free             the memory. "ok"
 //   break            the context of this process. "ok"
 //   close            the device; only read, release and free may follow. "ok"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -86,6 +90,8 @@ class LendingWorker {
     if (verb == "take_back") {
       return CodeOf(opened_->TakeBack(argument, {.deadline = absl::Milliseconds(ms)}), "OK");
     }
+    if (verb == "pid") return std::to_string(getpid());
+    if (verb == "why") return why_;
     if (verb == "free") {
       Free();
       return "ok";
@@ -102,8 +108,11 @@ class LendingWorker {
   }
 
  private:
-  static std::string CodeOf(const absl::Status& status, const char* ok) {
-    if (!status.ok()) std::cerr << status << std::endl;
+  std::string CodeOf(const absl::Status& status, const char* ok) {
+    if (!status.ok()) {
+      std::cerr << status << std::endl;
+      why_ = std::string(status.message());
+    }
     return status.ok() ? ok : absl::StatusCodeToString(status.code());
   }
   void Free() {
@@ -168,6 +177,7 @@ class LendingWorker {
   std::optional<PrivateBuffer> private_;
   cuda::DevicePointer address_ = 0;
   std::optional<DeviceObject> object_;
+  std::string why_;
 };
 
 }  // namespace
