@@ -187,6 +187,31 @@ TEST_P(LendingBounds, WhatIsNoMemoryOfAGpu) {
   ExpectNothingCameOfIt("file");
 }
 
+// --- What legacy handles name ---
+
+TEST_P(LendingBounds, AHandleOfAPointerInsideIsItsAllocations) {
+  if (!legacy()) GTEST_SKIP() << "of handles alone";
+  {
+    const cuda::CurrentContext current(*context_);
+    ASSERT_EQ(driver_->api().ipc_get_mem_handle(&exported_.handle, address_ + 4096),
+              cuda::kSuccess);
+  }
+  ASSERT_TRUE(Lend(Honest(), "key", 0));
+  EXPECT_EQ(reader_->Do("borrow key"), "hit");
+  EXPECT_EQ(reader_->Do("read"), "text") << "what is at the allocation's beginning";
+}
+
+TEST_P(LendingBounds, AHandleOfWhatWasFreedOpensNothing) {
+  if (!legacy()) GTEST_SKIP() << "of handles alone";
+  ASSERT_TRUE(Lend(Honest(), "key", 0));
+  by_handle_.reset();
+  EXPECT_NE(reader_->Do("borrow key"), "hit");
+  EXPECT_NE(reader_->Do("why").find("cuIpcOpenMemHandle"), std::string::npos) << reader_->Do("why");
+  if (is_fake()) {
+    EXPECT_EQ(fake().UseOf(0).opened, 0u);
+  }
+}
+
 // --- Who writes ---
 
 // By a handle the reader could, which is why readers are local_writers.
