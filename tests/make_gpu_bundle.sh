@@ -19,7 +19,7 @@ programs=(bin/infercached bin/infercachectl bench/gpu/infercache_gpu_bench
   tests/conformance/conformance_test tests/cuda/cuda_test tests/cuda/cuda_holder
   tests/gpu/gpu_tiers_test tests/gpu/gpu_demoter_test tests/gpu/gpu_sessions_test
   tests/gpu/gpu_client_test tests/gpu/gpu_death_test tests/gpu/gpu_lending_test
-  tests/gpu/infercache_gpu_worker tests/gpu/infercache_lending_worker)
+  tests/gpu/infercache_gpu_worker tests/gpu/infercache_lending_worker tests/chaos/infercache_test_worker)
 
 fail() {
   printf 'make_gpu_bundle.sh: %s\n' "$*" >&2

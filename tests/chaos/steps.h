@@ -18,6 +18,8 @@ struct Step {
   bool lease = false;        // by Lookup
   bool claim = false;        // on the key of its object
   bool committed = false;    // its object is visible, and stays
+  bool host_memory =
+      false;  // the worker maps the chunks or sends bytes: there is none of it in a tier
   // Whether the last request was read cannot be told from outside: the object may be visible.
   bool perhaps_committed = false;
 };
@@ -27,16 +29,17 @@ inline constexpr std::array kSteps = {
     Step{.name = "half_hello"},
     Step{.name = "hello_sent", .session = true},
     Step{.name = "open", .session = true},
-    Step{.name = "mapped", .session = true},
-    Step{.name = "half_inline", .session = true},
-    Step{.name = "inline_sent", .session = true, .perhaps_committed = true},
+    Step{.name = "fetched", .session = true},
+    Step{.name = "mapped", .session = true, .host_memory = true},
+    Step{.name = "half_inline", .session = true, .host_memory = true},
+    Step{.name = "inline_sent", .session = true, .host_memory = true, .perhaps_committed = true},
     Step{.name = "grow_sent", .session = true},
     Step{.name = "half_reserve", .session = true},
     Step{.name = "reserve_sent", .session = true, .reservation = true},
     Step{.name = "reserved", .session = true, .reservation = true},
-    Step{.name = "half_written", .session = true, .reservation = true},
-    Step{.name = "written", .session = true, .reservation = true},
-    Step{.name = "half_write", .session = true, .reservation = true},
+    Step{.name = "half_written", .session = true, .reservation = true, .host_memory = true},
+    Step{.name = "written", .session = true, .reservation = true, .host_memory = true},
+    Step{.name = "half_write", .session = true, .reservation = true, .host_memory = true},
     Step{.name = "half_commit", .session = true, .reservation = true},
     Step{.name = "commit_sent", .session = true, .perhaps_committed = true},
     Step{.name = "committed", .session = true, .committed = true},
@@ -44,6 +47,7 @@ inline constexpr std::array kSteps = {
     Step{.name = "aborted", .session = true},
     Step{.name = "claim_sent", .session = true, .claim = true},
     Step{.name = "claimed", .session = true, .claim = true},
+    Step{.name = "claim_reserved", .session = true, .reservation = true, .claim = true},
     // The slot's store is done or not; the second look changes nothing that others can see.
     Step{.name = "pinned", .session = true, .pin = true},
     Step{.name = "lookup_sent", .session = true, .lease = true},

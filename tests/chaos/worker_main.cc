@@ -1,10 +1,12 @@
 // A worker of the same-host lane that goes to one step of the protocol, says so, and stays there:
 // for tests that kill or stop it.
 //
-//   infercache_test_worker SOCKET STEP [fork]
+//   infercache_test_worker SOCKET STEP [fork] [device=UUID]
 //
 // Prints "at STEP" once it is there, then waits until its standard input ends. With `fork`, a child
-// that inherited everything but the mappings waits beside it. The key "visible" must be there.
+// that inherited everything but the mappings waits beside it. With a device its session is one with
+// a tier, whose chunks it has and does not map: it knows no driver. The key "visible" must be
+// there.
 
 #include <unistd.h>
 
@@ -34,24 +36,33 @@ void Check(const absl::Status& status) {
 // At one step; the members are what it holds there.
 class Worker {
  public:
-  Worker(std::string socket_path, std::string step)
-      : socket_path_(std::move(socket_path)), step_(std::move(step)) {}
+  Worker(std::string socket_path, std::string step, std::string device)
+      : socket_path_(std::move(socket_path)),
+        step_(std::move(step)),
+        opening_({.namespace_name = "default", .device = std::move(device)}) {}
 
   void Go() {
     auto client = RawClient::Connect(socket_path_);
     Check(client.status());
     client_ = std::make_unique<RawClient>(*std::move(client));
     if (step_ == "connected") return;
-    if (step_ == "half_hello") return SendHalf(RawClient::MakeHello({}));
+    if (step_ == "half_hello") return SendHalf(RawClient::MakeHello(opening_));
     if (step_ == "hello_sent") {
-      v1::LocalRequest hello = RawClient::MakeHello({});
+      v1::LocalRequest hello = RawClient::MakeHello(opening_);
       hello.set_id(1);
       return Check(client_->Send(hello));
     }
-    Check(client_->Open());
+    Check(client_->Open(opening_));
     if (step_ == "open") return;
-    Check(client_->MapChunks());
-    if (step_ == "mapped") return;
+    if (step_ == "fetched" || !opening_.device.empty()) {
+      auto chunks = client_->FetchChunks();
+      Check(chunks.status());
+      chunks_ = *std::move(chunks);
+      if (step_ == "fetched") return;
+    } else {
+      Check(client_->MapChunks());
+      if (step_ == "mapped") return;
+    }
     if (GoToAPut() || GoToAGet() || GoToAClaim()) return;
     std::fprintf(stderr, "worker: no step '%s'\n", step_.c_str());
     _exit(2);
@@ -88,7 +99,7 @@ class Worker {
   }
 
   bool GoOnFromAReservation() {
-    Reserve();
+    Reserve(MakeReserve());
     if (step_ == "reserved") return true;
     v1::LocalRequest request;
     if (step_ == "half_write") {
@@ -98,8 +109,10 @@ class Worker {
       SendHalf(request);
       return true;
     }
-    const auto bytes = client_->chunk(place_.chunk()).subspan(place_.offset(), kObjectBytes);
-    std::memset(bytes.data(), 'w', step_ == "half_written" ? bytes.size() / 2 : bytes.size());
+    if (opening_.device.empty()) {
+      const auto bytes = client_->chunk(place_.chunk()).subspan(place_.offset(), kObjectBytes);
+      std::memset(bytes.data(), 'w', step_ == "half_written" ? bytes.size() / 2 : bytes.size());
+    }
     if (step_ == "half_written" || step_ == "written") return true;
     if (step_ == "abort_sent" || step_ == "aborted") {
       request.mutable_abort()->add_reservations(place_.reservation());
@@ -117,14 +130,21 @@ class Worker {
   }
 
   bool GoToAClaim() {
-    if (step_ != "claim_sent" && step_ != "claimed") return false;
+    if (step_ != "claim_sent" && step_ != "claimed" && step_ != "claim_reserved") return false;
     v1::LocalRequest request;
     request.mutable_get_or_reserve()->add_keys("reserved");
+    request.mutable_get_or_reserve()->set_wait_ms(60'000);
     if (step_ == "claim_sent") {
       SendUnread(request);
-    } else {
-      Check(client_->Ask(request).status());
+      return true;
     }
+    const auto answer = client_->Ask(request);
+    Check(answer.status());
+    if (step_ == "claimed") return true;
+    request = MakeReserve();
+    request.mutable_reserve()->mutable_items(0)->set_claim(
+        answer->response.claim_answers().items(0).claim());
+    Reserve(request);
     return true;
   }
 
@@ -175,8 +195,7 @@ class Worker {
     return request;
   }
 
-  void Reserve() {
-    v1::LocalRequest request = MakeReserve();
+  void Reserve(const v1::LocalRequest& request) {
     const auto answer = client_->Ask(request);
     Check(answer.status());
     place_ = answer->response.reserved().items(0);
@@ -197,7 +216,9 @@ class Worker {
 
   const std::string socket_path_;
   const std::string step_;
+  const local::Opening opening_;
   std::unique_ptr<RawClient> client_;
+  std::vector<UniqueFd> chunks_;
   v1::ReservedItem place_;
 };
 
@@ -209,9 +230,17 @@ void WaitForTheEndOfInput() {
 
 int Main(int argc, char** argv) {
   if (argc < 3) return 2;
-  Worker worker(argv[1], argv[2]);
+  bool with_child = false;
+  std::string_view device;
+  for (int i = 3; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    constexpr std::string_view kDevice = "device=";
+    if (argument == "fork") with_child = true;
+    if (argument.substr(0, kDevice.size()) == kDevice) device = argument.substr(kDevice.size());
+  }
+  Worker worker(argv[1], argv[2], std::string(device));
   worker.Go();
-  if (argc > 3 && std::string_view(argv[3]) == "fork" && fork() == 0) {
+  if (with_child && fork() == 0) {
     WaitForTheEndOfInput();
     _exit(0);
   }

@@ -1,12 +1,19 @@
 #include "tests/conformance/device_client.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "common/cuda/memory.h"
 #include "common/status_macros.h"
 #include "tests/or_die.h"
 
 namespace infercache {
+namespace {
+
+constexpr size_t kMostAtOnce = 500;
+constexpr size_t kMostBytes = size_t{2} << 20;
+
+}  // namespace
 
 // Grows to the largest value. Any failure of the driver ends the program.
 class DeviceClient::Staging {
@@ -94,21 +101,30 @@ std::vector<DeviceClient::GetResult> DeviceClient::Get(std::span<const std::stri
   return results;
 }
 
-PutResult DeviceClient::Put(const PutItem& item) {
-  std::vector<std::byte> bytes;
-  for (const auto& piece : item.value) bytes.insert(bytes.end(), piece.begin(), piece.end());
-  return device_->Put({.key = item.key,
-                       .info = item.info,
-                       .parts = item.parts,
-                       .source = staging_->Hold(bytes),
-                       .size_bytes = bytes.size(),
-                       .overwrite = item.overwrite},
-                      nullptr);
-}
+PutResult DeviceClient::Put(const PutItem& item) { return std::move(Put(std::span(&item, 1))[0]); }
 
+// As many in a call as a session may have reserved, of the least tier that a test has.
 std::vector<PutResult> DeviceClient::Put(std::span<const PutItem> items) {
   std::vector<PutResult> results;
-  for (const PutItem& item : items) results.push_back(Put(item));
+  while (!items.empty()) {
+    std::vector<std::byte> bytes;
+    std::vector<DevicePutItem> puts;
+    while (puts.size() < items.size() && puts.size() < kMostAtOnce && bytes.size() < kMostBytes) {
+      const PutItem& item = items[puts.size()];
+      const size_t first = bytes.size();
+      for (const auto& piece : item.value) bytes.insert(bytes.end(), piece.begin(), piece.end());
+      puts.push_back({.key = item.key,
+                      .info = item.info,
+                      .parts = item.parts,
+                      .source = first,  // from where all are held
+                      .size_bytes = bytes.size() - first,
+                      .overwrite = item.overwrite});
+    }
+    const DevicePointer held = staging_->Hold(bytes);
+    for (DevicePutItem& put : puts) put.source += held;
+    std::ranges::move(device_->Put(puts, nullptr), std::back_inserter(results));
+    items = items.subspan(puts.size());
+  }
   return results;
 }
 

@@ -27,7 +27,9 @@ store::NamespaceSpec OpenNamespace(const char* name, uint64_t quota_bytes) {
 }  // namespace
 
 void EvictionRecord::OnEvent(const store::Event& event) {
-  if (event.kind != store::EventKind::kEvicted || event.namespace_name != kSmallNamespace) return;
+  // Or of its tier, which is called after it: "small@GPU-...".
+  const std::string_view name = event.namespace_name.substr(0, event.namespace_name.find('@'));
+  if (event.kind != store::EventKind::kEvicted || name != kSmallNamespace) return;
   MutexLock lock(&mu_);
   sizes_[event.sequence] = event.size_bytes;
 }

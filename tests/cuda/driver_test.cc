@@ -39,6 +39,23 @@ TEST(Driver, SaysThatALibraryIsNoDriver) {
   EXPECT_THAT(driver.status().message(), HasSubstr("cuGetProcAddress"));
 }
 
+TEST(Driver, OfBeforeCuda12IsLookedUpByTheOldForm) {
+  EXPECT_EQ(InChild([] {
+              const fake_cuda::FakeDriver one(1, 64 << 20);
+              const auto driver = Driver::Load(OLD_CUDA_11040);
+              if (!driver.ok()) return 1;
+              const auto all = ListDevices(**driver);
+              return all.ok() && all->size() == 1 ? 0 : 2;
+            }),
+            0);
+}
+
+TEST(Driver, SaysWhatATooOldOneLacks) {
+  const auto driver = Driver::Load(OLD_CUDA_11020);
+  EXPECT_EQ(driver.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(driver.status().message(), HasSubstr("it has no cuDeviceGetUuid of version 11040"));
+}
+
 TEST(Driver, SaysThatThereIsNoDevice) {
   EXPECT_EQ(InChild([] {
               const fake_cuda::FakeDriver none(0, 0);

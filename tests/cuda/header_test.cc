@@ -166,6 +166,7 @@ TEST(Header, NumbersMeanTheSame) {
     {kNotFound, CUDA_ERROR_NOT_FOUND},
     {kNotReady, CUDA_ERROR_NOT_READY},
     {kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS},
+    {kContextIsDestroyed, CUDA_ERROR_CONTEXT_IS_DESTROYED},
     {kHostMemoryAlreadyRegistered, CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED},
     {kHostMemoryNotRegistered, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED},
     {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 
@@ -94,6 +95,21 @@ TEST_F(Devices, WithoutADriverTheDaemonServesAndSaysWhatIsOff) {
   EXPECT_THAT((*daemon)->log(), HasSubstr("device tier is off"));
   EXPECT_THAT((*daemon)->log(), HasSubstr("no CUDA driver"));
   ExpectServes(**daemon);
+}
+
+// Not even a library of that name, which is where most machines are.
+TEST_F(Devices, WithoutTheDriversLibraryTheDaemonServesAndSaysWhatIsOff) {
+  if (std::system("PATH=$PATH:/sbin ldconfig -p | grep -q 'libcuda[.]so[.]1'") == 0) {
+    GTEST_SKIP() << "this machine has a driver of its own";
+  }
+  auto options = Options({"--default-devices=auto=16MiB"});
+  options.environment["LD_LIBRARY_PATH"] = "";
+  auto daemon = DaemonProcess::Start(std::move(options));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_THAT((*daemon)->log(), HasSubstr("device tier is off"));
+  EXPECT_THAT((*daemon)->log(), HasSubstr("libcuda.so.1: cannot open shared object file"));
+  ExpectServes(**daemon);
+  EXPECT_EQ((*daemon)->Stop(), 0);
 }
 
 TEST_F(Devices, AFullGpuIsWaitedForWhileTheDaemonStarts) {

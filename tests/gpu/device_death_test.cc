@@ -6,6 +6,7 @@
 #include <csignal>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/build_kind.h"
 #include "tests/chaos/worker_process.h"
@@ -46,12 +47,11 @@ class DeviceDeath : public GpuLocalFixture {
   void SetUp() override {
     GpuLocalFixture::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    if (!is_fake()) GTEST_SKIP() << "counts what processes hold, which a real driver does not tell";
     ServeTier();
     auto lease = Tier().TryReserve("there", 1000);
     ASSERT_TRUE(lease.ok() && lease->has_value());
     ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
-    tier_alone_ = fake().UseOf(0);
+    if (is_fake()) tier_alone_ = fake().UseOf(0);
   }
 
   bool NothingIsHeld() {
@@ -89,8 +89,18 @@ class DeviceDeath : public GpuLocalFixture {
     if (!kSlowBuild) {
       EXPECT_LE(took, kPromised) << step.name;
     }
-    ASSERT_EQ(fake().UseOf(0), tier_alone_) << step.name;
+    if (is_fake()) {
+      ASSERT_EQ(fake().UseOf(0), tier_alone_) << step.name;
+    }
     fake().FreeStreams();
+  }
+  // A real driver takes no faults, and does not tell what processes hold.
+  std::vector<DeviceStep> Steps() const {
+    std::vector<DeviceStep> steps;
+    for (const DeviceStep& step : kDeviceSteps) {
+      if (is_fake() || (!step.stuck && !step.refused)) steps.push_back(step);
+    }
+    return steps;
   }
 
   fake_cuda::Use tier_alone_;
@@ -98,7 +108,7 @@ class DeviceDeath : public GpuLocalFixture {
 };
 
 TEST_F(DeviceDeath, AtEachStepEverythingIsGivenBack) {
-  for (const DeviceStep& step : kDeviceSteps) {
+  for (const DeviceStep& step : Steps()) {
     SCOPED_TRACE(step.name);
     KillOneAt(step);
     if (HasFatalFailure()) return;
@@ -107,12 +117,15 @@ TEST_F(DeviceDeath, AtEachStepEverythingIsGivenBack) {
 }
 
 TEST_F(DeviceDeath, AThousandTimesLeavesTheGpuAsItWas) {
-  for (int round = 0; round < kRounds; ++round) {
-    KillOneAt(kDeviceSteps[static_cast<size_t>(round) % std::size(kDeviceSteps)]);
+  const std::vector<DeviceStep> steps = Steps();
+  // A real driver takes half a second to begin in a process.
+  const int rounds = is_fake() ? kRounds : kRounds / 50;
+  for (int round = 0; round < rounds; ++round) {
+    KillOneAt(steps[static_cast<size_t>(round) % steps.size()]);
     if (HasFatalFailure()) return;
   }
   EXPECT_TRUE(Tier().Has("there"));
-  std::printf("slowest of %d: everything given back %.1f ms after the kernel said so\n", kRounds,
+  std::printf("slowest of %d: everything given back %.1f ms after the kernel said so\n", rounds,
               std::chrono::duration<double, std::milli>(slowest_).count());
 }
 

@@ -1,8 +1,12 @@
 // A worker with a GPU's memory that goes as far as one step, says so with a line, and stays there
-// until it is killed or its input ends.
+// until it is killed or its input ends. The step "traffic" is work without an end (tier_traffic.h):
+// it is said after the first round, its counts at the end; exits with 3 if a byte was wrong. The
+// steps "putting" and "committing" are said before a call that is to wait for a stream; a line for
+// each of its items follows, and that the worker has let go of what is still its own.
 //
 //   gpu_worker SOCKET DEVICE STEP
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +17,7 @@
 
 #include "client/src/device_impl.h"
 #include "tests/gpu/device_buffer.h"
+#include "tests/gpu/tier_traffic.h"
 #include "tests/or_die.h"
 
 namespace infercache::gpu {
@@ -30,6 +35,65 @@ constexpr uint64_t kObjectBytes = uint64_t{64} << 10;
   _exit(0);
 }
 
+bool InputHasEnded() {
+  pollfd item = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  return poll(&item, 1, 0) > 0;
+}
+
+int WorkForever(Device& device, const std::string& uuid) {
+  const auto driver = OrDie(cuda::Driver::Load());
+  DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+  TierTraffic traffic(device, buffer, static_cast<uint64_t>(getpid()));
+  while (traffic.wrong() == 0 && !InputHasEnded()) {
+    traffic.Round();
+    if (traffic.rounds() == 1) std::puts("traffic");
+    std::fflush(stdout);
+  }
+  traffic.LetGoOfAll();
+  std::printf("%d wrong %d rounds %d hits %d stored %d refused\n", int(traffic.wrong()),
+              int(traffic.rounds()), int(traffic.hits()), int(traffic.stored()),
+              int(traffic.refused()));
+  std::fflush(stdout);
+  return traffic.wrong() == 0 ? 0 : 3;
+}
+
+// Of "new", and over what is there. With the daemon asked for all it will be asked for.
+int CallThatWaits(Device& device, const std::string& uuid, const std::string& step) {
+  const auto driver = OrDie(cuda::Driver::Load());
+  DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+  const ReserveItem items[] = {{.key = "new", .size_bytes = 1000},
+                               {.key = "there", .size_bytes = 1000, .overwrite = true}};
+  std::vector<DeviceReservation> rooms;
+  std::vector<PutResult> results;
+  if (step == "committing") {
+    for (DeviceReserveResult& reserved : device.Reserve(items)) {
+      OrDie(reserved.status);
+      buffer.CopyTo(reserved.reservation->address(), 1000);
+      rooms.push_back(*std::move(reserved.reservation));
+    }
+  }
+  std::puts(step.c_str());
+  std::fflush(stdout);
+  if (step == "committing") {
+    results = device.Commit(rooms, nullptr);
+  } else {
+    std::vector<DevicePutItem> puts;
+    for (const ReserveItem& item : items) {
+      puts.push_back({.key = item.key,
+                      .source = buffer.address(),
+                      .size_bytes = item.size_bytes,
+                      .overwrite = item.overwrite});
+    }
+    results = device.Put(puts, nullptr);
+  }
+  for (const PutResult& result : results) {
+    std::printf("%s%s\n", result.outcome == PutOutcome::kRefused ? "refused: " : "",
+                result.status.ToString().c_str());
+  }
+  rooms.clear();
+  Stay("let go");
+}
+
 int Work(const std::string& socket, const std::string& uuid, const std::string& step) {
   Device device(OrDie(Device::Impl::Open(
       {.lane = {.path = socket,
@@ -45,6 +109,8 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
   const std::string_view there = "there";
   OrDie(device.Exists({&there, 1}).status);
   if (step == "open") Stay(step);
+  if (step == "traffic") return WorkForever(device, uuid);
+  if (step == "putting" || step == "committing") return CallThatWaits(device, uuid, step);
   if (step == "pinned" || step == "for_stream") {
     DeviceGetResult got = device.Get(there);
     OrDie(got.status);

@@ -9,12 +9,17 @@
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
 //   borrow KEY       "hit", "miss", or the code
 //   read             of what was borrowed last. Its text
+//   write TEXT       over it, which only its owner may. "ok", or the code
 //   release          it. "ok"
 //   release_after    it, with the default stream. "ok"
 //   take_back KEY MS "OK", or the code
+//   pid              its own, as it sees it
+//   why              the message of the last status that was not OK
 //   free             the memory. "ok"
 //   break            the context of this process. "ok"
 //   close            the device; only read, release and free may follow. "ok"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -76,6 +81,7 @@ class LendingWorker {
       std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
       return text.substr(0, text.find('.'));
     }
+    if (verb == "write") return CodeOf(Overwrite(argument), "ok");
     if (verb == "release") {
       object_.reset();
       return "ok";
@@ -84,6 +90,8 @@ class LendingWorker {
     if (verb == "take_back") {
       return CodeOf(opened_->TakeBack(argument, {.deadline = absl::Milliseconds(ms)}), "OK");
     }
+    if (verb == "pid") return std::to_string(getpid());
+    if (verb == "why") return why_;
     if (verb == "free") {
       Free();
       return "ok";
@@ -100,8 +108,11 @@ class LendingWorker {
   }
 
  private:
-  static std::string CodeOf(const absl::Status& status, const char* ok) {
-    if (!status.ok()) std::cerr << status << std::endl;
+  std::string CodeOf(const absl::Status& status, const char* ok) {
+    if (!status.ok()) {
+      std::cerr << status << std::endl;
+      why_ = std::string(status.message());
+    }
     return status.ok() ? ok : absl::StatusCodeToString(status.code());
   }
   void Free() {
@@ -120,6 +131,15 @@ class LendingWorker {
     if (driver_->api().stream_synchronize(nullptr) == cuda::kSuccess) {
       OrDie(absl::InternalError("the context survived"));
     }
+  }
+  absl::Status Overwrite(const std::string& text) {
+    const cuda::CurrentContext current(*context_);
+    if (!current.status().ok()) return current.status();
+    const cuda::Api& api = driver_->api();
+    const absl::Status begun = driver_->Check(
+        api.memcpy_htod_async(object_->address(), text.data(), text.size(), nullptr), "a write");
+    if (!begun.ok()) return begun;
+    return driver_->Check(api.stream_synchronize(nullptr), "a write");
   }
   std::string Allocate(const std::string& kind) {
     Free();
@@ -157,6 +177,7 @@ class LendingWorker {
   std::optional<PrivateBuffer> private_;
   cuda::DevicePointer address_ = 0;
   std::optional<DeviceObject> object_;
+  std::string why_;
 };
 
 }  // namespace

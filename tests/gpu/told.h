@@ -21,7 +21,11 @@ class Told {
                     const std::string& device) {
     auto process = chaos::WorkerProcess::Start(program, {socket, device});
     EXPECT_TRUE(process.ok()) << process.status();
-    Told worker(*std::move(process));
+    return Of(*std::move(process));
+  }
+  // One that was started otherwise.
+  static Told Of(std::unique_ptr<chaos::WorkerProcess> process) {
+    Told worker(std::move(process));
     EXPECT_EQ(worker.Answer(), "ready");
     return worker;
   }
