@@ -3,6 +3,8 @@
 Against SGLang's own base class and factory where SGLang is installed, else against the names in engines/.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -56,7 +58,7 @@ def indices(*pages):
 def storage(daemon, request):
     made = []
 
-    def make(pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, **fields):
+    def make(pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, told=None, **fields):
         defaults = {
             "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
             "is_mla_model": False, "enable_storage_metrics": False, "is_page_first_layout": True,
@@ -64,7 +66,7 @@ def storage(daemon, request):
         }  # fmt: skip
         extra = {
             "backend_name": "infercache", "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
-            "interface_v1": 1, "endpoint": endpoint, "fingerprint": {"test": test}, "deadline": deadline,
+            "interface_v1": 1, "endpoint": endpoint, "fingerprint": {"test": test} | (told or {}), "deadline": deadline,
         }  # fmt: skip
         config = HiCacheStorageConfig(**(defaults | fields), extra_config=extra)
         if REAL:
@@ -160,6 +162,49 @@ def test_ranks_share_what_is_the_same(storage):
     assert storage(tp_rank=0, tp_size=2).batch_exists(keys) == 1
     storage(tp_rank=0, tp_size=2, is_mla_model=True).batch_set_v1(keys, pages)
     assert storage(tp_rank=1, tp_size=2, is_mla_model=True).batch_exists(keys) == 1
+
+
+class QuantizedPool(Pool):
+    """As SGLang keeps float8, of either kind, and float4."""
+
+    dtype = "torch.uint8"
+
+
+def test_quantized_pages_are_told_apart(storage, monkeypatch):
+    """A host pool says uint8 of e4m3 and e5m2 alike."""
+    keys, pages = ["key"], indices(0)
+
+    def serving(**options):
+        monkeypatch.setattr("sglang.srt.runtime_context.get_model", lambda: SimpleNamespace(**options))
+
+    serving(kv_cache_dtype="fp8_e4m3")
+    assert storage(QuantizedPool()).batch_set_v1(keys, pages) == [True]
+    assert storage(QuantizedPool()).batch_exists(keys) == 1
+    for options in (
+        {"kv_cache_dtype": "fp8_e5m2"}, {"kv_cache_dtype": "fp8_e4m3", "quantization": "fp8"},
+        {"kv_cache_dtype": "fp8_e4m3", "json_model_override_args": '{"rope_scaling": {}}'},
+    ):  # fmt: skip
+        serving(**options)
+        assert storage(QuantizedPool()).batch_exists(keys) == 0, options
+
+
+def test_bytes_that_nobody_describes_are_refused(storage):
+    """As in releases that do not publish their options."""
+    with pytest.raises(ValueError, match="kv_cache_dtype"):
+        storage(QuantizedPool())
+    told = {"kv_cache_dtype": "fp8_e4m3"}
+    assert storage(QuantizedPool(), told=told).batch_set_v1(["key"], indices(0)) == [True]
+    assert storage(QuantizedPool(), told={"kv_cache_dtype": "fp8_e5m2"}).batch_exists(["key"]) == 0
+    with_device = QuantizedPool()
+    with_device.device_pool = SimpleNamespace(dtype="torch.float8_e5m2")
+    assert storage(with_device).batch_exists(["key"]) == 0
+
+
+def test_releases_of_sglang_share_nothing(storage, monkeypatch):
+    storage().batch_set_v1(["key"], indices(0))
+    assert storage().batch_exists(["key"]) == 1
+    monkeypatch.setattr("sglang.__version__", "another")
+    assert storage().batch_exists(["key"]) == 0
 
 
 def test_clear_deletes_the_pages_of_this_model_alone(storage):

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import sglang
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
 
 from ._arrays import describe
@@ -25,6 +26,11 @@ from ._errors import DaemonError
 _DELETED_AT_A_TIME = 1024
 # How the ranks of an engine divide a page, as fields of HiCacheStorageConfig; releases lack some of them.
 _SHARDS = ("pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "dcp_rank", "dcp_size", "logical_page_size")
+# Fields of SGLang's resolved configuration that change what a model computes of the same tokens.
+_MODEL_OPTIONS = (
+    "revision", "dtype", "json_model_override_args", "quantization", "quantization_param_path", "modelopt_quant",
+    "rl_quant_profile", "kv_cache_dtype",
+)  # fmt: skip
 _HEAD_SHARDS = ("tp_rank", "tp_size", "tp_lcm_size", "should_split_heads")
 
 
@@ -38,7 +44,8 @@ class InfercacheStorage(HiCacheStorage):
     are refused by SGLang, since the v2 interface is not there.
 
     Options in the extra configuration: `endpoint`, `namespace`, `fingerprint`, `deadline` (seconds),
-    `token`, `ttl` (seconds). SGLang names a model by its path: put its revision into `fingerprint`.
+    `token`, `ttl` (seconds). What SGLang tells of the model is part of every key; weights that change under the same
+    path are not: see "What a key does not know" in docs/integrations.md.
     """
 
     def __init__(self, storage_config: Any, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -49,16 +56,17 @@ class InfercacheStorage(HiCacheStorage):
         self._client: Client | None = None
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
-        """Connects: what a page looks like, and so its fingerprint, is the pool's to say."""
+        """Connects: what a page looks like, and so its fingerprint, is the pool's to say. ValueError: a pool of
+        bytes whose format nobody tells."""
         super().register_mem_pool_host(mem_pool_host)
         self.close()
+        given = dict(self._options.get("fingerprint") or {})
         self._client = Client(
             self._options.get("endpoint"),
             namespace=self._options.get("namespace", "default"),
             deadline=self._options.get("deadline", 5.0),
             token=self._options.get("token"),
-            fingerprint=page_fingerprint(self._config, mem_pool_host)
-            | dict(self._options.get("fingerprint") or {}),
+            fingerprint=page_fingerprint(self._config, mem_pool_host, given) | given,
         )
 
     # --- Presence ---
@@ -150,18 +158,44 @@ class InfercacheStorage(HiCacheStorage):
             client.close()
 
 
-def page_fingerprint(config: Any, pool: Any) -> dict[str, str]:
-    """What the bytes of a page depend on beside its tokens. Ranks that hold the same bytes (all of an MLA
-    model's, replicas of data parallelism) have it in common."""
+def page_fingerprint(config: Any, pool: Any, given: Mapping[str, str]) -> dict[str, str]:
+    """What the bytes of a page depend on beside its tokens, as far as SGLang tells. Ranks that hold the same bytes
+    (all of an MLA model's, replicas of data parallelism) have it in common. ValueError: the pool holds bytes
+    (quantized keys and values) of a format that neither SGLang nor `given`, its "kv_cache_dtype", names."""
     fields = _SHARDS if config.is_mla_model else _SHARDS + _HEAD_SHARDS
     shard = {name: getattr(config, name) for name in fields if getattr(config, name, None) is not None}
     pages = {name: getattr(pool, name, None) for name in ("layout", "page_size", "dtype")}
-    return {
-        "engine": "sglang",
+    fingerprint = {
+        "engine": f"sglang-{sglang.__version__}",
         "model": str(config.model_name),
         "shard": " ".join(f"{name}={value}" for name, value in sorted(shard.items())),
         "pages": " ".join(f"{name}={value}" for name, value in pages.items()) + f" {type(pool).__name__}",
     }
+    options = _model_options(pool)
+    # A pool keeps float8 of either kind, and float4, as uint8: its dtype does not tell them apart.
+    if "kv_cache_dtype" not in options and "uint8" in str(pages["dtype"]) and "kv_cache_dtype" not in given:
+        raise ValueError(
+            f"the host pool of SGLang {sglang.__version__} holds uint8, and SGLang does not say in which format: put "
+            '"kv_cache_dtype" (what --kv-cache-dtype says, or what "auto" becomes) into the "fingerprint"'
+        )
+    fingerprint["options"] = " ".join(f"{name}={value}" for name, value in options.items())
+    return fingerprint
+
+
+def _model_options(pool: Any) -> dict[str, str]:
+    """The options of this engine that keys and values depend on, as far as they are to be had. "auto" as
+    kv_cache_dtype leaves it to the checkpoint; releases whose host pool knows its device pool tell the outcome."""
+    try:
+        from sglang.srt.runtime_context import get_model
+
+        model = get_model()
+    except (ImportError, ValueError):  # an older release; or not in an engine, which would have published them
+        model = None
+    options = {name: getattr(model, name, None) for name in _MODEL_OPTIONS}
+    device_dtype = getattr(getattr(pool, "device_pool", None), "dtype", None)
+    if device_dtype is not None:
+        options["kv_cache_dtype"] = f"{options['kv_cache_dtype']}/{device_dtype}"
+    return {name: str(value) for name, value in options.items() if value is not None}
 
 
 @functools.cache
