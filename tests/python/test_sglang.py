@@ -58,7 +58,9 @@ def indices(*pages):
 def storage(daemon, request):
     made = []
 
-    def make(pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, told=None, **fields):
+    def make(
+        pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, told=None, **fields
+    ):
         defaults = {
             "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
             "is_mla_model": False, "enable_storage_metrics": False, "is_page_first_layout": True,

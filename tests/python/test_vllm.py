@@ -3,13 +3,14 @@
 Against vLLM's own base classes, and inside its own manager, where vLLM is installed; else against the
 names in engines/."""
 
+import hashlib
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from conftest import until, use_engine
+from conftest import Daemon, until, use_engine
 
 REAL = use_engine("vllm")
 
@@ -36,8 +37,8 @@ def spec_of(**changes):
     return SimpleNamespace(config=SimpleNamespace(**fields | changes))
 
 
-def key_of(number):
-    return number.to_bytes(32, "big") + bytes(4)
+def key_of(number, group=0):
+    return number.to_bytes(32, "big") + group.to_bytes(4, "big")
 
 
 class Engine:
@@ -51,11 +52,21 @@ class Engine:
         self.jobs = 0
 
     def job(self, keys, chunks, load):
+        """As vLLM makes it: the keys of a store are a set, and chunk_ids are in the order of its iteration."""
+        chunk_of = dict(zip(keys, chunks, strict=True))
+        keys = list(keys) if load else set(keys)
         self.jobs += 1
         return TransferJob(
-            job_id=self.jobs, keys=tuple(keys), chunk_ids=np.array(chunks, np.int32), is_promotion=load,
-            req_context=self.request,
+            job_id=self.jobs, keys=keys, chunk_ids=np.array([chunk_of[key] for key in keys], np.int32),
+            is_promotion=load, req_context=self.request,
         )  # fmt: skip
+
+    def prompt(self, keys, request="request-1"):
+        """A request of these keys, chunk by chunk, of which vLLM records where in the prompt each ends."""
+        self.request = ReqContext(req_id=request)
+        for number, key in enumerate(keys):
+            self.request.set_offload_key_position(key, 16 * (number + 1))
+        return keys
 
     def finished(self, count=1):
         results = []
@@ -104,6 +115,79 @@ def test_another_engine_loads_what_one_stored(engine):
     assert (two.memory[60] == 33).all() and (two.memory[0] == 77).all() and not two.memory[1:60].any()
     assert one.store(keys, [0, 1]).success, "chunks that are there already"
     one.tier.touch(keys, one.request)
+
+
+def chain_keys(seed, count, group=0):
+    """Keys as hashes are: in no order of theirs."""
+    return [hashlib.sha256(f"{seed} {i}".encode()).digest() + group.to_bytes(4, "big") for i in range(count)]
+
+
+def puts_of(engine, monkeypatch):
+    """(key, parent) of each put from here on, a list for each job."""
+    seen = []
+    put_many = engine.tier._client._put_many
+
+    def spy(puts, deadline):
+        seen.append([(key, info[-1]) for key, _, info, _ in puts])
+        return put_many(puts, deadline)
+
+    monkeypatch.setattr(engine.tier._client, "_put_many", spy)
+    return seen
+
+
+def test_a_store_names_the_chunk_before_each(engine, monkeypatch):
+    """Whatever order a set has; over the jobs of a chunked prefill, and behind chunks that only another tier has."""
+    one = engine()
+    seen = puts_of(one, monkeypatch)
+    keys = one.prompt(chain_keys("prompt", 48))
+    for start in (8, 24):  # what is before was a hit in the CPU tier
+        one.memory[:16] = np.arange(start, start + 16)[:, None]
+        assert one.store(keys[start : start + 16], range(16)).success
+    parents = dict(zip(keys[1:], keys, strict=False))
+    assert seen == [[(key, parents[key]) for key in keys[start : start + 16]] for start in (8, 24)]
+    two = engine()
+    assert two.load(keys[8:40], range(32)).success
+    assert (two.memory[:32] == np.arange(8, 40, dtype=np.int8)[:, None]).all(), "each chunk has its own bytes"
+
+
+def test_each_group_is_a_chain(engine, monkeypatch):
+    """A window's chunks are not all stored; the chunks of all groups at one place of the prompt stand together."""
+    one = engine()
+    seen = puts_of(one, monkeypatch)
+    full, window = chain_keys("full", 4), chain_keys("window", 4, group=1)
+    one.request = ReqContext(req_id="request-1")
+    for number in range(4):
+        one.request.set_offload_key_position(full[number], 16 * (number + 1))
+        one.request.set_offload_key_position(window[number], 16 * (number + 1))
+    assert one.store([*full[:2], window[1]], [0, 1, 2]).success
+    assert one.store([full[2], window[2], full[3]], [0, 1, 2]).success
+    unknown = key_of(1)
+    assert one.store([unknown], [0]).success
+    assert seen == [
+        [(full[0], None), (full[1], full[0]), (window[1], window[0])],
+        [(full[2], full[1]), (window[2], window[1]), (full[3], full[2])],
+        [(unknown, None)],
+    ]
+
+
+def test_what_is_evicted_is_the_end_of_a_prompt(tmp_path, engine):
+    """The chunks of a prompt are of use only behind all before them: when others take their room, what stays is its
+    beginning."""
+    daemon = Daemon(tmp_path, "--capacity", "4MiB", "--default-quota", "256KiB").start()
+    try:
+        one = engine(daemon.endpoint)
+        prompts = [chain_keys(name, 40) for name in ("first", "second")]
+        for number, keys in enumerate(prompts):
+            one.prompt(keys, request=f"request-{number}")
+            for start in range(0, len(keys), 8):  # chunked prefill: a job for each step
+                assert one.store(keys[start : start + 8], range(8)).success
+        kept = [one.tier._client.exists_many(keys) for keys in prompts]
+        assert 10 < sum(kept[0]) < 40, "the second took room of the first"
+        for there in kept:
+            prefix = [*there, False].index(False)
+            assert prefix == sum(there), f"a prefix of {prefix} of {sum(there)} chunks"
+    finally:
+        daemon.stop()
 
 
 def test_a_failed_load_is_a_miss_for_its_request(engine):

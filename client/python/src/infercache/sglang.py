@@ -189,8 +189,8 @@ def _model_options(pool: Any) -> dict[str, str]:
         from sglang.srt.runtime_context import get_model
 
         model = get_model()
-    except (ImportError, ValueError):  # an older release; or not in an engine, which would have published them
-        model = None
+    except (ImportError, ValueError):
+        model = None  # an older release; or not in an engine, which would have published them
     options = {name: getattr(model, name, None) for name in _MODEL_OPTIONS}
     device_dtype = getattr(getattr(pool, "device_pool", None), "dtype", None)
     if device_dtype is not None:

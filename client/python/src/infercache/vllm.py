@@ -8,9 +8,12 @@ vllm serve MODEL --kv-transfer-config '{"kv_connector": "OffloadingConnector", "
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
@@ -86,7 +89,8 @@ class InfercacheTier(SecondaryTierManager):
 
     def submit_store(self, job_metadata: Any) -> None:
         job, keys, rows = self._described(job_metadata)
-        self._jobs.submit(job, lambda: self._store(job, keys, rows))
+        parents = _prompt_of(job_metadata.req_context).parents(job_metadata.req_context, keys)
+        self._jobs.submit(job, lambda: self._store(job, keys, parents, rows))
 
     def submit_load(self, job_metadata: Any) -> None:
         job, keys, rows = self._described(job_metadata)
@@ -120,16 +124,31 @@ class InfercacheTier(SecondaryTierManager):
         self._client.close()
         self._rows.release()
 
+    def _described(self, job: Any) -> tuple[int, list[bytes], list[memoryview]]:
+        """A job's keys and their rows in the order of the prompt. vLLM hands the keys of a store over as a set, and
+        chunk_ids in the order in which that set is iterated."""
+
+        def place(pair: tuple[bytes, int]) -> tuple[float, bytes]:
+            position = job.req_context.get_offload_key_position(pair[0])
+            return math.inf if position is None else position, _group_of(pair[0])
+
+        chunks = sorted(
+            zip((bytes(key) for key in job.keys), map(int, job.chunk_ids), strict=True), key=place
+        )
+        size = self._row_bytes
+        rows = [self._rows[chunk * size : (chunk + 1) * size] for _, chunk in chunks]
+        return job.job_id, [key for key, _ in chunks], rows
+
     # --- In the threads ---
 
-    def _described(self, job: Any) -> tuple[int, list[bytes], list[memoryview]]:
-        size = self._row_bytes
-        rows = [self._rows[int(chunk) * size : (int(chunk) + 1) * size] for chunk in job.chunk_ids]
-        return job.job_id, [bytes(key) for key in job.keys], rows
-
-    def _store(self, job: int, keys: list[bytes], rows: list[memoryview]) -> JobResult:
+    def _store(
+        self, job: int, keys: list[bytes], parents: list[bytes | None], rows: list[memoryview]
+    ) -> JobResult:
         start = time.perf_counter()
-        puts = [(key, [(row, 0, ())], self._info, False) for key, row in zip(keys, rows, strict=True)]
+        puts = [
+            (key, [(row, 0, ())], (*self._info[:-1], parent), False)
+            for key, parent, row in zip(keys, parents, rows, strict=True)
+        ]
         outcomes = self._client._put_many(puts, None)
         stored = all(outcome != "refused" for outcome, _, _ in outcomes)
         return JobResult(job_id=job, success=stored, transfer_time=time.perf_counter() - start)
@@ -142,6 +161,54 @@ class InfercacheTier(SecondaryTierManager):
             job_id=job, success=len(loaded) == len(keys), successful_keys=loaded,
             transfer_time=time.perf_counter() - start,
         )  # fmt: skip
+
+
+class _Prompt:
+    """The keys of a request, by group, in the order of its tokens: which chunk comes before which. Kept in vLLM's own
+    state of the request, and gone with it."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._groups: dict[bytes, list[tuple[int, bytes]]] = {}
+
+    def parents(self, req_context: Any, keys: list[bytes]) -> list[bytes | None]:
+        """The key before each of a job's keys, which are in the order of the prompt: that of the job if it has one of
+        the group, since a sliding window stores not every chunk, else that of the request."""
+        positions = {key: req_context.get_offload_key_position(key) for key in keys}
+        # All of the request, since chunks that another tier has are in no job of ours; without it, those of our jobs.
+        known = getattr(req_context, "_offload_key_positions", None)
+        new = positions if known is None else dict(itertools.islice(known.items(), self._taken, None))
+        self._taken += len(new)
+        for key, position in new.items():
+            if position is not None:
+                bisect.insort(self._groups.setdefault(_group_of(key), []), (position, bytes(key)))
+        latest: dict[bytes, bytes] = {}
+        parents: list[bytes | None] = []
+        for key, position in positions.items():
+            group = _group_of(key)
+            if position is None:
+                parents.append(None)
+                continue
+            parents.append(latest.get(group) or self._before(position, group))
+            latest[group] = key
+        return parents
+
+    def _before(self, position: int, group: bytes) -> bytes | None:
+        chunks = self._groups.get(group, [])
+        place = bisect.bisect_left(chunks, (position,))
+        return chunks[place - 1][1] if place > 0 else None
+
+
+def _prompt_of(req_context: Any) -> _Prompt:
+    prompt: _Prompt | None = req_context.get_state(_Prompt)
+    if prompt is None:
+        prompt = _Prompt()
+        req_context.set_state(prompt)
+    return prompt
+
+
+def _group_of(key: bytes) -> bytes:
+    return key[-4:]  # vLLM's make_offload_key
 
 
 def model_fingerprint(offloading_spec: Any, row_bytes: int) -> dict[str, str]:
