@@ -221,17 +221,44 @@ def test_an_engine_of_another_model_or_layout_finds_nothing(engine):
     assert model_fingerprint(spec_of(), ROW) != model_fingerprint(spec_of(), 2 * ROW)
 
 
-def test_submits_do_not_wait_and_drain_does(engine):
-    one = engine()
-    blocked = one.tier._jobs
+def submit_all(engine):
+    """A job of four chunks for each four rows; how many."""
     keys = [key_of(i) for i in range(CHUNKS)]
     for i in range(0, CHUNKS, 4):
-        one.tier.submit_store(one.job(keys[i : i + 4], range(i, i + 4), load=False))
+        engine.tier.submit_store(engine.job(keys[i : i + 4], range(i, i + 4), load=False))
+    return CHUNKS // 4
+
+
+def test_submits_do_not_wait_and_drain_does(engine):
+    one = engine()
+    count = submit_all(one)
     one.tier.drain_jobs()
-    assert blocked._running == 0
     results = list(one.tier.get_finished_jobs())
-    assert sorted(r.job_id for r in results) == list(range(1, CHUNKS // 4 + 1))
-    assert all(r.success for r in results)
+    assert sorted(r.job_id for r in results) == list(range(1, count + 1))
+    stored = one.tier._client.exists_many([key_of(i) for i in range(CHUNKS)])
+    assert [r.success for r in sorted(results, key=lambda r: r.job_id)] == stored[::4], (
+        "the rest was given up"
+    )
+
+
+@pytest.mark.parametrize("end", ["drain_jobs", "shutdown"])
+def test_a_slow_daemon_holds_up_no_more_than_the_jobs_that_have_begun(engine, monkeypatch, end):
+    """vLLM drains before a weight update and at its end, in the scheduler."""
+    one = engine(threads=2)
+    begun = []
+
+    def slow(puts, deadline):
+        begun.append(puts)
+        time.sleep(0.2)
+        return [("refused", "DEADLINE_EXCEEDED", "")] * len(puts)
+
+    monkeypatch.setattr(one.tier._client, "_put_many", slow)
+    count = submit_all(one)
+    getattr(one.tier, end)()
+    assert len(begun) <= 4 < count
+    results = list(one.tier.get_finished_jobs())
+    assert sorted(r.job_id for r in results) == list(range(1, count + 1))
+    assert not any(r.success for r in results)
 
 
 def test_the_daemon_may_die(own_daemon, engine):

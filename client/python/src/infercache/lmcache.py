@@ -72,7 +72,7 @@ class Connector:
         return [(job, *outcome) for job, outcome in self._jobs.drain()]
 
     def close(self) -> None:
-        """Waits for what is under way. Idempotent."""
+        """Batches that have not begun fail; waits for those that have. Idempotent."""
         self._jobs.close()
         self._client.close()
 

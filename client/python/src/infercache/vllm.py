@@ -117,7 +117,8 @@ class InfercacheTier(SecondaryTierManager):
         self._failed.pop(req_context.req_id, None)
 
     def drain_jobs(self) -> None:
-        self._jobs.wait()
+        """As vLLM permits, jobs that have not begun fail: with a daemon that hangs each would take its deadline."""
+        self._jobs.give_up()
 
     def shutdown(self) -> None:
         self._jobs.close()
