@@ -232,6 +232,17 @@ def test_every_failure_of_the_daemon_is_a_miss(own_daemon, storage):
     assert backend.batch_get_v1(["a"], indices(1)) == [True] and (pool.page(1) == 7).all()
 
 
+def test_the_log_says_why_nothing_hits(own_daemon, storage, caplog):
+    storage(endpoint=f"{own_daemon.endpoint}.not")
+    [record] = caplog.records
+    assert record.name == "infercache" and "infercached.sock.not" in record.getMessage()
+    backend = storage(endpoint=own_daemon.endpoint)
+    own_daemon.kill()
+    caplog.clear()
+    until(lambda: backend.batch_exists(["a"]) or caplog.records, "a warning")
+    assert "UNAVAILABLE" in caplog.text
+
+
 def test_an_object_that_is_no_such_page_is_a_miss(storage):
     pool = Pool()
     backend = storage(pool)

@@ -291,6 +291,23 @@ def test_a_hanging_daemon_does_not_hold_up_the_scheduler(own_daemon, engine):
     assert one.finished()[0].success
 
 
+def test_the_log_says_why_nothing_hits(own_daemon, engine, caplog):
+    engine(f"{own_daemon.endpoint}.not")
+    [record] = caplog.records
+    assert record.name == "infercache" and "infercached.sock.not" in record.getMessage()
+    one = engine(own_daemon.endpoint)
+    own_daemon.kill()
+    caplog.clear()
+
+    def step():
+        one.lookup(key_of(1))
+        one.tier.get_finished_jobs()
+        return caplog.records
+
+    until(step, "a warning")
+    assert "UNAVAILABLE" in caplog.text
+
+
 def test_a_daemon_of_another_host_is_refused(daemon, engine):
     with pytest.raises(ValueError, match="of this host"):
         engine(daemon.grpc)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sglang
@@ -22,6 +22,9 @@ from ._arrays import describe
 from ._client import Client, Info, info_of
 from ._core import View
 from ._errors import DaemonError
+from ._health import Health
+
+_Result = TypeVar("_Result")
 
 _DELETED_AT_A_TIME = 1024
 # How the ranks of an engine divide a page, as fields of HiCacheStorageConfig; releases lack some of them.
@@ -54,6 +57,7 @@ class InfercacheStorage(HiCacheStorage):
         self._ttl: float | None = self._options.get("ttl")
         info_of("kv", 0.0, 0, self._ttl, None)  # raises for a ttl that can never work
         self._client: Client | None = None
+        self._health: Health | None = None
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Connects: what a page looks like, and so its fingerprint, is the pool's to say. ValueError: a pool of
@@ -68,6 +72,8 @@ class InfercacheStorage(HiCacheStorage):
             token=self._options.get("token"),
             fingerprint=page_fingerprint(self._config, mem_pool_host, given) | given,
         )
+        self._health = Health(self._client, "sglang")
+        self._health.ping()
 
     # --- Presence ---
 
@@ -76,7 +82,7 @@ class InfercacheStorage(HiCacheStorage):
 
     def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
         """How many of the first keys are all present."""
-        return 0 if self._client is None else self._client.match(keys)
+        return self._told(0 if self._client is None else self._client.match(keys))
 
     # --- Between the pool and infercached ---
 
@@ -84,7 +90,7 @@ class InfercacheStorage(HiCacheStorage):
         pages = self._pages(len(keys), host_indices)
         views = [] if self._client is None else self._client.get_many(keys)
         loaded = [view is not None and _fill(page, view) for page, view in zip(pages, views, strict=False)]
-        return loaded + [False] * (len(keys) - len(loaded))
+        return self._told(loaded + [False] * (len(keys) - len(loaded)))
 
     def batch_set_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
         if self._client is None:
@@ -94,7 +100,7 @@ class InfercacheStorage(HiCacheStorage):
             (key, [(piece, 0, ()) for piece in page], info, False)
             for key, page, info in zip(keys, self._pages(len(keys), host_indices), infos, strict=True)
         ]
-        return [outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None)]
+        return self._told([outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None)])
 
     def _pages(self, count: int, host_indices: Any) -> list[list[np.ndarray[Any, Any]]]:
         """The pieces of the pool's memory that each page consists of."""
@@ -121,7 +127,7 @@ class InfercacheStorage(HiCacheStorage):
             return [None] * len(keys)
         targets = [None] * len(keys) if target_locations is None else target_locations
         views = self._client.get_many(keys)
-        return [_tensor(view, target) for view, target in zip(views, targets, strict=True)]
+        return self._told([_tensor(view, target) for view, target in zip(views, targets, strict=True)])
 
     def set(self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None) -> bool:
         return self.batch_set([key], [value])
@@ -136,7 +142,7 @@ class InfercacheStorage(HiCacheStorage):
         puts = [
             (key, describe(value), info, False) for key, value, info in zip(keys, values, infos, strict=True)
         ]
-        return all(outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None))
+        return self._told(all(outcome != "refused" for outcome, _, _ in self._client._put_many(puts, None)))
 
     # --- The rest ---
 
@@ -152,7 +158,14 @@ class InfercacheStorage(HiCacheStorage):
             self._client.delete_many(keys[i : i + _DELETED_AT_A_TIME])
         return True
 
+    def _told(self, result: _Result) -> _Result:
+        """The result, once the log knows what made it a miss."""
+        if self._health is not None:
+            self._health.look()
+        return result
+
     def close(self) -> None:
+        self._health = None
         client, self._client = self._client, None
         if client is not None:
             client.close()

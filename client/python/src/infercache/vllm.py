@@ -9,7 +9,6 @@ vllm serve MODEL --kv-transfer-config '{"kv_connector": "OffloadingConnector", "
 from __future__ import annotations
 
 import bisect
-import contextlib
 import hashlib
 import itertools
 import json
@@ -23,7 +22,7 @@ from vllm.v1.kv_offload.base import Locality, LookupResult, Medium, RequestOfflo
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
 from ._client import Client, info_of
-from ._errors import DaemonError
+from ._health import Health
 from ._jobs import Jobs
 
 # A lookup is a read of shared memory. What that does not settle is asked of the daemon, in the scheduler:
@@ -74,8 +73,8 @@ class InfercacheTier(SecondaryTierManager):
         if self._client.lane != "local":
             self._client.close()
             raise ValueError(f"{endpoint}: the tier needs a daemon of this host, at unix:PATH")
-        with contextlib.suppress(DaemonError):  # it may come later
-            self._client.ping()  # else the first lookups would find no session yet
+        self._health = Health(self._client, "vllm")
+        self._health.ping()  # else the first lookups would find no session yet, too
         self._jobs: Jobs[JobResult | None] = Jobs(threads, failed=lambda error: None)
         # Keys of a request whose load failed, so that it computes them instead of trying again.
         self._failed: dict[str, set[bytes]] = {}
@@ -98,6 +97,7 @@ class InfercacheTier(SecondaryTierManager):
         self._jobs.submit(job, lambda: self._load(job, keys, rows))
 
     def get_finished_jobs(self) -> Iterable[JobResult]:
+        self._health.look()
         finished = []
         for job, outcome in self._jobs.drain():
             result = outcome or JobResult(job_id=job, success=False)
