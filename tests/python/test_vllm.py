@@ -4,6 +4,7 @@ Against vLLM's own base classes, and inside its own manager, where vLLM is insta
 names in engines/."""
 
 import hashlib
+import socket
 import time
 from types import SimpleNamespace
 
@@ -14,7 +15,12 @@ from conftest import Daemon, until, use_engine
 
 REAL = use_engine("vllm")
 
-from vllm.v1.kv_offload.base import LookupResult, ReqContext, RequestOffloadingContext  # noqa: E402
+from vllm.v1.kv_offload.base import (  # noqa: E402
+    LookupResult,
+    ReqContext,
+    RequestOffloadingContext,
+    ScheduleEndContext,
+)
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager, TransferJob  # noqa: E402
 
 from infercache.vllm import InfercacheTier, model_fingerprint  # noqa: E402
@@ -80,6 +86,9 @@ class Engine:
     def load(self, keys, chunks):
         self.tier.submit_load(self.job(keys, chunks, load=True))
         return self.finished()[0]
+
+    def step(self):
+        self.tier.on_schedule_end(ScheduleEndContext(new_req_ids=(), preempted_req_ids=()))
 
     def lookup(self, key):
         return self.tier.lookup(key, self.request)
@@ -291,6 +300,35 @@ def test_a_hanging_daemon_does_not_hold_up_the_scheduler(own_daemon, engine):
     assert one.finished()[0].success
 
 
+class MuteDaemon:
+    """Takes connections and says nothing."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(path))
+        self.socket.listen()
+        self.endpoint = f"unix:{path}"
+
+
+def test_a_step_waits_once_for_a_daemon_that_does_not_answer(tmp_path, engine, monkeypatch):
+    """Not once for each key."""
+    mute = MuteDaemon(tmp_path / "mute.sock")
+    one = engine(mute.endpoint)
+    asked = []
+    exists = one.tier._client.exists
+
+    def spy(key, deadline):
+        asked.append(key)
+        return exists(key, deadline=deadline)
+
+    monkeypatch.setattr(one.tier._client, "exists", spy)
+    for count in (1, 2):
+        assert [one.lookup(key_of(number)) for number in range(50)] == [LookupResult.MISS] * 50
+        one.tier.touch([key_of(1)], one.request)
+        assert len(asked) == count
+        one.step()
+
+
 def test_the_log_says_why_nothing_hits(own_daemon, engine, caplog):
     engine(f"{own_daemon.endpoint}.not")
     [record] = caplog.records
@@ -317,7 +355,6 @@ def test_a_daemon_of_another_host_is_refused(daemon, engine):
 def test_inside_vllms_own_manager(daemon, request):
     """Its factory makes the tier, its tiering manager stores a chunk in one engine and promotes it in
     another. Only the copies between GPU and CPU tier are missing."""
-    from vllm.v1.kv_offload.base import ScheduleEndContext
     from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
     from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
     from vllm.v1.kv_offload.tiering.manager import CPUPrimaryTierOffloadingManager, TieringOffloadingManager

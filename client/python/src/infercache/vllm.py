@@ -26,14 +26,15 @@ from ._health import Health
 from ._jobs import Jobs
 
 # A lookup is a read of shared memory. What that does not settle is asked of the daemon, in the scheduler:
-# a miss costs less than waiting for it.
+# a miss costs less than waiting for it. Once in a step of the scheduler, if there is no answer.
 _LOOKUP_SECONDS = 0.001
 
 
 class InfercacheTier(SecondaryTierManager):
     """Chunks of vLLM's CPU tier as objects, shared by all engines of the host that serve the same model.
 
-    Lookups are reads of shared memory, in the scheduler; a few threads copy between infercached and the
+    Lookups are reads of shared memory, in the scheduler, which waits for a daemon that does not answer for a
+    millisecond in each of its steps at most; a few threads copy between infercached and the
     CPU tier. Whatever is wrong with the daemon, lookups miss, stores fail, and a chunk that could not be
     loaded is computed. vLLM names a model by its path and does not tell a tier of weights that are
     updated in place: put what else there is to say (the revision) into `fingerprint`.
@@ -79,12 +80,26 @@ class InfercacheTier(SecondaryTierManager):
         # Keys of a request whose load failed, so that it computes them instead of trying again.
         self._failed: dict[str, set[bytes]] = {}
         self._loads: dict[int, tuple[str, list[bytes]]] = {}
+        # The daemon was asked in this step of the scheduler and did not answer in time.
+        self._waited = False
 
     def lookup(self, key: bytes, req_context: Any) -> LookupResult:
-        if key in self._failed.get(req_context.req_id, ()):
+        if self._waited or key in self._failed.get(req_context.req_id, ()):
             return LookupResult.MISS
+        start = time.monotonic()
         found = self._client.exists(bytes(key), deadline=_LOOKUP_SECONDS)
+        if not found:
+            self._note_wait(start)
         return LookupResult.HIT if found else LookupResult.MISS
+
+    def _note_wait(self, start: float) -> None:
+        """One wait for a daemon that does not answer is enough for a step: not one for each key."""
+        if time.monotonic() - start >= _LOOKUP_SECONDS:
+            failure = self._client.last_failure
+            self._waited = failure is not None and failure.code == "DEADLINE_EXCEEDED"
+
+    def on_schedule_end(self, context: Any) -> None:
+        self._waited = False
 
     def submit_store(self, job_metadata: Any) -> None:
         job, keys, rows = self._described(job_metadata)
@@ -108,7 +123,10 @@ class InfercacheTier(SecondaryTierManager):
         return finished
 
     def touch(self, keys: Collection[bytes], req_context: Any) -> None:
-        self._client.touch_many([bytes(key) for key in keys], deadline=_LOOKUP_SECONDS)
+        if not self._waited:
+            start = time.monotonic()
+            self._client.touch_many([bytes(key) for key in keys], deadline=_LOOKUP_SECONDS)
+            self._note_wait(start)
 
     def on_new_request(self, req_context: Any) -> RequestOffloadingContext:
         return RequestOffloadingContext()
