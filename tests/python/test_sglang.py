@@ -209,6 +209,15 @@ def test_releases_of_sglang_share_nothing(storage, monkeypatch):
     assert storage().batch_exists(["key"]) == 0
 
 
+def test_a_release_that_is_too_old_is_refused():
+    """0.5.5, whose ranks could not be told apart."""
+    config = SimpleNamespace(
+        tp_rank=0, tp_size=1, is_mla_model=False, is_page_first_layout=True, model_name="m", extra_config={}
+    )
+    with pytest.raises(RuntimeError, match="needs SGLang .* has no pp_rank"):
+        InfercacheStorage(config, {})
+
+
 def test_clear_deletes_the_pages_of_this_model_alone(storage):
     one, other = storage(), storage(model_name="other")
     for backend in (one, other):

@@ -214,12 +214,37 @@ def test_a_failed_load_is_a_miss_for_its_request(engine):
     assert one.lookup(key_of(2)) is LookupResult.HIT
 
 
+def test_nothing_is_kept_of_a_request_that_ended(engine):
+    """Also if a load of its fails only then."""
+    one = engine()
+    one.tier.submit_load(one.job([key_of(1)], [0], load=True))
+    one.tier.on_request_finished(one.request)
+    assert not one.finished()[0].success
+    assert not one.tier._failed and not one.tier._loads
+
+
+@pytest.mark.parametrize(
+    ("where", "lacking"), [("TransferJob", "chunk_ids"), ("ReqContext", "get_offload_key_position")]
+)
+def test_a_release_that_is_too_old_is_refused(daemon, engine, monkeypatch, where, lacking):
+    """0.28 to 0.30, which would otherwise fail in the scheduler."""
+    older = type(where, (), {"__dataclass_fields__": ("job_id", "keys", "block_ids", "req_context")})
+    monkeypatch.setattr(f"infercache.vllm.{where}", older)
+    with pytest.raises(RuntimeError, match=f"needs vLLM .* has no .*{lacking}"):
+        engine()
+
+
 def test_an_engine_of_another_model_or_layout_finds_nothing(engine):
     one = engine()
     one.store([key_of(1)], [0])
     others = [
         {"spec": spec_of(model=SimpleNamespace(name="other", dtype="bfloat16"))},
         {"spec": spec_of(model=SimpleNamespace(name="meta-llama/Llama-3-8B", dtype="float16"))},
+        {
+            "spec": spec_of(
+                model=SimpleNamespace(name="meta-llama/Llama-3-8B", dtype="bfloat16", max_model_len=131072)
+            )
+        },
         {"spec": spec_of(parallel=SimpleNamespace(tp_size=2, pp_size=1, pcp_size=1, dcp_size=1))},
         {"spec": spec_of(kv_cache_layout="HND")},
         {"spec": spec_of(cache=SimpleNamespace(tokens_per_hash=16, blocks_per_chunk=2))},

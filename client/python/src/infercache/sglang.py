@@ -29,6 +29,10 @@ _Result = TypeVar("_Result")
 _DELETED_AT_A_TIME = 1024
 # How the ranks of an engine divide a page, as fields of HiCacheStorageConfig; releases lack some of them.
 _SHARDS = ("pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "dcp_rank", "dcp_size", "logical_page_size")
+_NEEDED = (
+    "tp_rank", "tp_size", "pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "is_mla_model", "model_name",
+    "extra_config",
+)  # fmt: skip
 # Fields of SGLang's resolved configuration that change what a model computes of the same tokens.
 _MODEL_OPTIONS = (
     "revision", "dtype", "json_model_override_args", "quantization", "quantization_param_path", "modelopt_quant",
@@ -52,6 +56,11 @@ class InfercacheStorage(HiCacheStorage):
     """
 
     def __init__(self, storage_config: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+        lacking = [name for name in _NEEDED if not hasattr(storage_config, name)]
+        if lacking:  # ranks would share pages that are not the same
+            raise RuntimeError(
+                f"infercache.sglang needs SGLang 0.5.15 or newer; {sglang.__version__} has no {', '.join(lacking)}"
+            )
         self._config = storage_config
         self._options: dict[str, Any] = dict(storage_config.extra_config or {})
         self._ttl: float | None = self._options.get("ttl")

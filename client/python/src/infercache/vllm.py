@@ -18,8 +18,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import vllm
-from vllm.v1.kv_offload.base import Locality, LookupResult, Medium, RequestOffloadingContext
-from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
+
+try:
+    from vllm.v1.kv_offload.base import Locality, LookupResult, Medium, ReqContext, RequestOffloadingContext
+    from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
+except ImportError as error:
+    raise ImportError(f"infercache.vllm needs vLLM 0.31 or newer; this is {vllm.__version__}") from error
 
 from ._client import Client, info_of
 from ._health import Health
@@ -36,12 +40,13 @@ class InfercacheTier(SecondaryTierManager):
     Lookups are reads of shared memory, in the scheduler, which waits for a daemon that does not answer for a
     millisecond in each of its steps at most; a few threads copy between infercached and the
     CPU tier. Whatever is wrong with the daemon, lookups miss, stores fail, and a chunk that could not be
-    loaded is computed. vLLM names a model by its path and does not tell a tier of weights that are
-    updated in place: put what else there is to say (the revision) into `fingerprint`.
+    loaded is computed. vLLM does not tell a tier all that the bytes depend on (the revision, quantization,
+    overrides of the configuration, weights updated in place): see "What a key does not know" in
+    docs/integrations.md for what to put into `fingerprint`.
 
     Options in the tier's configuration: `endpoint` (of the same-host lane, "unix:PATH"), `namespace`,
     `fingerprint`, `deadline` (seconds), `threads`, `ttl` (seconds). ValueError: an endpoint over gRPC, whose
-    lookups would keep the scheduler waiting.
+    lookups would keep the scheduler waiting. RuntimeError: a release of vLLM that is too old.
     """
 
     medium: ClassVar[Medium | None] = Medium.CPU
@@ -61,6 +66,7 @@ class InfercacheTier(SecondaryTierManager):
         locality: str = "LOCAL",
         **engine: Any,
     ) -> None:
+        _check_release()
         super().__init__(offloading_spec, primary_kv_view, tier_type, **engine)
         self.locality = Locality(locality)
         assert primary_kv_view.strides is not None
@@ -133,6 +139,8 @@ class InfercacheTier(SecondaryTierManager):
 
     def on_request_finished(self, req_context: Any) -> None:
         self._failed.pop(req_context.req_id, None)
+        # What is still under way may fail, and nobody will ask for the request again.
+        self._loads = {job: load for job, load in self._loads.items() if load[0] != req_context.req_id}
 
     def drain_jobs(self) -> None:
         """As vLLM permits, jobs that have not begun fail: with a daemon that hangs each would take its deadline."""
@@ -180,6 +188,17 @@ class InfercacheTier(SecondaryTierManager):
             job_id=job, success=len(loaded) == len(keys), successful_keys=loaded,
             transfer_time=time.perf_counter() - start,
         )  # fmt: skip
+
+
+def _check_release() -> None:
+    """RuntimeError: of this release vLLM's scheduler would ask for what is not there, or be asked, when it serves."""
+    fields = {name for job in (TransferJob, JobResult) for name in job.__dataclass_fields__}
+    lacking = {"job_id", "keys", "chunk_ids", "req_context", "success", "successful_keys"} - fields
+    lacking |= {name for name in ("get_offload_key_position", "get_state") if not hasattr(ReqContext, name)}
+    if lacking:
+        raise RuntimeError(
+            f"infercache.vllm needs vLLM 0.31 or newer; {vllm.__version__} has no {', '.join(sorted(lacking))}"
+        )
 
 
 class _Prompt:
@@ -249,5 +268,7 @@ def model_fingerprint(offloading_spec: Any, row_bytes: int) -> dict[str, str]:
         "engine": f"vllm-{vllm.__version__}",
         "model": config.model.name,
         "dtype": config.model.dtype,
+        # Some kinds of RoPE scaling go by it, and it is the one trace of --hf-overrides that a tier sees.
+        "max_model_len": str(getattr(config.model, "max_model_len", 0)),
         "layout": hashlib.blake2b(json.dumps(layout).encode(), digest_size=16).hexdigest(),
     }
