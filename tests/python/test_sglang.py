@@ -3,12 +3,13 @@
 Against SGLang's own base class and factory where SGLang is installed, else against the names in engines/.
 """
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from conftest import until, use_engine
+from conftest import Daemon, until, use_engine
 
 REAL = use_engine("sglang")
 
@@ -16,6 +17,7 @@ from sglang.srt.mem_cache.hicache_storage import (  # noqa: E402
     HiCacheStorage,
     HiCacheStorageConfig,
     HiCacheStorageExtraInfo,
+    PoolName,
 )
 
 from infercache.sglang import InfercacheStorage  # noqa: E402
@@ -113,6 +115,49 @@ def test_a_page_names_the_one_before_it(storage):
     parents = [info[-1] for info in backend._infos(keys[2:], HiCacheStorageExtraInfo(prefix_keys=keys[:2]))]
     assert parents == [keys[1], keys[2]]
     assert [info[-1] for info in backend._infos(keys[:2], None)] == [None, keys[0]]
+
+
+def test_a_prompt_in_several_batches_without_prefix_keys_is_told_of_once(storage, caplog):
+    """SGLang's default: neither the next batch nor the next node of its tree says what is before it."""
+    backend = storage()
+    keys = [f"{i:064x}" for i in range(4)]
+    told = HiCacheStorageExtraInfo(prefix_keys=[])  # a prompt's beginning, with the option
+    assert backend.batch_set_v1(keys[:1], indices(0), told) == [True] and not caplog.records
+    for key in keys[1:]:
+        assert backend.batch_set_v1([key], indices(1), HiCacheStorageExtraInfo()) == [True]
+    assert [record.name for record in caplog.records] == ["infercache"]
+    assert "hicache_storage_pass_prefix_keys" in caplog.text
+
+
+def test_pools_beside_keys_and_values_are_refused(storage):
+    """SGLang would take the storage for usable, and each call for them would fail."""
+    backend, pool = storage(), Pool()
+    backend.register_mem_host_pool_v2(pool, PoolName.KV)
+    assert backend.registered_pools == {PoolName.KV: pool}
+    for name in (PoolName.MAMBA, PoolName.DRAFT, "swa"):
+        with pytest.raises(NotImplementedError, match=f"pool '{str(getattr(name, 'value', name))}'"):
+            backend.register_mem_host_pool_v2(pool, name)
+
+
+def test_what_is_evicted_is_the_end_of_a_prompt(tmp_path, storage):
+    """Of a prompt in several batches, when another takes its room."""
+    daemon = Daemon(tmp_path, "--capacity", "4MiB", "--default-quota", "256KiB").start()
+    try:
+        backend = storage(endpoint=daemon.endpoint)
+        size = sum(len(piece) for piece in backend._pages(1, indices(0))[0])
+        count = 100 * 1024 // size
+        prompts = [[hashlib.sha256(f"{n} {i}".encode()).hexdigest() for i in range(count)] for n in range(3)]
+        for keys in prompts:
+            for start in range(0, count, PAGES):
+                batch = keys[start : start + PAGES]
+                extra = HiCacheStorageExtraInfo(prefix_keys=keys[:start])
+                assert all(backend.batch_set_v1(batch, indices(*range(len(batch))), extra))
+        kept = [backend._client.exists_many(keys) for keys in prompts]
+        assert 0 < sum(map(sum, kept)) < 3 * count
+        for there in kept:
+            assert [*there, False].index(False) == sum(there)
+    finally:
+        daemon.stop()
 
 
 def test_a_batch_is_a_chain_by_either_interface(storage, monkeypatch):

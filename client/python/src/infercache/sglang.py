@@ -3,6 +3,7 @@
 python -m sglang.launch_server --model-path MODEL --enable-hierarchical-cache
     --hicache-mem-layout page_first --hicache-storage-backend dynamic
     --hicache-storage-backend-extra-config '{"backend_name": "infercache", "interface_v1": 1,
+        "hicache_storage_pass_prefix_keys": true,
         "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
         "fingerprint": {"revision": "..."}}'
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ from ._core import View
 from ._errors import DaemonError
 from ._health import Health
 
+_log = logging.getLogger("infercache")
 _Result = TypeVar("_Result")
 
 _DELETED_AT_A_TIME = 1024
@@ -47,8 +50,10 @@ class InfercacheStorage(HiCacheStorage):
     A page is one object, of as many parts as the pool's layout cuts it into. With "interface_v1": 1 in the
     configuration pages are copied between the pool and infercached directly, without it through a buffer
     of SGLang's; each finds only what was stored in its own way. Whatever is wrong with the daemon is a
-    miss, or a page not stored. For the KV pool alone: models with further pools (Mamba, sliding windows)
-    are refused by SGLang, since the v2 interface is not there.
+    miss, or a page not stored. "hicache_storage_pass_prefix_keys": true lets each page name the one before
+    it also where a prompt is stored in several batches: else the daemon evicts heads of prompts before
+    their tails. For the KV pool alone: an engine with further pools (Mamba, sliding windows, drafts, the
+    indexer of sparse attention) is refused when it registers them.
 
     Options in the extra configuration: `endpoint`, `namespace`, `fingerprint`, `deadline` (seconds),
     `token`, `ttl` (seconds). What SGLang tells of the model is part of every key; weights that change under the same
@@ -67,6 +72,7 @@ class InfercacheStorage(HiCacheStorage):
         info_of("kv", 0.0, 0, self._ttl, None)  # raises for a ttl that can never work
         self._client: Client | None = None
         self._health: Health | None = None
+        self._warned_of_prefixes = False
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Connects: what a page looks like, and so its fingerprint, is the pool's to say. ValueError: a pool of
@@ -83,6 +89,17 @@ class InfercacheStorage(HiCacheStorage):
         )
         self._health = Health(self._client, "sglang")
         self._health.ping()
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """NotImplementedError: any pool but that of keys and values. SGLang takes the storage for usable otherwise, and
+        fails each of its calls."""
+        name = str(getattr(host_pool_name, "value", host_pool_name))
+        if name != "kv":
+            raise NotImplementedError(
+                f"infercache.sglang stores the pool of keys and values alone, and this engine has a pool {name!r} too "
+                "(a draft model, a sliding window, Mamba or sparse attention): serve it without this storage backend"
+            )
+        super().register_mem_host_pool_v2(host_pool, host_pool_name)
 
     # --- Presence ---
 
@@ -119,8 +136,16 @@ class InfercacheStorage(HiCacheStorage):
         return [pieces[i * each : (i + 1) * each] for i in range(count)]
 
     def _infos(self, keys: Sequence[str], extra_info: Any) -> list[Info]:
-        """With the page before each as its parent, as far as SGLang says which that is."""
-        before = getattr(extra_info, "prefix_keys", None) or [None]
+        """With the page before each as its parent, as far as SGLang says which that is: for the first of a batch with
+        hicache_storage_pass_prefix_keys alone, of which storage learns by what it gets."""
+        known = getattr(extra_info, "prefix_keys", None)
+        if extra_info is not None and known is None and not self._warned_of_prefixes:
+            self._warned_of_prefixes = True
+            _log.warning(
+                'infercache.sglang: put "hicache_storage_pass_prefix_keys": true into the extra configuration of the '
+                "storage backend: without it heads of prompts are evicted before their tails, and those are of no use"
+            )
+        before = known or [None]
         return [info_of("kv", 0.0, 0, self._ttl, parent) for parent in [before[-1], *keys[:-1]]]
 
     # --- Through tensors ---
