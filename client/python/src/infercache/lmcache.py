@@ -92,9 +92,18 @@ class Connector:
         return outcome
 
     def _get(self, keys: list[str], buffers: list[Any]) -> _Outcome:
-        sizes = self._client.get_into_many(keys, buffers)
+        try:
+            sizes = self._client.get_into_many(keys, buffers)
+        except ValueError:  # an object is larger than its buffer, and which one is not told
+            sizes = [self._get_one(key, buffer) for key, buffer in zip(keys, buffers, strict=True)]
         hits = [size == memoryview(buffer).nbytes for size, buffer in zip(sizes, buffers, strict=True)]
         return True, "", hits
+
+    def _get_one(self, key: str, buffer: Any) -> int | None:
+        try:
+            return self._client.get_into(key, buffer)
+        except ValueError:
+            return None
 
     def _set(self, keys: list[str], buffers: list[Any]) -> _Outcome:
         puts = [
