@@ -222,7 +222,9 @@ def test_quantized_pages_are_told_apart(storage, monkeypatch):
     keys, pages = ["key"], indices(0)
 
     def serving(**options):
-        monkeypatch.setattr("sglang.srt.runtime_context.get_model", lambda: SimpleNamespace(**options))
+        monkeypatch.setattr(
+            "sglang.srt.runtime_context.get_model", lambda: SimpleNamespace(**options), raising=False
+        )
 
     serving(kv_cache_dtype="fp8_e4m3")
     assert storage(QuantizedPool()).batch_set_v1(keys, pages) == [True]
