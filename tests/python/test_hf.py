@@ -133,6 +133,33 @@ def test_a_gap_ends_the_prefix(local, model):
     assert prefixes.prefill(ids).reused_tokens == BLOCK
 
 
+def test_each_layer_is_where_the_device_map_puts_it(local):
+    """torch's meta device stands for a second GPU."""
+    model = make_model()
+    ids = prompt_of(2 * BLOCK + 1)
+    PrefixCache(model, local, block_tokens=BLOCK).prefill(ids)
+    others = {"model.embed_tokens": "meta", "model.norm": "meta", "lm_head": "meta"}
+    # accelerate's "cpu" is offloading, so the first two are on the CPU by another name of it
+    model.hf_device_map = {f"model.layers.{i}": "cpu:0" if i < 2 else "meta" for i in range(3)} | others
+    found = PrefixCache(model, local, block_tokens=BLOCK).lookup(ids)
+    assert [layer.keys.device.type for layer in found.layers] == ["cpu", "cpu", "meta"]
+    assert found.get_seq_length() == 2 * BLOCK
+    model.hf_device_map = {"": "meta"}
+    assert PrefixCache(model, local, block_tokens=BLOCK).lookup(ids).layers[2].keys.device.type == "cpu"
+    for places in (
+        {"model.layers.0": "meta", "model.layers.1": "cpu", "model.layers.2": "disk"},
+        {"model.layers.0.mlp": "meta", "model.layers.0.self_attn": "cpu:0"},
+        {
+            f"model.{tower}.layers.{i}": "meta" if i else "cpu:0"
+            for i in range(3)
+            for tower in ("text", "vision")
+        },
+    ):
+        model.hf_device_map = places
+        with pytest.raises(ValueError, match="device map"):
+            PrefixCache(model, local)
+
+
 def test_prompts_that_tokens_do_not_name_are_refused(local, model):
     prefixes = PrefixCache(model, local)
     with pytest.raises(ValueError, match="one prompt"):

@@ -88,8 +88,16 @@ def test_a_chunk_of_another_size_is_a_miss(connector):
     driver = Driver(connector)
     driver.wait(connector.submit_batch_set(["k"], [chunk(1, 100)]))
     assert driver.wait(connector.submit_batch_get(["k"], [room(101)]))[2] == [False]
-    ok, error, hits = driver.wait(connector.submit_batch_get(["k"], [room(99)]))
-    assert not ok and error and not hits
+    driver.wait(connector.submit_batch_set(["other"], [chunk(2, 100)]))
+    rooms = [room(100), room(99), room(100)]
+    assert driver.wait(connector.submit_batch_get(["other", "k", "gone"], rooms)) == (
+        True,
+        "",
+        [True, False, False],
+    )
+    assert rooms[0] == chunk(2, 100) and bytes(rooms[1]) == bytes(99), (
+        "a smaller one does not fail the others"
+    )
 
 
 def test_every_failure_of_the_daemon_is_a_miss(own_daemon):

@@ -3,10 +3,13 @@
 Against SGLang's own base class and factory where SGLang is installed, else against the names in engines/.
 """
 
+import hashlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from conftest import until, use_engine
+from conftest import Daemon, until, use_engine
 
 REAL = use_engine("sglang")
 
@@ -14,6 +17,7 @@ from sglang.srt.mem_cache.hicache_storage import (  # noqa: E402
     HiCacheStorage,
     HiCacheStorageConfig,
     HiCacheStorageExtraInfo,
+    PoolName,
 )
 
 from infercache.sglang import InfercacheStorage  # noqa: E402
@@ -56,7 +60,9 @@ def indices(*pages):
 def storage(daemon, request):
     made = []
 
-    def make(pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, **fields):
+    def make(
+        pool=None, endpoint=daemon.endpoint, test=request.node.nodeid, deadline=5.0, told=None, **fields
+    ):
         defaults = {
             "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
             "is_mla_model": False, "enable_storage_metrics": False, "is_page_first_layout": True,
@@ -64,7 +70,7 @@ def storage(daemon, request):
         }  # fmt: skip
         extra = {
             "backend_name": "infercache", "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
-            "interface_v1": 1, "endpoint": endpoint, "fingerprint": {"test": test}, "deadline": deadline,
+            "interface_v1": 1, "endpoint": endpoint, "fingerprint": {"test": test} | (told or {}), "deadline": deadline,
         }  # fmt: skip
         config = HiCacheStorageConfig(**(defaults | fields), extra_config=extra)
         if REAL:
@@ -109,6 +115,49 @@ def test_a_page_names_the_one_before_it(storage):
     parents = [info[-1] for info in backend._infos(keys[2:], HiCacheStorageExtraInfo(prefix_keys=keys[:2]))]
     assert parents == [keys[1], keys[2]]
     assert [info[-1] for info in backend._infos(keys[:2], None)] == [None, keys[0]]
+
+
+def test_a_prompt_in_several_batches_without_prefix_keys_is_told_of_once(storage, caplog):
+    """SGLang's default: neither the next batch nor the next node of its tree says what is before it."""
+    backend = storage()
+    keys = [f"{i:064x}" for i in range(4)]
+    told = HiCacheStorageExtraInfo(prefix_keys=[])  # a prompt's beginning, with the option
+    assert backend.batch_set_v1(keys[:1], indices(0), told) == [True] and not caplog.records
+    for key in keys[1:]:
+        assert backend.batch_set_v1([key], indices(1), HiCacheStorageExtraInfo()) == [True]
+    assert [record.name for record in caplog.records] == ["infercache"]
+    assert "hicache_storage_pass_prefix_keys" in caplog.text
+
+
+def test_pools_beside_keys_and_values_are_refused(storage):
+    """SGLang would take the storage for usable, and each call for them would fail."""
+    backend, pool = storage(), Pool()
+    backend.register_mem_host_pool_v2(pool, PoolName.KV)
+    assert backend.registered_pools == {PoolName.KV: pool}
+    for name in (PoolName.MAMBA, PoolName.DRAFT, "swa"):
+        with pytest.raises(NotImplementedError, match=f"pool '{str(getattr(name, 'value', name))}'"):
+            backend.register_mem_host_pool_v2(pool, name)
+
+
+def test_what_is_evicted_is_the_end_of_a_prompt(tmp_path, storage):
+    """Of a prompt in several batches, when another takes its room."""
+    daemon = Daemon(tmp_path, "--capacity", "4MiB", "--default-quota", "256KiB").start()
+    try:
+        backend = storage(endpoint=daemon.endpoint)
+        size = sum(len(piece) for piece in backend._pages(1, indices(0))[0])
+        count = 100 * 1024 // size
+        prompts = [[hashlib.sha256(f"{n} {i}".encode()).hexdigest() for i in range(count)] for n in range(3)]
+        for keys in prompts:
+            for start in range(0, count, PAGES):
+                batch = keys[start : start + PAGES]
+                extra = HiCacheStorageExtraInfo(prefix_keys=keys[:start])
+                assert all(backend.batch_set_v1(batch, indices(*range(len(batch))), extra))
+        kept = [backend._client.exists_many(keys) for keys in prompts]
+        assert 0 < sum(map(sum, kept)) < 3 * count
+        for there in kept:
+            assert [*there, False].index(False) == sum(there)
+    finally:
+        daemon.stop()
 
 
 def test_a_batch_is_a_chain_by_either_interface(storage, monkeypatch):
@@ -162,6 +211,60 @@ def test_ranks_share_what_is_the_same(storage):
     assert storage(tp_rank=1, tp_size=2, is_mla_model=True).batch_exists(keys) == 1
 
 
+class QuantizedPool(Pool):
+    """As SGLang keeps float8, of either kind, and float4."""
+
+    dtype = "torch.uint8"
+
+
+def test_quantized_pages_are_told_apart(storage, monkeypatch):
+    """A host pool says uint8 of e4m3 and e5m2 alike."""
+    keys, pages = ["key"], indices(0)
+
+    def serving(**options):
+        monkeypatch.setattr(
+            "sglang.srt.runtime_context.get_model", lambda: SimpleNamespace(**options), raising=False
+        )
+
+    serving(kv_cache_dtype="fp8_e4m3")
+    assert storage(QuantizedPool()).batch_set_v1(keys, pages) == [True]
+    assert storage(QuantizedPool()).batch_exists(keys) == 1
+    for options in (
+        {"kv_cache_dtype": "fp8_e5m2"}, {"kv_cache_dtype": "fp8_e4m3", "quantization": "fp8"},
+        {"kv_cache_dtype": "fp8_e4m3", "json_model_override_args": '{"rope_scaling": {}}'},
+    ):  # fmt: skip
+        serving(**options)
+        assert storage(QuantizedPool()).batch_exists(keys) == 0, options
+
+
+def test_bytes_that_nobody_describes_are_refused(storage):
+    """As in releases that do not publish their options."""
+    with pytest.raises(ValueError, match="kv_cache_dtype"):
+        storage(QuantizedPool())
+    told = {"kv_cache_dtype": "fp8_e4m3"}
+    assert storage(QuantizedPool(), told=told).batch_set_v1(["key"], indices(0)) == [True]
+    assert storage(QuantizedPool(), told={"kv_cache_dtype": "fp8_e5m2"}).batch_exists(["key"]) == 0
+    with_device = QuantizedPool()
+    with_device.device_pool = SimpleNamespace(dtype="torch.float8_e5m2")
+    assert storage(with_device).batch_exists(["key"]) == 0
+
+
+def test_releases_of_sglang_share_nothing(storage, monkeypatch):
+    storage().batch_set_v1(["key"], indices(0))
+    assert storage().batch_exists(["key"]) == 1
+    monkeypatch.setattr("sglang.__version__", "another")
+    assert storage().batch_exists(["key"]) == 0
+
+
+def test_a_release_that_is_too_old_is_refused():
+    """0.5.5, whose ranks could not be told apart."""
+    config = SimpleNamespace(
+        tp_rank=0, tp_size=1, is_mla_model=False, is_page_first_layout=True, model_name="m", extra_config={}
+    )
+    with pytest.raises(RuntimeError, match="needs SGLang .* has no pp_rank"):
+        InfercacheStorage(config, {})
+
+
 def test_clear_deletes_the_pages_of_this_model_alone(storage):
     one, other = storage(), storage(model_name="other")
     for backend in (one, other):
@@ -183,6 +286,17 @@ def test_every_failure_of_the_daemon_is_a_miss(own_daemon, storage):
     own_daemon.start()
     until(lambda: backend.batch_set_v1(["a"], indices(0)) == [True], "the next daemon is found")
     assert backend.batch_get_v1(["a"], indices(1)) == [True] and (pool.page(1) == 7).all()
+
+
+def test_the_log_says_why_nothing_hits(own_daemon, storage, caplog):
+    storage(endpoint=f"{own_daemon.endpoint}.not")
+    [record] = caplog.records
+    assert record.name == "infercache" and "infercached.sock.not" in record.getMessage()
+    backend = storage(endpoint=own_daemon.endpoint)
+    own_daemon.kill()
+    caplog.clear()
+    until(lambda: backend.batch_exists(["a"]) or caplog.records, "a warning")
+    assert "UNAVAILABLE" in caplog.text
 
 
 def test_an_object_that_is_no_such_page_is_a_miss(storage):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,8 +49,9 @@ class PrefixCache:
 
     For prompts that are token ids alone, one at a time (a batch of 1): no padding, images or embeddings.
     Whatever is wrong with the daemon is a miss, and the prompt is computed. Not thread-safe beyond what
-    the model is. ValueError: a model with layers whose state is no prefix of keys and values (sliding
-    windows, linear attention).
+    the model is. A model may be spread over several devices (`device_map`). ValueError: a model with layers
+    whose state is no prefix of keys and values (sliding windows, linear attention), or spread in a way that
+    does not say where a layer computes (parts of layers, offloading to the CPU or to disk).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class PrefixCache:
         self.client = client
         self.block_tokens = block_tokens
         self._part_count = 2 * len(layers)
+        self._devices = _layer_devices(model, len(layers))
         self.fingerprint = module_fingerprint(model) if fingerprint is None else fingerprint
         parameters = inspect.signature(model.forward).parameters
         # transformers 4 and 5 have other names for it.
@@ -160,8 +163,9 @@ class PrefixCache:
     def _cache_of(self, views: list[View]) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         for layer in range(self._part_count // 2 if views else 0):
+            device = self.model.device if self._devices is None else self._devices[layer]
             keys, values = (
-                torch.cat([view.torch(part) for view in views], dim=1)[None].to(self.model.device)
+                torch.cat([view.torch(part) for view in views], dim=1)[None].to(device)
                 for part in (2 * layer, 2 * layer + 1)
             )
             cache.update(keys, values, layer)
@@ -179,6 +183,23 @@ class PrefixCache:
                 )
             )  # fmt: skip
         return sum(result.outcome == "stored" for result in self.client.put_many(puts))
+
+
+def _layer_devices(model: Any, count: int) -> list[torch.device] | None:
+    """Where each layer's keys and values are, of a model that is spread over devices; None: all on the model's."""
+    places: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    if len(set(map(str, places.values()))) < 2:
+        return None
+    layers: list[tuple[int, torch.device]] = []
+    for name, place in places.items():
+        if (found := re.search(r"\.(?:layers|h|blocks)\.(\d+)$", name)) and place not in ("cpu", "disk"):
+            layers.append((int(found[1]), torch.device(place)))
+    layers.sort(key=lambda layer: layer[0])
+    if [index for index, _ in layers] != list(range(count)):
+        raise ValueError(
+            f"the device map of {type(model).__name__} does not give each of its {count} layers a device of its own"
+        )
+    return [device for _, device in layers]
 
 
 def _states(cache: DynamicCache) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._client import Client, info_of
+from ._health import Health
 from ._jobs import Jobs
 
 # (whether it succeeded, why not, for each key whether it did)
@@ -45,6 +46,8 @@ class Connector:
         self._client = Client(
             endpoint, namespace=namespace, fingerprint=fingerprint, deadline=deadline, token=token
         )
+        self._health = Health(self._client, "lmcache")
+        self._health.ping()
         self._jobs: Jobs[_Outcome] = Jobs(threads, failed=lambda error: (False, str(error), None))
         self._ids = itertools.count(1)
 
@@ -72,7 +75,7 @@ class Connector:
         return [(job, *outcome) for job, outcome in self._jobs.drain()]
 
     def close(self) -> None:
-        """Waits for what is under way. Idempotent."""
+        """Batches that have not begun fail; waits for those that have. Idempotent."""
         self._jobs.close()
         self._client.close()
 
@@ -80,13 +83,27 @@ class Connector:
 
     def _submit(self, work: Callable[..., _Outcome], *batch: Any) -> int:
         job = next(self._ids)
-        self._jobs.submit(job, lambda: work(*batch))
+        self._jobs.submit(job, lambda: self._run(work, batch))
         return job
 
+    def _run(self, work: Callable[..., _Outcome], batch: tuple[Any, ...]) -> _Outcome:
+        outcome = work(*batch)
+        self._health.look()
+        return outcome
+
     def _get(self, keys: list[str], buffers: list[Any]) -> _Outcome:
-        sizes = self._client.get_into_many(keys, buffers)
+        try:
+            sizes = self._client.get_into_many(keys, buffers)
+        except ValueError:  # an object is larger than its buffer, and which one is not told
+            sizes = [self._get_one(key, buffer) for key, buffer in zip(keys, buffers, strict=True)]
         hits = [size == memoryview(buffer).nbytes for size, buffer in zip(sizes, buffers, strict=True)]
         return True, "", hits
+
+    def _get_one(self, key: str, buffer: Any) -> int | None:
+        try:
+            return self._client.get_into(key, buffer)
+        except ValueError:
+            return None
 
     def _set(self, keys: list[str], buffers: list[Any]) -> _Outcome:
         puts = [

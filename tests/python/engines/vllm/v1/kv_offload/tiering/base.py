@@ -6,7 +6,7 @@ from typing import Any
 @dataclass
 class TransferJob:
     job_id: int
-    keys: Any
+    keys: Any  # a set for stores: vLLM's scheduler keeps the keys of a transfer in one
     chunk_ids: Any
     is_promotion: bool
     req_context: Any
@@ -38,6 +38,12 @@ class SecondaryTierManager(ABC):
 
     @abstractmethod
     def on_new_request(self, req_context): ...
+
+    def on_request_finished(self, req_context):
+        return
+
+    def on_schedule_end(self, context):
+        return
 
     @abstractmethod
     def drain_jobs(self): ...
