@@ -229,8 +229,8 @@ uint64_t Namespace::Flush(std::string_view key_prefix) {
   return erased + impl_->Flush(key_prefix);
 }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
-                         std::string_view after, size_t limit) const {
-  return impl_->List(fingerprint, key_prefix, after, limit);
+                         std::string_view after, size_t limit, uint64_t max_bytes) const {
+  return impl_->List(fingerprint, key_prefix, after, limit, max_bytes);
 }
 absl::StatusOr<Namespace::GetOrReserved> Namespace::GetOrReserve(const ObjectId& id,
                                                                  const ClaimParty& party,

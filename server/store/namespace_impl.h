@@ -113,7 +113,7 @@ class Namespace::Impl {
   // --- listing.cc ---
   uint64_t Flush(std::string_view key_prefix);
   ListPage List(const Hash128& fingerprint, std::string_view key_prefix, std::string_view after,
-                size_t limit) const;
+                size_t limit, uint64_t max_bytes) const;
 
   const NamespaceSpec& spec() const { return spec_; }
   const shm::IndexView& index() const { return index_.view(); }
