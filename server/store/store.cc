@@ -191,7 +191,8 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
                      MakeHostChunks(name, arena.chunk_count, arena.chunk_bytes,
                                     {.pages = made_of,
                                      .locked = options_.lock_memory,
-                                     .writable_by_clients = spec.writable_by_clients}));
+                                     .writable_by_clients = spec.writable_by_clients,
+                                     .populating = options_.populating}));
     return Make(spec,
                 {.arena = arena, .chunks = std::move(chunks), .pages = made_of, .claim = claim});
   };
