@@ -110,7 +110,7 @@ absl::StatusOr<MemorySegment> MemorySegment::Create(const std::string& name, uin
     return absl::Status(why.code(), absl::StrCat(why.message(), "; it takes ", size / page,
                                                  " free pages of 2 MiB (vm.nr_hugepages)"));
   }
-  MemorySegment segment(std::move(fd), static_cast<std::byte*>(base), size);
+  MemorySegment segment(std::move(fd), static_cast<std::byte*>(base), size, huge);
   // A wish: where the kernel has no huge page at hand, small ones do.
   if (pages == PageKind::kThp) (void)madvise(base, size, MADV_HUGEPAGE);
   int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
@@ -120,13 +120,14 @@ absl::StatusOr<MemorySegment> MemorySegment::Create(const std::string& name, uin
   return segment;
 }
 
-MemorySegment::MemorySegment(UniqueFd fd, std::byte* base, size_t size)
-    : fd_(std::move(fd)), base_(base), size_(size) {}
+MemorySegment::MemorySegment(UniqueFd fd, std::byte* base, size_t size, bool reserved)
+    : fd_(std::move(fd)), base_(base), size_(size), reserved_(reserved) {}
 
 MemorySegment::MemorySegment(MemorySegment&& other) noexcept
     : fd_(std::move(other.fd_)),
       base_(std::exchange(other.base_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      reserved_(other.reserved_) {}
 
 MemorySegment& MemorySegment::operator=(MemorySegment&& other) noexcept {
   if (this != &other) {
@@ -134,6 +135,7 @@ MemorySegment& MemorySegment::operator=(MemorySegment&& other) noexcept {
     fd_ = std::move(other.fd_);
     base_ = std::exchange(other.base_, nullptr);
     size_ = std::exchange(other.size_, 0);
+    reserved_ = other.reserved_;
   }
   return *this;
 }
@@ -142,10 +144,16 @@ MemorySegment::~MemorySegment() {
   if (base_ != nullptr) munmap(base_, size_);
 }
 
-absl::Status MemorySegment::Populate() {
-  // In steps, so that a signal interrupts no more than one of them.
+absl::Status MemorySegment::Populate(const Populating& how) {
+  // In steps, so that a signal interrupts no more than one of them, and that others who take memory
+  // meanwhile, as for another namespace, are seen.
   constexpr size_t kStep = size_t{64} << 20;
   for (size_t done = 0; done < size_;) {
+    if (how.stopping && how.stopping()) {
+      return absl::UnavailableError(
+          absl::StrCat("stopped after ", done, " of ", size_, " bytes were backed with memory"));
+    }
+    if (!reserved_) RETURN_IF_ERROR(how.room.Check(size_ - done));
     const size_t step = std::min(kStep, size_ - done);
     if (madvise(base_ + done, step, MADV_POPULATE_WRITE) == 0) {
       done += step;

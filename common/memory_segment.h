@@ -8,11 +8,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/memory_room.h"
 #include "common/unique_fd.h"
 
 namespace infercache {
@@ -33,6 +35,14 @@ inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 // may be that.
 PageKind ChoosePages(PageChoice choice, uint64_t bytes, bool hugetlb = true);
 
+struct Populating {
+  // Asked before it begins, and now and then: beyond it the kernel kills instead of refusing. Not
+  // for huge pages, which are reserved already.
+  MemoryRoom room = MemoryRoom();
+  // Asked now and then, if there is one: whether nobody wants it any more.
+  std::function<bool()> stopping = {};
+};
+
 // Owns mapping and descriptor. Movable; not thread-safe (the bytes are the caller's business).
 class MemorySegment {
  public:
@@ -50,8 +60,9 @@ class MemorySegment {
   ~MemorySegment();
 
   // Backs every page with memory now, so that no later access can fail: a page fault that cannot be
-  // served is a SIGBUS, not an error. RESOURCE_EXHAUSTED if there is not enough.
-  absl::Status Populate();
+  // served is a SIGBUS, not an error. RESOURCE_EXHAUSTED if there is not enough; UNAVAILABLE if it
+  // was stopped.
+  absl::Status Populate(const Populating& how = {});
   // Keeps the pages in memory. RESOURCE_EXHAUSTED names the limit on locked memory.
   absl::Status Lock();
   // Another descriptor of the same bytes, with which they can only be mapped for reading.
@@ -61,11 +72,12 @@ class MemorySegment {
   int fd() const { return fd_.get(); }
 
  private:
-  MemorySegment(UniqueFd fd, std::byte* base, size_t size);
+  MemorySegment(UniqueFd fd, std::byte* base, size_t size, bool reserved);
 
   UniqueFd fd_;
   std::byte* base_ = nullptr;
   size_t size_ = 0;
+  bool reserved_ = false;  // its huge pages are its own already
 };
 
 }  // namespace infercache

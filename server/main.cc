@@ -132,11 +132,15 @@ class Daemon {
   }
 
   int StartStore() {
-    store_ = std::make_unique<store::Store>(MakeStoreOptions(config_), clock_, &metrics_);
+    store::StoreOptions options = MakeStoreOptions(config_);
+    // Hundreds of GiB take longer than a stop may.
+    options.populating.stopping = [this] { return lifecycle_.stopping(); };
+    store_ = std::make_unique<store::Store>(options, clock_, &metrics_);
     metrics_.SetStore(store_.get());
     for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
       if (lifecycle_.stopping()) return kExitOk;
       const auto created = store_->CreateNamespace(MakeNamespaceSpec(ns));
+      if (lifecycle_.stopping() && !created.ok()) return kExitOk;
       if (!created.ok()) {
         const bool memory = absl::IsResourceExhausted(created.status());
         return Fail(memory ? kExitOsError : kExitConfig,

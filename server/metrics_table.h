@@ -276,7 +276,9 @@ inline constexpr std::array kMetricTable = {
                "(somebody lends the key), gone (it is being taken back), invalid, limit or "
                "stopping (the daemon drains, the namespace is deleted)."},
     MetricSpec{MetricId::kPinnedResponseBytes, "infercache_pinned_response_bytes",
-               MetricKind::kGauge, "", "Arena bytes held by gRPC responses on their way."},
+               MetricKind::kGauge, "",
+               "Bytes that gRPC responses on their way hold, of values in the arena and of what "
+               "describes them."},
     MetricSpec{MetricId::kMaxPinnedResponseBytes, "infercache_max_pinned_response_bytes",
                MetricKind::kGauge, "", "Bound of infercache_pinned_response_bytes."},
     MetricSpec{MetricId::kCallsInFlight, "infercache_grpc_calls_in_flight", MetricKind::kGauge, "",

@@ -118,10 +118,9 @@ constexpr std::array kConfigFields = {
              kMiB, 2 * kGiB - 1},
     Field<C>{
         "grpc.max_pinned_bytes", K::kSize, &C::grpc_max_pinned_bytes,
-        "Value bytes that responses on their way may hold; more calls get RESOURCE_EXHAUSTED. 0 is "
-        "1/16 of the capacity, at least 16 MiB. A GetStream pins its whole object, but has one "
-        "chunk "
-        "on its way and counts as at most half of a connection's bound.",
+        "Bytes that responses on their way may hold; more calls get RESOURCE_EXHAUSTED. 0 is 1/16 "
+        "of the capacity, at least 16 MiB. A GetStream pins its whole object, but has one chunk on "
+        "its way and counts as at most half of a connection's bound.",
         kGrpc},
     Field<C>{"grpc.max_pinned_bytes_per_connection", K::kSize,
              &C::grpc_max_pinned_bytes_per_connection,

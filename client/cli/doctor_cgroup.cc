@@ -8,12 +8,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/cgroup.h"
 #include "common/status_macros.h"
 
 namespace infercache::cli {
 namespace {
 
-constexpr char kMount[] = "/sys/fs/cgroup";
 // Version 1 writes "unlimited" as the largest multiple of the page size.
 constexpr uint64_t kUnlimitedBytes = uint64_t{1} << 62;
 
@@ -31,20 +31,6 @@ void Lower(std::optional<CgroupLimit>& least, std::optional<CgroupLimit> limit) 
   if (limit && (!least || limit->value < least->value)) least = std::move(limit);
 }
 
-// From the group to the root of the mount. Inside a container the path may be the host's: what is
-// not there limits nothing, and the mount's root, which is looked at last, is the container.
-std::optional<CgroupLimit> LeastUpwards(const std::string& mount, std::string path,
-                                        const ReadLimit& read) {
-  std::optional<CgroupLimit> least;
-  while (true) {
-    while (path.ends_with('/')) path.pop_back();
-    Lower(least, read(mount + path));
-    const size_t slash = path.rfind('/');
-    if (slash == std::string::npos) return least;
-    path.erase(slash);
-  }
-}
-
 // `controller` as version 1 calls it; `v1` and `v2` read one directory.
 absl::StatusOr<std::optional<CgroupLimit>> Least(const Machine& machine, const std::string& process,
                                                  std::string_view controller, const ReadLimit& v1,
@@ -52,18 +38,8 @@ absl::StatusOr<std::optional<CgroupLimit>> Least(const Machine& machine, const s
   ASSIGN_OR_RETURN(const std::string text,
                    machine.Read(absl::StrCat("/proc/", process, "/cgroup")));
   std::optional<CgroupLimit> least;
-  for (const std::string& line : std::vector<std::string>(absl::StrSplit(text, '\n'))) {
-    // hierarchy:controllers:path, with no controllers for version 2
-    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3) continue;
-    if (parts[1].empty()) {
-      Lower(least, LeastUpwards(kMount, parts[2], v2));
-      continue;
-    }
-    for (const std::string& name : std::vector<std::string>(absl::StrSplit(parts[1], ','))) {
-      if (name != controller) continue;
-      Lower(least, LeastUpwards(absl::StrCat(kMount, "/", name), parts[2], v1));
-    }
+  for (const CgroupDirectory& group : CgroupDirectories(text, controller)) {
+    Lower(least, (group.version2 ? v2 : v1)(group.path));
   }
   return least;
 }

@@ -36,10 +36,10 @@ CompletionQueue& Client::Impl::completions() {
     return *completions_;
   CompletionQueue* found = child_completions_.load(std::memory_order_acquire);
   if (found != nullptr) return *found;
-  auto made = CompletionQueue::Create();
-  if (!made.ok()) return *completions_;
-  if (child_completions_.compare_exchange_strong(found, made->get(), std::memory_order_acq_rel)) {
-    return *made->release();
+  auto created = CompletionQueue::Create();
+  auto made = created.ok() ? *std::move(created) : CompletionQueue::WithoutDescriptor();
+  if (child_completions_.compare_exchange_strong(found, made.get(), std::memory_order_acq_rel)) {
+    return *made.release();
   }
   return *found;
 }

@@ -19,51 +19,11 @@
 #include "client/src/flight_batch.h"
 #include "client/src/fork_guard.h"
 #include "client/src/local_transport.h"
+#include "client/src/results.h"
 #include "client/src/transport.h"
 #include "infercache/client.h"
 
 namespace infercache {
-
-// The result of a batch that failed as a whole.
-template <typename Result>
-Result Failed(const absl::Status& status, size_t count);
-
-template <>
-inline std::vector<GetResult> Failed(const absl::Status& status, size_t count) {
-  std::vector<GetResult> results(count);
-  for (GetResult& result : results) result.status = status;
-  return results;
-}
-template <>
-inline std::vector<GetIntoResult> Failed(const absl::Status& status, size_t count) {
-  return std::vector<GetIntoResult>(count, {.status = status});
-}
-template <>
-inline std::vector<PutResult> Failed(const absl::Status& status, size_t count) {
-  return std::vector<PutResult>(count, {.status = status});
-}
-template <>
-inline std::vector<ReserveResult> Failed(const absl::Status& status, size_t count) {
-  std::vector<ReserveResult> results(count);
-  for (ReserveResult& result : results) result.status = status;
-  return results;
-}
-template <>
-inline MatchResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-template <>
-inline KeysResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-template <>
-inline ListResult Failed(const absl::Status& status, size_t) {
-  return {.status = status};
-}
-template <>
-inline absl::Status Failed(const absl::Status& status, size_t) {
-  return status;
-}
 
 template <typename Result>
 using Deliver = absl::AnyInvocable<void(Result result)>;

@@ -18,13 +18,16 @@ class CompletionQueue {
  public:
   // RESOURCE_EXHAUSTED if the process is out of descriptors.
   static absl::StatusOr<std::unique_ptr<CompletionQueue>> Create();
+  // One that nobody can wait for.
+  static std::unique_ptr<CompletionQueue> WithoutDescriptor();
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
 
   void Push(Completion completion);
   // Each completion is handed out once, in the order of Push().
   std::vector<Completion> Drain();
-  // Readable exactly while Drain() would return something. Owned by the queue; never read from it.
+  // Readable exactly while Drain() would return something, unless somebody has read it. Owned by
+  // the queue. -1 without one.
   int event_fd() const { return event_fd_.get(); }
 
  private:

@@ -10,8 +10,18 @@ Object::Object(std::span<const std::byte> bytes, std::vector<PartSpec> parts, Ob
       parts_(std::move(parts)),
       info_(std::move(info)),
       storage_(std::move(storage)) {}
-Object::Object(Object&&) noexcept = default;
-Object& Object::operator=(Object&&) noexcept = default;
+Object::Object(Object&& other) noexcept
+    : bytes_(std::exchange(other.bytes_, {})),
+      parts_(std::move(other.parts_)),
+      info_(std::move(other.info_)),
+      storage_(std::move(other.storage_)) {}
+Object& Object::operator=(Object&& other) noexcept {
+  storage_ = std::move(other.storage_);
+  bytes_ = std::exchange(other.bytes_, {});
+  parts_ = std::move(other.parts_);
+  info_ = std::move(other.info_);
+  return *this;
+}
 Object::~Object() = default;
 
 std::span<const std::byte> Object::part(size_t i) const {

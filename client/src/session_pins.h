@@ -33,7 +33,8 @@ class SessionPins : public std::enable_shared_from_this<SessionPins> {
   bool inherited() const { return guard_.inherited(); }
 
   uint64_t budget_bytes() const { return budget_bytes_; }
-  // Takes `bytes` out of what may still be held pinned; false if that is less.
+  // Takes `bytes`, an object's size, out of what may still be held pinned; false if that is less.
+  // The daemon weighs objects by their size as well, whatever their blocks take.
   bool TakeBudget(uint64_t bytes);
   void ReturnBudget(uint64_t bytes) { pinned_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
 

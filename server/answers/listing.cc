@@ -1,8 +1,11 @@
 #include "server/answers/listing.h"
 
+#include <vector>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "common/part_table.h"
 #include "common/status_macros.h"
 #include "convert/types.h"
 
@@ -36,16 +39,19 @@ absl::Status Check(const ListRequest& request) {
 absl::StatusOr<KeyListing> ListKeys(store::Namespace& ns, const Hash128& fingerprint,
                                     const ListRequest& request) {
   RETURN_IF_ERROR(Check(request));
+  // Nothing is told in fewer bytes than the index has of it.
   const store::ListPage page =
       ns.List(fingerprint, request.key_prefix, request.page_token,
-              request.page_size == 0 ? kDefaultPageSize : request.page_size);
+              request.page_size == 0 ? kDefaultPageSize : request.page_size, request.max_bytes);
   KeyListing listing;
   bool more = page.more;
   size_t bytes = 0;
   for (const store::ListEntry& entry : page.entries) {
     v1::ListedObject listed;
     listed.set_key(entry.key);
-    Describe(entry.info, entry.size_bytes, entry.parts, listed.mutable_object());
+    // One at a time: what a few bytes of the index describe can be large.
+    ASSIGN_OR_RETURN(const std::vector<PartSpec> parts, DecodePartTable(entry.part_table));
+    Describe(entry.info, entry.size_bytes, parts, listed.mutable_object());
     bytes += listed.ByteSizeLong() + kFieldHeadBytes;
     if (bytes > request.max_bytes && !listing.objects.empty()) {
       more = true;

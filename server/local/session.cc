@@ -14,6 +14,13 @@ namespace {
 // that uses more blocks than that has a sample of them ranked.
 constexpr std::chrono::milliseconds kBetweenDrains{15};
 
+// What the slots hold is read now and then: a reading above the bound adds to a score, one below it
+// takes less away, so that letting go in between does not hide it. Two in a row end the session,
+// since a client may just be about to let go.
+constexpr int kOverBudget = 2;
+constexpr int kWithinBudget = 1;
+constexpr int kTooOften = 4;
+
 }  // namespace
 
 Session::Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns,
@@ -67,7 +74,9 @@ std::string Session::OverBudget() {
   // One object at a time comes on top of the budget, however large: else it could not be read, nor
   // copied beside the views that a client holds within its budget.
   const bool over = held - largest > 2 * pin_budget_bytes();
-  if (!std::exchange(was_over_budget_, over) || !over) return {};
+  over_budget_score_ =
+      over ? over_budget_score_ + kOverBudget : std::max(over_budget_score_ - kWithinBudget, 0);
+  if (over_budget_score_ < kTooOften) return {};
   return absl::StrCat("it holds ", held, " bytes; its budget is ", pin_budget_bytes());
 }
 

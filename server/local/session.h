@@ -63,7 +63,8 @@ class Session {
   std::chrono::steady_clock::time_point next_drain() const;
   // What the session may hold pinned or leased. A single object may be larger.
   uint64_t pin_budget_bytes() const;
-  // Empty, or how the session holds more than twice its budget, at this call and the last.
+  // Empty, or how the session holds more than twice its budget: at two calls in a row, or at more
+  // than a third of them for long.
   std::string OverBudget();
 
   // --- Its end ---
@@ -103,7 +104,7 @@ class Session {
   uint64_t leased_bytes_ = 0;
   uint64_t chunks_sent_ = 0;
   uint64_t grown_slots_ = 0;
-  bool was_over_budget_ = false;
+  int over_budget_score_ = 0;
   std::chrono::steady_clock::time_point last_drain_;
 };
 

@@ -80,16 +80,18 @@ void DoMatch(const Scope& scope, const Keys& keys, v1::MatchResponse* response) 
   response->set_present(std::move(present));
 }
 
-absl::Status DoList(const Scope& scope, const v1::ListRequest& request,
-                    v1::ListResponse* response) {
+absl::Status DoList(const Environment& environment, const Scope& scope,
+                    const v1::ListRequest& request, grpc::ByteBuffer* response) {
   auto listing = ListKeys(*scope.ns, scope.fingerprint.hash(),
                           {.key_prefix = request.key_prefix(),
                            .page_token = request.page_token(),
                            .page_size = request.page_size(),
                            .max_bytes = kMaxListPageBytes});
   if (!listing.ok()) return WithReason(listing.status(), "INVALID_PAGE");
-  *response->mutable_objects() = std::move(listing->objects);
-  response->set_next_page_token(std::move(listing->next_page_token));
+  v1::ListResponse page;
+  *page.mutable_objects() = std::move(listing->objects);
+  page.set_next_page_token(std::move(listing->next_page_token));
+  ASSIGN_OR_RETURN(*response, MakeHeldResponse(scope, page, environment));
   return absl::OkStatus();
 }
 
@@ -107,7 +109,7 @@ grpc::ServerUnaryReactor* Serve(const Environment& environment, Method method,
   return call;
 }
 
-// The same for methods that take keys and answer with a message.
+// The same for methods that take keys and answer with a bit for each.
 template <typename Request, typename Response, typename Work>
 grpc::ServerUnaryReactor* ServeKeys(const Environment& environment, Method method,
                                     const grpc::ServerContextBase& context,
@@ -156,8 +158,14 @@ grpc::ServerUnaryReactor* CacheService::Put(grpc::CallbackServerContext* context
 grpc::ServerUnaryReactor* CacheService::Match(grpc::CallbackServerContext* context,
                                               const grpc::ByteBuffer* request,
                                               grpc::ByteBuffer* response) {
-  return ServeKeys<v1::MatchRequest, v1::MatchResponse>(environment_, Method::kMatch, *context,
-                                                        *request, response, DoMatch);
+  return Serve(environment_, Method::kMatch, *request, response, [&]() -> absl::Status {
+    v1::MatchRequest match;
+    ASSIGN_OR_RETURN(const Scope scope, OpenKeys(environment_, *context, *request, &match));
+    v1::MatchResponse message;
+    DoMatch(scope, match.keys(), &message);
+    ASSIGN_OR_RETURN(*response, MakeHeldResponse(scope, message, environment_));
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* CacheService::Exists(grpc::CallbackServerContext* context,
@@ -216,14 +224,10 @@ grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* contex
   }
   // Context and response live until the call completes.
   background_.Post(
-      [call, context, response, request = std::move(request), scope = *std::move(scope)] {
+      [this, call, context, response, request = std::move(request), scope = *std::move(scope)] {
         if (context->IsCancelled()) return call->Complete(absl::CancelledError("the client left"));
-        v1::ListResponse page;
-        const absl::Status status = DoList(scope, request, &page);
-        if (status.ok()) {
-          *response = ToBuffer(page);
-          call->scope().AddResponseBytes(response->Length());
-        }
+        const absl::Status status = DoList(environment_, scope, request, response);
+        if (status.ok()) call->scope().AddResponseBytes(response->Length());
         call->Complete(status);
       });
   return call;

@@ -30,6 +30,7 @@ class GetStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     const absl::Status status = Open(request);
     if (!status.ok()) return Finish(scope_.End(status));
     Write(ToBuffer(header_));
+    header_ = {};  // it can be long, and what is on its way is a copy
   }
 
   void OnWriteDone(bool ok) override {
@@ -66,14 +67,14 @@ class GetStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     auto lease = scope.ns->Lookup(scope.Id(request.key()), /*touch=*/!request.counted(),
                                   {.ends_request = true});
     if (!lease) return absl::OkStatus();
-    const uint64_t size = lease->bytes().size();
+    header.set_found(true);
+    Describe(*lease, header.mutable_object());
+    const uint64_t size = header_.ByteSizeLong() + lease->bytes().size();
     const auto now = std::chrono::steady_clock::now();
     PinnedBudget& budget = environment_.budget;
     ASSIGN_OR_RETURN(auto hold, budget.Acquire(std::move(scope.connection),
                                                budget.StreamCharge(size), size, now));
     hold->ExpectProgress(now);
-    header.set_found(true);
-    Describe(*lease, header.mutable_object());
     object_ = std::make_shared<StreamedObject>(
         StreamedObject{.hold = std::move(hold), .lease = *std::move(lease)});
     return absl::OkStatus();

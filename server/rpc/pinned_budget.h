@@ -1,5 +1,5 @@
-// Bounds the value bytes that responses on their way hold, and ends connections that never take
-// them.
+// Bounds the bytes that responses on their way hold, of values and of what describes them, and ends
+// connections that never take them.
 //
 // Bytes handed to gRPC stay alive until the client's side has accepted them. A client that stops
 // reading keeps them: neither its deadline nor a cancelled call frees what a finished response
@@ -60,9 +60,9 @@ class PinnedBudget {
   explicit PinnedBudget(const Limits& limits) : limits_(limits) {}
 
   const Limits& limits() const { return limits_; }
-  // What a stream of an object of `size` is charged. Only a chunk of it is on its way at a time, so
-  // it is charged at most half of a connection's bound, although the whole object stays pinned: a
-  // large object can always be read, and does not keep others from being read beside it.
+  // What a stream of `size`, object and header, is charged. Only a chunk of it is on its way at a
+  // time, so it is charged at most half of a connection's bound, although the whole object stays
+  // pinned: a large object can always be read, and does not keep others from being read beside it.
   uint64_t StreamCharge(uint64_t size) const;
   // Holds `bytes` of a response of `response_bytes`, which sets its time. RESOURCE_EXHAUSTED names
   // the bound that stands in the way.

@@ -41,8 +41,7 @@ uint64_t TaggedBytes(uint64_t length) {
 // Bytes of a response that gRPC owns until it has sent them.
 struct HeadOwner {
   std::string bytes;
-  Hold hold;  // null if no value is in them
-  uint64_t held_bytes = 0;
+  Hold hold;  // null if somebody else holds them
 };
 
 struct PinnedOwner {
@@ -56,7 +55,7 @@ grpc::Slice HeadSlice(HeadOwner head) {
       owner->bytes.data(), owner->bytes.size(),
       [](void* p) {
         const std::unique_ptr<HeadOwner> done(static_cast<HeadOwner*>(p));
-        if (done->hold != nullptr) done->hold->Release(done->held_bytes);
+        if (done->hold != nullptr) done->hold->Release(done->bytes.size());
       },
       owner);
 }
@@ -146,10 +145,8 @@ class ResponseDraft {
     }
     draft.lease = std::move(lease);
     message_bytes_ += TaggedBytes(draft.body_bytes());
-    held_bytes_ += size;
   }
 
-  uint64_t held_bytes() const { return held_bytes_; }
   std::vector<Draft> Take() { return std::move(drafts_); }
 
  private:
@@ -157,8 +154,7 @@ class ResponseDraft {
 
   bool HasRoom(uint64_t value_bytes, uint64_t description_bytes) const {
     const uint64_t body = description_bytes + TaggedBytes(value_bytes);
-    return message_bytes_ + TaggedBytes(body) <= max_message_bytes_ &&
-           held_bytes_ + value_bytes <= max_held_bytes_;
+    return message_bytes_ + TaggedBytes(body) <= std::min(max_message_bytes_, max_held_bytes_);
   }
 
   const Scope& scope_;
@@ -166,8 +162,7 @@ class ResponseDraft {
   const uint64_t max_message_bytes_;
   uint64_t max_held_bytes_ = 0;
   std::vector<Draft> drafts_;
-  uint64_t message_bytes_ = 0;  // an upper bound
-  uint64_t held_bytes_ = 0;
+  uint64_t message_bytes_ = 0;                // an upper bound
   uint64_t refused_bytes_ = kNothingRefused;  // the smallest value that did not fit
 };
 
@@ -184,9 +179,10 @@ size_t HeadBytes(const std::vector<Draft>& drafts, size_t from) {
 
 grpc::ByteBuffer Assemble(std::vector<Draft> drafts, const Hold& hold) {
   std::vector<grpc::Slice> slices;
-  HeadOwner head;
-  const auto flush = [&slices, &head] {
-    if (!head.bytes.empty()) slices.push_back(HeadSlice(std::exchange(head, {})));
+  HeadOwner head{.bytes = {}, .hold = hold};
+  const auto flush = [&slices, &head, &hold] {
+    if (head.bytes.empty()) return;
+    slices.push_back(HeadSlice(std::exchange(head, {.bytes = {}, .hold = hold})));
   };
   for (size_t i = 0; i < drafts.size(); ++i) {
     Draft& draft = drafts[i];
@@ -203,12 +199,16 @@ grpc::ByteBuffer Assemble(std::vector<Draft> drafts, const Hold& hold) {
       continue;
     }
     head.bytes.append(reinterpret_cast<const char*>(value.data()), value.size());
-    head.hold = hold;
-    head.held_bytes += value.size();
     draft.lease.reset();
   }
   flush();
   return grpc::ByteBuffer(slices.data(), slices.size());
+}
+
+absl::StatusOr<Hold> HoldResponse(const Scope& scope, const Environment& environment,
+                                  uint64_t bytes) {
+  return environment.budget.Acquire(scope.connection, bytes, bytes,
+                                    std::chrono::steady_clock::now());
 }
 
 // Values are chosen from the first key on; uses count from the last one on, so that the head of a
@@ -241,13 +241,20 @@ absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const v1::G
   }
   for (const std::string& key : keys) draft.Add(key);
   if (keys.size() > 1 && !request.counted()) CountUses(scope, keys);
-  Hold hold;
-  if (draft.held_bytes() > 0) {
-    ASSIGN_OR_RETURN(
-        hold, environment.budget.Acquire(scope.connection, draft.held_bytes(), draft.held_bytes(),
-                                         std::chrono::steady_clock::now()));
-  }
-  return Assemble(draft.Take(), hold);
+  std::vector<Draft> drafts = draft.Take();
+  uint64_t bytes = 0;
+  for (const Draft& result : drafts) bytes += TaggedBytes(result.body_bytes());
+  ASSIGN_OR_RETURN(const Hold hold, HoldResponse(scope, environment, bytes));
+  return Assemble(std::move(drafts), hold);
+}
+
+absl::StatusOr<grpc::ByteBuffer> MakeHeldResponse(const Scope& scope,
+                                                  const google::protobuf::MessageLite& message,
+                                                  const Environment& environment) {
+  HeadOwner all{.bytes = message.SerializeAsString(), .hold = nullptr};
+  ASSIGN_OR_RETURN(all.hold, HoldResponse(scope, environment, all.bytes.size()));
+  const grpc::Slice slice = HeadSlice(std::move(all));
+  return grpc::ByteBuffer(&slice, 1);
 }
 
 grpc::ByteBuffer MakeChunk(const std::shared_ptr<StreamedObject>& object, uint64_t offset,

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <google/protobuf/message_lite.h>
 #include <grpcpp/support/byte_buffer.h>
 
 #include <cstdint>
@@ -30,6 +31,12 @@ void Describe(const store::ReadLease& lease, v1::ObjectDescription* out);
 // a message of that size, or other responses hold too much.
 absl::StatusOr<grpc::ByteBuffer> MakeGetResponse(const Scope& scope, const v1::GetRequest& request,
                                                  const Environment& environment);
+
+// An answer without values that may be much larger than what was asked; its bytes are held as those
+// of values are. RESOURCE_EXHAUSTED: other responses hold too much.
+absl::StatusOr<grpc::ByteBuffer> MakeHeldResponse(const Scope& scope,
+                                                  const google::protobuf::MessageLite& message,
+                                                  const Environment& environment);
 
 // An object on its way in chunks; every chunk in flight shares it.
 struct StreamedObject {

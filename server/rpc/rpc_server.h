@@ -54,7 +54,7 @@ struct RpcOptions {
 
   uint64_t max_message_bytes = uint64_t{64}
                                << 20;  // of one request or response; 1 MiB to 2 GiB - 1
-  // Value bytes that responses on their way may hold, which pins those in the arena. Beyond it
+  // Bytes that responses on their way may hold, which pins those of values in the arena. Beyond it
   // calls get RESOURCE_EXHAUSTED, and values that alone exceed it are omitted; GetStream serves
   // those: it counts as at most half of a connection's bound although it pins the whole object.
   // 0 = 1/16 of the store's capacity, but at least 16 MiB.

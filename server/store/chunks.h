@@ -37,9 +37,11 @@ struct HostMemory {
   PageKind pages = PageKind::k4k;
   bool locked = false;
   bool writable_by_clients = true;
+  Populating populating = {};
 };
 
-// Maps and populates `count` chunks. RESOURCE_EXHAUSTED or INTERNAL name the system call.
+// Maps and populates `count` chunks. RESOURCE_EXHAUSTED: they do not fit into memory. INTERNAL
+// names the system call. UNAVAILABLE: it was stopped.
 absl::StatusOr<std::unique_ptr<Chunks>> MakeHostChunks(const std::string& name, uint64_t count,
                                                        uint64_t chunk_bytes,
                                                        const HostMemory& memory);

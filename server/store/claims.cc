@@ -17,7 +17,7 @@ absl::Status DeadlineCame() {
 absl::Status NobodyComputes() { return absl::NotFoundError("nobody computes the key any more"); }
 
 // Abseil counts a status' references where ThreadSanitizer does not look: each thread has its own.
-absl::Status Unshared(const absl::Status& status) { return {status.code(), status.message()}; }
+absl::Status OwnCopy(const absl::Status& status) { return {status.code(), status.message()}; }
 
 }  // namespace
 
@@ -39,7 +39,7 @@ class Claims::Notices {
 
 absl::Status Claims::Enter(const std::shared_ptr<ClaimParty>& party) {
   MutexLock lock(&mu_);
-  if (!closed_.ok()) return Unshared(closed_);
+  if (!closed_.ok()) return OwnCopy(closed_);
   auto member = std::make_unique<Member>();
   member->party = party;
   members_.emplace(party.get(), std::move(member));
@@ -70,7 +70,7 @@ void Claims::Leave(const ClaimParty& party) {
 absl::StatusOr<Claims::Joined> Claims::Join(const ClaimParty& party, const Hash128& key,
                                             const Request& request) {
   MutexLock lock(&mu_);
-  if (!closed_.ok()) return Unshared(closed_);
+  if (!closed_.ok()) return OwnCopy(closed_);
   const auto entered = members_.find(&party);
   if (entered == members_.end()) return absl::CancelledError("the client has left");
   Member& member = *entered->second;
@@ -254,11 +254,11 @@ void Claims::Close(const absl::Status& why) {
   {
     MutexLock lock(&mu_);
     if (!closed_.ok()) return;
-    closed_ = Unshared(why);
+    closed_ = OwnCopy(why);
     for (const auto& [party, member] : members_) parties.push_back(member->party);
     for (const auto& [key, flight] : flights_) {
       while (!flight->waiters.empty()) {
-        EndWait(flight->waiters.front(), {.outcome = Outcome::kMiss, .why = Unshared(why)},
+        EndWait(flight->waiters.front(), {.outcome = Outcome::kMiss, .why = OwnCopy(why)},
                 &notices);
       }
       Forget(flight->claim);

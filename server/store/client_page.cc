@@ -9,9 +9,17 @@
 namespace infercache::store {
 namespace {
 
-// Between two looks at a lane's counters, whoever moves them.
+// Between two looks at a lane's counters, whoever moves them: days of hits, and what bytes and
+// microseconds these may stand for.
 constexpr uint64_t kMostCalls = uint64_t{1} << 40;
-constexpr uint64_t kMostOfAny = uint64_t{1} << 62;
+constexpr uint64_t kMostOfAny = uint64_t{1} << 56;
+// What totals stop at. Two of them, or one and what the daemon counted itself, do not wrap.
+constexpr uint64_t kMostInAll = uint64_t{1} << 62;
+static_assert(shm::kLanes * kMostOfAny <= kMostInAll);
+
+void AddUpTo(uint64_t most, uint64_t more, uint64_t* total) {
+  *total = std::min(*total + more, most);
+}
 
 // How far a counter that its owner may set to anything has come since it was `seen`.
 uint64_t Advance(const std::atomic<uint64_t>& counter, uint64_t most, uint64_t* seen) {
@@ -23,10 +31,10 @@ uint64_t Advance(const std::atomic<uint64_t>& counter, uint64_t most, uint64_t* 
 }  // namespace
 
 void ClientCounters::Add(const ClientCounters& other) {
-  hits += other.hits;
-  misses += other.misses;
-  hit_bytes += other.hit_bytes;
-  saved_compute_us += other.saved_compute_us;
+  AddUpTo(kMostInAll, other.hits, &hits);
+  AddUpTo(kMostInAll, other.misses, &misses);
+  AddUpTo(kMostInAll, other.hit_bytes, &hit_bytes);
+  AddUpTo(kMostInAll, other.saved_compute_us, &saved_compute_us);
 }
 
 absl::StatusOr<std::shared_ptr<ClientPage>> ClientPage::Create(uint32_t slot_limit) {

@@ -21,7 +21,8 @@
 
 namespace infercache::store {
 
-// What clients counted themselves. Totals.
+// What clients counted themselves. Totals, which stop at 2^62 instead of wrapping, whatever clients
+// claim.
 struct ClientCounters {
   uint64_t hits = 0;
   uint64_t misses = 0;
@@ -68,7 +69,7 @@ class ClientPage {
   size_t TryTakeTouches(size_t limit, ApplyTouch apply) ABSL_LOCKS_EXCLUDED(drain_mu_);
 
   // What the client counted since the last call. A counter that moved backwards or leapt beyond
-  // what a machine can do counts for nothing.
+  // what a machine can do (2^40 calls, 2^56 bytes or microseconds) counts for nothing.
   ClientCounters TakeCounters() ABSL_LOCKS_EXCLUDED(counters_mu_);
 
   // Tells the client that its pins have stopped counting; Namespace::DetachPage makes it so.

@@ -4,11 +4,13 @@
 //
 // An object is first retired here and then committed below, so that for a moment it is a miss, and
 // never the other way round: nothing that was erased or replaced here meanwhile may come up again
-// from below. What is left is a successor that is committed here between the two. Its writer erases
-// what is below after it has committed (Namespace::Commit); who moves the old one down looks, after
-// he has committed, whether there is something new here, and then takes it back. One of the two
-// comes second and sees the other's. A flush is like a successor of everything: it counts itself
-// before it begins.
+// from below. What is left is who erases or replaces it between the two, and finds it neither here
+// nor there. He calls it back (departures.h) after he has looked here, and only then erases what is
+// below; who moves it down asks, after he has committed it there, whether somebody has called it
+// back, and then erases it. One of the two comes second and sees the other's. A flush is like an
+// erasure of everything: it counts itself before it begins.
+//
+// It keeps the time at which it ends, however long it was on its way.
 //
 // Nobody waits for a demotion: puts that find too little room evict, as if there were none.
 
@@ -88,18 +90,6 @@ std::vector<bool> Namespace::Impl::EvictCopied(std::span<const uint32_t> records
   return went;
 }
 
-bool Namespace::Impl::Has(const Hash128& hash, std::string_view key) {
-  Removed removed;
-  bool found = false;
-  {
-    Shard& shard = ShardOf(hash);
-    MutexLock lock(&shard.mu);
-    found = FindLive(shard, hash, key, &removed) != 0;
-  }
-  Finish(removed);
-  return found;
-}
-
 uint64_t Namespace::BytesToDemote() const { return impl_->BytesToDemote(); }
 
 std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t limit) {
@@ -121,7 +111,7 @@ std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t
     }
     Demotion& demotion = demotions.emplace_back(Demotion{std::move(from), std::nullopt, flushes});
     if (!room->has_value()) continue;
-    const PendingPut pending = {.ttl_ms = info.ttl_ms};
+    const PendingPut pending = {.expiry_tick = impl_->index().record(record).expiry_tick};
     demotion.to = WriteLease(lower, (*room)->record, (*room)->bytes, pending);
   }
   if (demotions.empty()) impl_->DemotionEnds();
@@ -133,18 +123,20 @@ size_t Namespace::FinishDemotion(std::vector<Demotion> demotions) {
   const std::shared_ptr<Namespace> lower = impl_->lower();
   if (lower == nullptr) return 0;
   std::vector<uint32_t> records;
-  for (const Demotion& demotion : demotions) records.push_back(demotion.from.record_);
+  for (const Demotion& demotion : demotions) {
+    records.push_back(demotion.from.record_);
+    impl_->departures.Leaves(impl_->index().record(records.back()).hash());
+  }
   const std::vector<bool> went = impl_->EvictCopied(records);
   size_t moved = 0;
   for (size_t i = 0; i < demotions.size(); ++i) {
-    if (!went[i]) continue;
-    ++moved;
-    if (!demotions[i].to.has_value()) continue;
-    (void)lower->Commit(*std::move(demotions[i].to));  // or another one was there first
+    const bool commits = went[i] && demotions[i].to.has_value();
+    if (commits) (void)lower->Commit(*std::move(demotions[i].to));  // or another one was first
     const Hash128 hash = impl_->index().record(records[i]).hash();
-    const std::string_view key = demotions[i].from.key();
+    const bool called_back = impl_->departures.Arrived(hash);
     const bool flushed = lower->impl_->flushes() != demotions[i].flushes;
-    if (flushed || impl_->Has(hash, key)) lower->impl_->Erase(hash, key);
+    if (commits && (called_back || flushed)) lower->impl_->Erase(hash, demotions[i].from.key());
+    moved += went[i] ? 1 : 0;
   }
   return moved;
 }

@@ -31,12 +31,16 @@ absl::StatusOr<std::unique_ptr<Chunks>> MakeHostChunks(const std::string& name, 
                                                        const HostMemory& memory) {
   const auto access = memory.writable_by_clients ? MemorySegment::Access::kWritableForOthers
                                                  : MemorySegment::Access::kReadOnlyForOthers;
+  // Before any of it is taken from others. Huge pages are counted where they are reserved.
+  if (memory.pages != PageKind::kHugetlb) {
+    RETURN_IF_ERROR(memory.populating.room.Check(count * chunk_bytes));
+  }
   std::vector<MemorySegment> segments;
   for (uint64_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(MemorySegment segment,
                      MemorySegment::Create(absl::StrCat("infercache-arena-", name, "-", i),
                                            chunk_bytes, access, memory.pages));
-    RETURN_IF_ERROR(segment.Populate());
+    RETURN_IF_ERROR(segment.Populate(memory.populating));
     if (memory.locked) RETURN_IF_ERROR(segment.Lock());
     segments.push_back(std::move(segment));
   }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,8 @@ class Namespace;
 
 // What a reservation has to remember until it is committed.
 struct PendingPut {
-  uint64_t ttl_ms = 0;
+  uint64_t ttl_ms = 0;                       // from the commit on
+  std::optional<uint32_t> expiry_tick = {};  // in its place: of the index, 0 = never
   Hash128 parent = {};  // ObjectInfo::parent_key, see Namespace::ChainHash; zero = none
   bool overwrite = false;
 };

@@ -2,22 +2,17 @@
 // time.
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
-#include "common/part_table.h"
 #include "server/store/namespace_impl.h"
 
 namespace infercache::store {
 namespace {
 
-// An entry as it is found under a lock: its parts are decoded once it is known to be on the page.
-struct Found {
-  std::string key;
-  uint64_t size_bytes = 0;
-  ObjectInfo info;
-  std::string part_table;
-};
+bool ByKey(const ListEntry& a, const ListEntry& b) { return a.key < b.key; }
 
-bool ByKey(const Found& a, const Found& b) { return a.key < b.key; }
+uint64_t Bytes(const ListEntry& entry) { return entry.key.size() + entry.part_table.size(); }
 
 }  // namespace
 
@@ -47,39 +42,37 @@ uint64_t Namespace::Impl::Flush(std::string_view key_prefix) {
 }
 
 ListPage Namespace::Impl::List(const Hash128& fingerprint, std::string_view key_prefix,
-                               std::string_view after, size_t limit) const {
-  std::vector<Found> heap;  // the smallest limit + 1 keys, the largest of them on top
+                               std::string_view after, size_t limit, uint64_t max_bytes) const {
+  std::vector<ListEntry> heap;  // the smallest keys so far, the largest of them on top
+  uint64_t bytes = 0;
+  std::optional<std::string> end;  // this key and larger ones are not on the page
   const uint64_t now = now_ms();
   const auto consider = [&](const shm::Record& record) {
     const std::string_view key = index().key(record);
     if (!key.starts_with(key_prefix) || key <= after) return;
-    if (heap.size() > limit && key >= heap.front().key) return;
+    if (end.has_value() && key >= *end) return;
     // The fingerprint is in the hash: only under the asked one does the key hash to what is stored.
     if (index_.HashOf(fingerprint, key) != record.hash()) return;
     if (index().expired(record, now)) return;
-    if (heap.size() > limit) {
-      std::pop_heap(heap.begin(), heap.end(), ByKey);
-      heap.pop_back();
-    }
     heap.push_back(
         {std::string(key), record.size(), InfoOf(record), std::string(index().part_table(record))});
+    bytes += Bytes(heap.back());
     std::push_heap(heap.begin(), heap.end(), ByKey);
+    while (heap.size() > limit || (bytes > max_bytes && heap.size() > 1)) {
+      std::pop_heap(heap.begin(), heap.end(), ByKey);
+      bytes -= Bytes(heap.back());
+      end = std::move(heap.back().key);
+      heap.pop_back();
+    }
   };
-  ForEachRun(0, index_.bucket_count(), [&](Shard& shard, uint32_t first, uint32_t end) {
+  ForEachRun(0, index_.bucket_count(), [&](Shard& shard, uint32_t first, uint32_t end_bucket) {
     MutexLock lock(&shard.mu);
-    for (uint32_t bucket = first; bucket < end; ++bucket) {
+    for (uint32_t bucket = first; bucket < end_bucket; ++bucket) {
       index_.ForEachInChain(bucket, [&](uint32_t record) { consider(index().record(record)); });
     }
   });
   std::sort_heap(heap.begin(), heap.end(), ByKey);
-  ListPage page;
-  page.more = heap.size() > limit;
-  if (page.more) heap.pop_back();
-  for (Found& found : heap) {
-    page.entries.push_back({std::move(found.key), found.size_bytes, std::move(found.info),
-                            *DecodePartTable(found.part_table)});
-  }
-  return page;
+  return {.entries = std::move(heap), .more = end.has_value()};
 }
 
 }  // namespace infercache::store

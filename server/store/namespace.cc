@@ -39,8 +39,9 @@ absl::StatusOr<std::unique_ptr<Namespace::Impl>> Namespace::Impl::Create(
                           ? *environment.hash_seed
                           : uint64_t{std::random_device()()} << 32 | std::random_device()();
   // A tick of slack, so that a TTL that ends in the first tick does not become tick 0, "never".
+  const uint64_t now_ms = environment.clock.NowMs();
   options.expiry_epoch_ms =
-      environment.clock.NowMs() - std::min(environment.clock.NowMs(), shm::kExpiryTickMs);
+      environment.expiry_epoch_ms.value_or(now_ms - std::min(now_ms, shm::kExpiryTickMs));
   ASSIGN_OR_RETURN(IndexSegment segment, IndexSegment::Create(options));
   auto index = std::make_unique<IndexSegment>(std::move(segment));
   ASSIGN_OR_RETURN(std::unique_ptr<Space> space,
@@ -169,12 +170,16 @@ absl::StatusOr<CommitOutcome> Namespace::Commit(WriteLease lease, const UseConte
   // Read now: from the commit on, the record is anybody's.
   const shm::Record& record = impl_->index().record(lease.record_);
   const Hash128 hash = record.hash();
-  const std::shared_ptr<Namespace> lower = lease.pending_.overwrite ? impl_->lower() : nullptr;
-  const std::string key(lower != nullptr ? impl_->index().key(record) : std::string_view());
+  const bool overwrites = lease.pending_.overwrite;
+  const std::shared_ptr<Namespace> lower = impl_->lower();
+  const std::string key(lower != nullptr && overwrites ? impl_->index().key(record) : "");
   auto outcome = impl_->Commit(lease.record_, lease.pending_, use);
   if (outcome.ok()) impl_->claims.OnVisible(hash);
-  // What it replaces may have moved down, where it would outlive its successor.
-  if (outcome.ok() && lower != nullptr) lower->impl_->Erase(hash, key);
+  if (lower != nullptr && outcome.ok() && *outcome == CommitOutcome::kStored) {
+    // What it replaces may have moved down, or be on its way, and would outlive its successor.
+    impl_->departures.CallBack(hash);
+    if (overwrites) lower->impl_->Erase(hash, key);
+  }
   return outcome;
 }
 
@@ -212,7 +217,10 @@ bool Namespace::Erase(const ObjectId& id) {
   const Hash128 hash = impl_->HashOf(id);
   const bool here = impl_->Erase(hash, id.key);
   const std::shared_ptr<Namespace> lower = impl_->lower();
-  return (lower != nullptr && lower->impl_->Erase(hash, id.key)) || here;
+  if (lower == nullptr) return here;
+  const bool on_its_way = impl_->departures.CallBack(hash);
+  const bool below = lower->impl_->Erase(hash, id.key);
+  return here || on_its_way || below;
 }
 uint64_t Namespace::Flush(std::string_view key_prefix) {
   impl_->FlushBegins();
@@ -221,8 +229,8 @@ uint64_t Namespace::Flush(std::string_view key_prefix) {
   return erased + impl_->Flush(key_prefix);
 }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
-                         std::string_view after, size_t limit) const {
-  return impl_->List(fingerprint, key_prefix, after, limit);
+                         std::string_view after, size_t limit, uint64_t max_bytes) const {
+  return impl_->List(fingerprint, key_prefix, after, limit, max_bytes);
 }
 absl::StatusOr<Namespace::GetOrReserved> Namespace::GetOrReserve(const ObjectId& id,
                                                                  const ClaimParty& party,

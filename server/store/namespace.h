@@ -115,7 +115,8 @@ struct ListEntry {
   std::string key;
   uint64_t size_bytes = 0;
   ObjectInfo info;
-  std::vector<PartSpec> parts;
+  // For DecodePartTable, which may make a thousand times as much of it.
+  std::string part_table;
 };
 
 struct ListPage {
@@ -199,9 +200,10 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   // too. Returns how many.
   uint64_t Flush(std::string_view key_prefix);
   // Objects under `fingerprint` whose key starts with `key_prefix` and is greater than `after`.
+  // At most `limit`, with at most `max_bytes` of keys and part tables, but one if there is one.
   // Costs a walk over the index, in pieces of one shard; concurrent changes may or may not show.
   ListPage List(const Hash128& fingerprint, std::string_view key_prefix, std::string_view after,
-                size_t limit) const;
+                size_t limit, uint64_t max_bytes = UINT64_MAX) const;
 
   // Upkeep: frees limbo that no reader names any more, expires objects, evicts down to the free
   // reserve. Bounded work per call. Returns true if more work is waiting.

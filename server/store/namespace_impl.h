@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "server/store/departures.h"
 #include "server/store/events.h"
 #include "server/store/index_segment.h"
 #include "server/store/limbo.h"
@@ -41,8 +42,10 @@ class Namespace::Impl {
     uint64_t assumed_object_bytes;   // see StoreOptions
     ArenaGeometry arena;             // of spec.quota_bytes
     PageKind pages = PageKind::k4k;  // of the chunks
-    // A tier has its namespace's, so that both know an object by the same hash.
+    // A tier has its namespace's, so that both know an object by the same hash, and its end by the
+    // same tick.
     std::optional<uint64_t> hash_seed = std::nullopt;
+    std::optional<uint64_t> expiry_epoch_ms = std::nullopt;
     // Of a tier whose objects move down: where to, and who is told that less room is free than
     // there should be, from any thread.
     std::weak_ptr<Namespace> lower = {};
@@ -87,8 +90,6 @@ class Namespace::Impl {
   static constexpr uint64_t kDemotionReserves = 8;
   uint64_t BytesToDemote() const;
   std::shared_ptr<Namespace> lower() const { return environment_.lower.lock(); }
-  // Whether an object of that key is visible; neither hit nor use.
-  bool Has(const Hash128& hash, std::string_view key);
   // The objects that would go next.
   std::vector<uint32_t> PinColdest(uint64_t bytes, size_t limit) ABSL_LOCKS_EXCLUDED(evict_mu_);
   // Of these, each pinned once by the caller, those that are still what they were and that nobody
@@ -112,7 +113,7 @@ class Namespace::Impl {
   // --- listing.cc ---
   uint64_t Flush(std::string_view key_prefix);
   ListPage List(const Hash128& fingerprint, std::string_view key_prefix, std::string_view after,
-                size_t limit) const;
+                size_t limit, uint64_t max_bytes) const;
 
   const NamespaceSpec& spec() const { return spec_; }
   const shm::IndexView& index() const { return index_.view(); }
@@ -131,8 +132,9 @@ class Namespace::Impl {
 
   Hash128 HashOf(const ObjectId& id) const { return index_.HashOf(id.fingerprint, id.key); }
 
-  // Has its own lock, which is taken with none of those above held.
+  // Have their own locks, which are taken with none of those above held.
   Claims claims;
+  Departures departures;
 
   // Given back when the last lease on a deleted namespace is gone.
   std::shared_ptr<void> quota_claim;

@@ -140,7 +140,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
       ++shard.exists;
       outcome = CommitOutcome::kExists;
     } else {
-      record.expiry_tick = ExpiryTick(pending.ttl_ms);
+      record.expiry_tick = pending.expiry_tick.value_or(ExpiryTick(pending.ttl_ms));
       // A new entry is linked while the generation is odd, which readers take for a change in
       // flight: if it finds no place it was never visible. A replacement always finds its place.
       if (existing != 0) {

@@ -174,7 +174,8 @@ void Ranking::ApplyDeparture(const Note& note, uint64_t now_ms) {
           {.now_ms = now_ms, .hash = note.hash, .idle_ms = now - node.used_ms, .evicted = evicted});
   if (evicted) stats_.age_at_eviction.Add(now - node.stored_ms);
   if (note.kind != Note::Kind::kLoss) {
-    gone_.Add(note.hash, {.used_ms = node.used_ms, .kind = evicted ? kEvicted : kExpired});
+    gone_.Add(note.hash,
+              {.used_ms = node.used_ms, .kind = evicted ? kGhostEvicted : kGhostExpired});
   }
   // One more than there is room for: it has gone for an arrival, which may be what is the oldest.
   while (gone_.size() > members_ + 1) gone_.TakeOldest();
@@ -185,7 +186,7 @@ void Ranking::CountMiss(uint64_t hash, uint32_t now_ms) {
   const std::optional<Ghost> ghost = gone_.Take(hash);
   if (!ghost.has_value()) {
     ++stats_.misses_cold;
-  } else if (ghost->kind == kExpired) {
+  } else if (ghost->kind == kGhostExpired) {
     ++stats_.misses_expired;
   } else {
     ++stats_.misses_evicted;

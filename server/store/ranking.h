@@ -154,9 +154,9 @@ class Ranking {
 
   UseStats stats_ ABSL_GUARDED_BY(mu_);
   size_t members_ ABSL_GUARDED_BY(mu_) = 0;
-  // The latest that were evicted (kind kEvicted) or expired, at most as many as there are members:
+  // The latest that were evicted or expired, by kind, at most as many as there are members:
   // what a namespace of twice the capacity would have besides, whatever the policy is.
-  static constexpr uint8_t kEvicted = 0, kExpired = 1;
+  static constexpr uint8_t kGhostEvicted = 0, kGhostExpired = 1;
   GhostTable gone_ ABSL_GUARDED_BY(mu_);
 
   Mutex log_mu_ ABSL_ACQUIRED_AFTER(mu_);

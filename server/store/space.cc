@@ -175,7 +175,11 @@ uint64_t Space::PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) c
     if (record == 0 || record > index_.view().header().record_capacity) continue;
     // Whatever generation it names: a scan honours it all the same, so it has to weigh.
     if (!arena_.Has(record)) continue;
-    const uint64_t size = BlockBytes(record);
+    // While mu_ is held, what is visible or in limbo stays a record of the same object. A pin of
+    // anything else is nobody's who keeps to the protocol.
+    const Phase phase = states_[record].phase.load(std::memory_order_acquire);
+    const bool whole = phase == Phase::kVisible || phase == Phase::kLimbo;
+    const uint64_t size = whole ? index_.view().record(record).size() : BlockBytes(record);
     bytes += size;
     *largest = std::max(*largest, size);
   }

@@ -119,8 +119,9 @@ class Space {
   // The bytes of those of these (record, since when) pairs that are in limbo, by their age.
   AgedBytes LimboByAge(std::span<const std::pair<uint32_t, uint64_t>> waiting,
                        uint64_t now_ms) const;
-  // The bytes of the objects that these pins, which may be any words, keep from being reused.
-  // Raises `largest` to those of the largest.
+  // The bytes of the objects that these pins, which may be any words, keep from being reused: each
+  // its size, as its client counts it (client/src/session_pins.h), not that of its block. Raises
+  // `largest` to those of the largest.
   uint64_t PinnedBytes(std::span<const uint64_t> pins, uint64_t* largest) const;
   // Empty if the CPU cannot touch them.
   std::span<std::byte> BytesOf(const shm::Record& record) const;

@@ -94,6 +94,7 @@ struct Store::Parts {
   std::shared_ptr<void> claim = nullptr;  // goes when the namespace does
   // Of a tier, see Namespace::Impl::Environment.
   std::optional<uint64_t> hash_seed = std::nullopt;
+  std::optional<uint64_t> expiry_epoch_ms = std::nullopt;
   std::weak_ptr<Namespace> lower = {};
   std::function<void()> low_room = {};
 };
@@ -190,7 +191,8 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::CreateNamespace(NamespaceSpec 
                      MakeHostChunks(name, arena.chunk_count, arena.chunk_bytes,
                                     {.pages = made_of,
                                      .locked = options_.lock_memory,
-                                     .writable_by_clients = spec.writable_by_clients}));
+                                     .writable_by_clients = spec.writable_by_clients,
+                                     .populating = options_.populating}));
     return Make(spec,
                 {.arena = arena, .chunks = std::move(chunks), .pages = made_of, .claim = claim});
   };
@@ -218,6 +220,7 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::Make(const NamespaceSpec& spec
                                            .arena = parts.arena,
                                            .pages = parts.pages,
                                            .hash_seed = parts.hash_seed,
+                                           .expiry_epoch_ms = parts.expiry_epoch_ms,
                                            .lower = std::move(parts.lower),
                                            .low_room = std::move(parts.low_room)};
   if (maintenance_ != nullptr) {
@@ -245,6 +248,7 @@ absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
   spec.writable_by_clients = true;
   Parts parts = {.arena = arena, .chunks = std::move(chunks)};
   parts.hash_seed = ns.impl_->index().header().hash_seed;
+  parts.expiry_epoch_ms = ns.impl_->index().header().expiry_epoch_ms;
   if (low_room) {
     parts.lower = ns.weak_from_this();
     parts.low_room = std::move(low_room);

@@ -38,6 +38,9 @@ struct StoreOptions {
   uint64_t assumed_object_bytes = 0;
   // A thread that keeps the free reserve, expires and reaps. Off in tests that call Maintain().
   bool background = true;
+  // What a namespace's memory has to fit into, and whether one that is being made shall not be
+  // finished: asked on the thread that makes it, now and then.
+  Populating populating = {};
 };
 
 class Store {
@@ -51,7 +54,7 @@ class Store {
 
   // Maps and populates the arena before it returns.
   // Errors: INVALID_ARGUMENT (name, zero or oversized field, unknown policy), ALREADY_EXISTS,
-  // RESOURCE_EXHAUSTED (capacity or memory).
+  // RESOURCE_EXHAUSTED (capacity or memory), UNAVAILABLE (stopped meanwhile).
   absl::StatusOr<std::shared_ptr<Namespace>> CreateNamespace(NamespaceSpec spec);
   // Gives `ns` a tier in the memory of the GPU `device`. `chunks` are as `arena` says, whose bytes
   // are the GPU's and not part of the capacity. If there is a `low_room`, somebody moves its

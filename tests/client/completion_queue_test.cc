@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <set>
 #include <thread>
@@ -28,6 +29,30 @@ TEST(CompletionQueue, IsReadableWhileThereIsSomething) {
   EXPECT_FALSE(Readable(queue->event_fd()));
   queue->Push({.id = 3});
   EXPECT_TRUE(Readable(queue->event_fd()));
+}
+
+// The usual thing to do with an eventfd ended the program.
+TEST(CompletionQueue, MayBeReadBeforeItIsDrained) {
+  auto queue = *CompletionQueue::Create();
+  for (uint64_t id = 1; id <= 3; ++id) {
+    queue->Push({.id = id});
+    uint64_t count = 0;
+    ASSERT_EQ(read(queue->event_fd(), &count, sizeof count), ssize_t{sizeof count});
+    EXPECT_FALSE(Readable(queue->event_fd()));
+    const std::vector<Completion> drained = queue->Drain();
+    ASSERT_EQ(drained.size(), 1u);
+    EXPECT_EQ(drained[0].id, id);
+  }
+  queue->Push({.id = 4});
+  EXPECT_TRUE(Readable(queue->event_fd()));
+}
+
+TEST(CompletionQueue, HandsOutWithoutADescriptorToo) {
+  const auto queue = CompletionQueue::WithoutDescriptor();
+  EXPECT_EQ(queue->event_fd(), -1);
+  queue->Push({.id = 1});
+  EXPECT_EQ(queue->Drain().size(), 1u);
+  EXPECT_TRUE(queue->Drain().empty());
 }
 
 // A drainer that waits on the descriptor alone gets everything, each once.

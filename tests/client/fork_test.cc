@@ -1,6 +1,8 @@
 // A fork while a client is in use: the child has no client, may drop what it inherited, and can
 // make its own. Over gRPC as far as it goes without gRPC, which does not survive forks.
 
+#include <poll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,6 +104,23 @@ TEST_F(Fork, AChildsAsynchronousCallsAreRefusedInItsOwnQueue) {
             }),
             0);
   EXPECT_TRUE(client_->Drain().empty());
+}
+
+// It woke the parent instead, whose Drain then ended the parent.
+TEST_F(Fork, AChildWithoutDescriptorsKeepsItsCompletionsFromTheParent) {
+  const std::string_view key = "k";
+  EXPECT_EQ(
+      InChild([&] {
+        const rlimit none = {0, 0};
+        if (setrlimit(RLIMIT_NOFILE, &none) != 0) return 1;
+        client_->SubmitGet(std::span(&key, 1));
+        if (client_->event_fd() != -1) return 2;
+        const std::vector<Completion> completions = client_->Drain();
+        return completions.size() == 1 && absl::IsUnavailable(completions[0].get[0].status) ? 0 : 3;
+      }),
+      0);
+  pollfd waiting = {.fd = client_->event_fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&waiting, 1, 0), 0) << "nothing of the parent's has completed";
 }
 
 TEST_F(Fork, AChildComputesForItselfAndDropsClaimsThatAreTheParents) {

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <fstream>
+#include <string>
 #include <thread>
 
+#include "common/limits.h"
 #include "tests/build_kind.h"
 #include "tests/local/local_fixture.h"
 
@@ -25,6 +28,15 @@ class LocalReads : public LocalFixture {
 
   store::NamespaceVerbs ns_;
 };
+
+// A line of /proc/self/status.
+uint64_t StatusKiB(const std::string& name) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(name + ":")) return std::stoull(line.substr(name.size() + 1));
+  }
+  return 0;
+}
 
 TEST_F(LocalReads, AHitNeedsNoMessage) {
   ns_.MustPut("key", "value");
@@ -102,6 +114,24 @@ TEST_F(LocalReads, ListingGoesPageByPage) {
   EXPECT_THAT(KeysOf(second), ElementsAre("a3"));
   EXPECT_EQ(second.next_page_token(), "");
   EXPECT_THAT(KeysOf(worker.ListKeys()), ElementsAre("a1", "a2", "a3", "b1", "c1"));
+}
+
+// 4,096 equal parts are a few bytes of the index, and take a hundred thousand where they are told.
+TEST_F(LocalReads, AListOfObjectsWithManyPartsTakesNoMoreThanItsAnswer) {
+  constexpr int kObjects = 1'500;
+  const auto many = Create("many", 16 * kMiB);
+  store::PutOptions options;
+  options.parts.assign(kMaxParts, {.dtype = DataType::kBytes, .shape = {}, .size_bytes = 1});
+  for (int i = 0; i < kObjects; ++i) {
+    many.MustPut(std::to_string(i), std::string(kMaxParts, 'v'), options);
+  }
+  Serve();
+  Worker worker = Open({.namespace_name = "many"});
+  std::ofstream("/proc/self/clear_refs") << 5;  // the most from here on
+  const uint64_t before = StatusKiB("VmHWM");
+  EXPECT_GT(worker.ListKeys("", kMaxListPageSize).objects_size(), 1);
+  if (kThreadSanitizer || kAddressSanitizer) return;  // whose memory this is not
+  EXPECT_LT(StatusKiB("VmHWM") - before, uint64_t{80} << 10) << "KiB";
 }
 
 TEST_F(LocalReads, AListThatDoesNotFitAFrameIsCutAndGoesOn) {

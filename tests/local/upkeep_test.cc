@@ -103,6 +103,31 @@ TEST_F(LocalUpkeep, APageOverItsBudgetIsRevoked) {
   bystander.Ping();
 }
 
+// Only two readings in a row counted: a client that let go at every other one held what it liked.
+TEST_F(LocalUpkeep, LettingGoNowAndThenDoesNotHideWhatIsHeld) {
+  constexpr uint32_t kPins = 4;
+  const char* const keys[kPins] = {"a", "b", "c", "d"};
+  for (const char* key : keys) ns_.MustPut(key, std::string(200 * 1024, 'x'));
+  Serve();
+  Worker worker = Open();
+  shm::SessionPage page = worker.raw().page();
+  std::vector<uint64_t> pins;
+  for (uint32_t i = 0; i < kPins; ++i) {
+    worker.Get(keys[i], clock_.NowMs(), i, /*keep_pin=*/true);
+    pins.push_back(page.slot(i).load());
+    page.slot(i).store(0);
+  }
+  // A reading follows each time that the touches are taken in.
+  for (uint64_t n = 1; n <= 100 && !page.revoked(); ++n) {
+    for (uint32_t i = 0; i < kPins; ++i) page.slot(i).store(n % 2 == 0 ? pins[i] : 0);
+    page.lane(0).touched.store(n);
+    ASSERT_TRUE(
+        Eventually([&] { return page.revoked() || server_->stats().touches_drained == n; }));
+  }
+  EXPECT_TRUE(page.revoked());
+  ExpectEnds(EndReason::kRevoked);
+}
+
 TEST_F(LocalUpkeep, LeasesAndPinsCountTogether) {
   for (const char* key : {"a", "b", "c", "d"}) ns_.MustPut(key, std::string(200 * 1024, 'x'));
   Serve();

@@ -172,6 +172,21 @@ TEST_F(ClientPages, CountersThatMoveBackOrLeapCountForNothing) {
   EXPECT_EQ(ns_->Stats().client.hits, 107u);
 }
 
+TEST_F(ClientPages, TotalsNeverWrapWhateverClientsClaim) {
+  uint64_t before = 0;
+  for (uint64_t look = 1; look <= 100; ++look) {
+    for (uint32_t i = 0; i < shm::kLanes; ++i) {
+      client_->page().lane(i).hit_bytes.store(look << 56);
+    }
+    const uint64_t now = ns_->Stats().client.hit_bytes;
+    ASSERT_GE(now, before) << look;
+    before = now;
+  }
+  EXPECT_EQ(before, uint64_t{1} << 62);
+  for (uint32_t i = 0; i < shm::kLanes; ++i) client_->page().lane(i).hit_bytes.store(1 << 20);
+  EXPECT_EQ(ns_->Stats().client.hit_bytes, before);
+}
+
 TEST_F(ClientPages, PinsAreWeighed) {
   ns_.MustPut("a", std::string(1024, 'v'));
   ns_.MustPut("b", std::string(2048, 'v'));
@@ -192,6 +207,16 @@ TEST_F(ClientPages, PinsAreWeighed) {
   // One that names a record keeps it from being reused, whatever the generation: it weighs.
   client_->page().slot(10).store(shm::MakePin(shm::PinnedRecord(PinOf("a", 11)), 0x1234));
   EXPECT_EQ(ns_->PinsOf(*client_->daemons_page()).bytes, 4096u);
+}
+
+// As the client counts them: by their blocks they would be beyond a budget that it keeps to.
+TEST_F(ClientPages, SmallObjectsWeighNoMoreThanTheirSize) {
+  ns_.MustPut("a", "v");
+  ns_.MustPut("b", std::string(65, 'v'));
+  ASSERT_EQ(client_->Find("a", clock_.NowMs(), 0).outcome, FindOutcome::kPinned);
+  ASSERT_EQ(client_->Find("b", clock_.NowMs(), 1).outcome, FindOutcome::kPinned);
+  EXPECT_TRUE(ns_.Erase("b"));
+  EXPECT_EQ(ns_->PinsOf(*client_->daemons_page()).bytes, 66u);
 }
 
 TEST_F(ClientPages, SlotsBeyondTheLimitDoNotCount) {

@@ -176,6 +176,63 @@ TEST_F(DemotionTest, WhatIsOverIsNotMoved) {
   EXPECT_EQ(tier_->Stats().expired, 1u);
 }
 
+TEST_F(DemotionTest, EndsWhenItWouldHaveHoweverLongItWasOnItsWay) {
+  clock_.AdvanceMs(12'345);
+  PutOptions options;
+  options.info.ttl_ms = 60'000;
+  PutInTier("key", kBlock, options);
+  auto demotions = Begin();
+  clock_.AdvanceMs(59'900);
+  EXPECT_EQ(tier_->FinishDemotion(std::move(demotions)), 1u);
+  EXPECT_TRUE(host_.Has("key"));
+  clock_.AdvanceMs(200);  // a tick more, to which it was rounded up
+  EXPECT_FALSE(host_.Has("key"));
+}
+
+// It is no longer above when somebody erases it, and not yet below.
+TEST_F(DemotionTest, WhatIsErasedBetweenItsPlacesDoesNotComeUpAgain) {
+  PutInTier("key");
+  PutInTier("another");
+  auto demotions = Begin(2);
+  ASSERT_EQ(demotions.size(), 2u);
+  bool erased = false, again = false;
+  observer_.Beside(EventKind::kEvicted, [&] {
+    EXPECT_FALSE(tier_.Has("key") || host_.Has("key"));
+    erased = tier_.Erase("key");
+    again = tier_.Erase("key");
+  });
+  EXPECT_EQ(tier_->FinishDemotion(std::move(demotions)), 2u);
+  EXPECT_TRUE(erased);
+  EXPECT_FALSE(again) << "it was gone already";
+  EXPECT_FALSE(tier_.Has("key"));
+  EXPECT_FALSE(host_.Has("key"));
+  EXPECT_TRUE(host_.Has("another"));
+}
+
+TEST_F(DemotionTest, WhatIsReplacedBetweenItsPlacesDoesNotComeUpAgain) {
+  for (const bool overwrite : {false, true}) {
+    PutInTier("key");
+    auto demotions = Begin();
+    observer_.Beside(EventKind::kEvicted, [&] {
+      PutInTier("key", 20, {.overwrite = overwrite, .info = {}, .parts = {}});
+    });
+    EXPECT_EQ(tier_->FinishDemotion(std::move(demotions)), 1u);
+    EXPECT_FALSE(host_.Has("key")) << overwrite;
+    EXPECT_EQ(tier_.Lookup("key")->size_bytes(), 20u);
+    EXPECT_TRUE(tier_.Erase("key"));
+  }
+}
+
+TEST_F(DemotionTest, WhatWasErasedAfterItWasMovedMayBeStoredAndMovedAgain) {
+  PutInTier("key");
+  auto demotions = Begin();
+  observer_.Beside(EventKind::kEvicted, [&] { EXPECT_TRUE(tier_.Erase("key")); });
+  EXPECT_EQ(tier_->FinishDemotion(std::move(demotions)), 1u);
+  PutInTier("key");
+  EXPECT_EQ(Demote(), 1u);
+  EXPECT_TRUE(host_.Has("key"));
+}
+
 TEST_F(DemotionTest, WhatIsDroppedOnTheWayStays) {
   PutInTier("key");
   {

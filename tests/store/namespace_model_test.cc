@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/part_table.h"
 #include "tests/store/pattern.h"
 #include "tests/store/store_fixture.h"
 
@@ -281,7 +282,7 @@ class Model {
       const Object* expected = Find(entry.key);
       RC_ASSERT(expected != nullptr);
       RC_ASSERT(entry.size_bytes == expected->size);
-      RC_ASSERT(entry.parts == expected->parts);
+      RC_ASSERT(*DecodePartTable(entry.part_table) == expected->parts);
       listed.emplace(entry.key, entry.size_bytes);
     }
     for (const auto& [key, object] : objects_) {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/part_table.h"
 #include "tests/store/store_fixture.h"
 
 namespace infercache::store {
@@ -235,6 +236,25 @@ TEST_F(Read, ListSaysWhetherThereIsMore) {
   EXPECT_FALSE(ns_->List(model_, "", "c", 2).more);
 }
 
+TEST_F(Read, ListEndsWhereItsBytesEndAndGoesOnThere) {
+  std::vector<std::string> expected;
+  for (int i = 0; i < 100; ++i) {
+    expected.push_back("k" + std::to_string(1000 + i));  // five bytes, and no part table
+    ns_.MustPut(expected.back(), "v");
+  }
+  std::vector<std::string> listed;
+  for (bool more = true; more;) {
+    const ListPage page = ns_->List(model_, "", listed.empty() ? "" : listed.back(), 1000, 35);
+    more = page.more;
+    EXPECT_THAT(page.entries, SizeIs(more ? 7 : 2));
+    for (const ListEntry& entry : page.entries) listed.push_back(entry.key);
+    ASSERT_LE(listed.size(), 100u);
+  }
+  EXPECT_EQ(listed, expected);
+  EXPECT_THAT(ns_->List(model_, "", "", 1000, 4).entries, SizeIs(1)) << "one, whatever it takes";
+  EXPECT_FALSE(ns_->List(model_, "", "k1098", 1000, 4).more);
+}
+
 TEST_F(Read, ListStartsBehindAfterEvenIfThatIsNotThere) {
   for (const char* key : {"a", "c", "e"}) ns_.MustPut(key, "v");
   const ListPage page = ns_->List(model_, "", "b", 10);
@@ -254,7 +274,7 @@ TEST_F(Read, ListSaysWhatTheObjectIs) {
   EXPECT_EQ(page.entries[0].key, "k");
   EXPECT_EQ(page.entries[0].size_bytes, 9u);
   EXPECT_EQ(page.entries[0].info, options.info);
-  EXPECT_EQ(page.entries[0].parts, options.parts);
+  EXPECT_EQ(*DecodePartTable(page.entries[0].part_table), options.parts);
   EXPECT_THAT(ns_->List(other_model_, "", "", 10).entries, SizeIs(1));
 }
 

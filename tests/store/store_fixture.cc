@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -10,9 +11,20 @@
 namespace infercache::store {
 
 void RecordingObserver::OnEvent(const Event& event) {
+  std::function<void()> then;
+  {
+    MutexLock lock(&mu_);
+    seen_.push_back({event.sequence, event.kind, std::string(event.namespace_name), event.key_hash,
+                     event.size_bytes, event.idle_ms});
+    if (event.kind == beside_) then = std::exchange(then_, nullptr);
+  }
+  if (then) std::thread(then).join();
+}
+
+void RecordingObserver::Beside(EventKind kind, std::function<void()> f) {
   MutexLock lock(&mu_);
-  seen_.push_back({event.sequence, event.kind, std::string(event.namespace_name), event.key_hash,
-                   event.size_bytes, event.idle_ms});
+  beside_ = kind;
+  then_ = std::move(f);
 }
 
 std::vector<SeenEvent> RecordingObserver::Take() {

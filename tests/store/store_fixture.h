@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,9 +38,14 @@ class RecordingObserver final : public Observer {
   void OnEvent(const Event& event) override ABSL_LOCKS_EXCLUDED(mu_);
   // What was seen since the last call, in order of the sequence numbers.
   std::vector<SeenEvent> Take() ABSL_LOCKS_EXCLUDED(mu_);
+  // Runs `f` in the next event of that kind, in a thread of its own, and waits for it: what
+  // somebody does who comes between that change and whatever follows it.
+  void Beside(EventKind kind, std::function<void()> f) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   Mutex mu_;
+  EventKind beside_ ABSL_GUARDED_BY(mu_) = EventKind::kStored;
+  std::function<void()> then_ ABSL_GUARDED_BY(mu_);
   std::vector<SeenEvent> seen_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/limits.h"
+#include "tests/common/kernel_files.h"
 #include "tests/store/store_fixture.h"
 
 namespace infercache::store {
@@ -101,6 +102,35 @@ TEST_F(StoreOfNamespaces, FieldsAreChecked) {
               HasSubstr("model"));
   EXPECT_THAT(Names(), IsEmpty());
   EXPECT_EQ(store_->committed_bytes(), 0u);
+}
+
+TEST_F(StoreOfNamespaces, OneThatDoesNotFitIntoMemoryIsRefusedAndLeavesNothing) {
+  const KernelFiles kernel;
+  kernel.Write("/proc/self/cgroup", "0::/daemon\n");
+  kernel.WriteNumber("/sys/fs/cgroup/daemon/memory.max", 100 * kMiB);
+  kernel.WriteNumber("/sys/fs/cgroup/daemon/memory.current", 20 * kMiB);
+  OpenStore({.capacity_bytes = 1024 * kMiB,
+             .chunk_bytes = 16 * kMiB,
+             .background = false,
+             .populating = {.room = MemoryRoom(kernel.root())}});
+  const absl::Status status = TryCreate("large", 80 * kMiB);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("memory.max is 104857600, of which 20971520"));
+  EXPECT_EQ(store_->committed_bytes(), 0u);
+  EXPECT_TRUE(TryCreate("large", 16 * kMiB).ok()) << "its name is free again";
+}
+
+TEST_F(StoreOfNamespaces, OneThatIsBeingMadeCanBeStopped) {
+  int asked = 0;
+  OpenStore({.capacity_bytes = 1024 * kMiB,
+             .chunk_bytes = 16 * kMiB,
+             .background = false,
+             .populating = {.stopping = [&asked] { return ++asked == 3; }}});
+  EXPECT_EQ(TryCreate("large", 1024 * kMiB).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(asked, 3) << "it stopped there";
+  EXPECT_EQ(store_->committed_bytes(), 0u);
+  EXPECT_TRUE(TryCreate("large", 16 * kMiB).ok());
 }
 
 TEST_F(StoreOfNamespaces, SameNameTwice) {

@@ -114,7 +114,7 @@ class Object {
   Object& operator=(Object&&) noexcept;
   ~Object();
 
-  // All parts back to back.
+  // All parts back to back. Empty once moved from.
   std::span<const std::byte> bytes() const { return bytes_; }
   // Never empty: an object that was put without parts has one part of plain bytes.
   const std::vector<PartSpec>& parts() const { return parts_; }
@@ -331,7 +331,10 @@ class Client {
   RequestId SubmitDelete(std::span<const std::string_view> keys, const CallOptions& call = {});
   RequestId SubmitTouch(std::span<const std::string_view> keys, const CallOptions& call = {});
 
-  // Readable (poll, epoll) while Drain() would return something. Owned by the client.
+  // Readable (poll, epoll) while Drain() would return something. Owned by the client, and not to be
+  // read: Drain() does that. Whoever reads it all the same, as one does with an eventfd, has to do
+  // so before Drain(), or misses what completes in between. In a forked child one of its own, where
+  // what it submits with the parent's client fails; -1 if the child has no descriptor left.
   int event_fd() const;
   // What completed since the last call; never blocks.
   std::vector<Completion> Drain();
