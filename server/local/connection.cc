@@ -45,7 +45,8 @@ Connection::Connection(Host& host, asio::io_context& context, uint64_t id, Uniqu
       drain_timer_(context_) {
   asio::error_code error;
   socket_.assign(socket.get(), error);
-  if (!error) (void)socket.Release();
+  const int released = socket.Release();
+  if (error) host_.closer.CloseSocket(released);
 }
 
 void Connection::Start() {
@@ -152,11 +153,11 @@ void Connection::Peek() {
 }
 
 void Connection::HandOver() {
-  UniqueFd socket(socket_.release());
   state_ = State::kEnded;
   if (host_.options.adopt_http2) {
-    host_.options.adopt_http2(std::move(socket));
+    host_.options.adopt_http2(UniqueFd(socket_.release()));
   } else {
+    CloseSocket();
     host_.Log(LocalOptions::Severity::kDebug,
               "a connection speaks HTTP/2, which is not served here");
   }
@@ -233,6 +234,9 @@ absl::Status Connection::CheckDescriptors(std::string_view body, size_t count) c
   if (waiting_descriptors_ >= kMaxWaitingDescriptors) {
     return absl::InvalidArgumentError(absl::StrCat("more than ", kMaxWaitingDescriptors,
                                                    " descriptors before they are answered"));
+  }
+  if (host_.closer.pending() >= kMaxUnclosedDescriptors) {
+    return absl::ResourceExhaustedError("too many descriptors are still being closed");
   }
   return absl::OkStatus();
 }
@@ -342,6 +346,8 @@ absl::Status Connection::HandleHello(const Request& request) {
   state_ = State::kOpen;
   host_.openings.Remove(id_);
   reader_.set_max_body_bytes(kMaxFrameBytes);
+  reader_.set_max_descriptors(kMaxRequestDescriptors);
+  PermitDescriptors(socket_.native_handle(), true);
   client_ = request.hello().client();
   Count(host_.counters.sessions_opened);
   WatchProcess();

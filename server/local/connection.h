@@ -99,6 +99,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void WatchProcess();
   void OnTick();
   void End(EndReason reason, std::string_view detail);
+  void CloseSocket();
   void TakeLastReturns();
   void GiveBack(EndReason reason);
   void LogEnd(EndReason reason, std::string_view detail) const;
@@ -125,7 +126,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool descriptors_unsent_ = false;
   bool listing_ = false;  // what has been asked after a ListKeys waits for its answer
   bool said_goodbye_ = false;
-  FrameReader reader_{kMaxRequestDescriptors, kMaxHelloBytes};  // until there is a session
+  FrameReader reader_{0, kMaxHelloBytes, &host_.closer};  // until there is a session
   FrameWriter writer_;
   // Requests that wait until answers have been read, or for the next turn.
   struct Waiting {

@@ -93,10 +93,18 @@ void Connection::End(EndReason reason, std::string_view detail) {
   }
   asio::error_code ignored;
   drain_timer_.cancel();
-  socket_.close(ignored);
+  CloseSocket();
   process_.close(ignored);
   host_.openings.Remove(id_);
   host_.forget(id_);
+}
+
+// The client sees it at once, however long closing takes.
+void Connection::CloseSocket() {
+  if (!socket_.is_open()) return;
+  const int socket = socket_.release();
+  shutdown(socket, SHUT_RDWR);
+  host_.closer.CloseSocket(socket);
 }
 
 void Connection::GiveBack(EndReason reason) {

@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "common/background.h"
+#include "common/closer.h"
 #include "common/mutex.h"
 #include "server/local/lending.h"
 #include "server/local/local_server.h"
@@ -51,7 +52,7 @@ struct Counters {
 
 struct Host {
   Host(const LocalOptions& o, store::Store& s, asio::io_context& context)
-      : options(o), store(s), users(o.max_sessions), quarantine(context) {}
+      : options(o), store(s), users(o.max_sessions), quarantine(context, closer) {}
 
   void Log(LocalOptions::Severity severity, const std::string& message) const;
   // UNAVAILABLE once the daemon drains.
@@ -64,7 +65,9 @@ struct Host {
   // Drops the server's hold on a connection that is over. Set before the first one.
   std::function<void(uint64_t connection)> forget;
 
-  // Synchronize themselves. `users`, `books` and `lending` outlive `quarantine`.
+  // Synchronize themselves. `closer` outlives all that has descriptors of clients, `users`, `books`
+  // and `lending` outlive `quarantine`.
+  Closer closer;
   std::atomic<bool> draining{false};
   Counters counters;
   Outstanding reservations;  // of open sessions, quarantined ones apart

@@ -101,7 +101,7 @@ class LocalServer::Impl {
         loops_(MakeLoops(options.threads)),
         host_(options, store, loops_.front()->context()),
         acceptor_(
-            loops_.front()->context(), std::move(listener.fd),
+            loops_.front()->context(), host_.closer, std::move(listener.fd),
             [this](UniqueFd socket) { Adopt(std::move(socket)); },
             [this](int error) { OnAcceptTrouble(error); }),
         tick_(loops_.front()->context()) {
@@ -207,6 +207,7 @@ class LocalServer::Impl {
       }
     }
     if (connection != nullptr) return connection->Start();
+    host_.closer.CloseSocket(socket.Release());
     Count(host_.counters.sessions_refused);
     host_.Log(LocalOptions::Severity::kDebug, absl::StrCat("a connection was closed: there are ",
                                                            most, " already, which is the limit"));
@@ -271,6 +272,7 @@ absl::StatusOr<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalOptio
   RETURN_IF_ERROR(Check(options));
   ASSIGN_OR_RETURN(UnixListener listener,
                    ListenOnUnixSocket(options.socket_path, options.socket_mode, kBacklog));
+  PermitDescriptors(listener.fd.get(), false);
   return std::unique_ptr<LocalServer>(
       new LocalServer(std::make_unique<Impl>(options, store, std::move(listener))));
 }

@@ -77,5 +77,35 @@ TEST(FrameReader, HasALimitThatCanBeRaised) {
   EXPECT_EQ(sizes, (std::vector<size_t>{100, 1000}));
 }
 
+// Reading them without room for them would close them, as slowly as their sender likes.
+TEST(FrameReader, LeavesDescriptorsWhereTheyAreIfItTakesNone) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameWriter writer;
+  std::vector<UniqueFd> sent;
+  sent.emplace_back(dup(ours.get()));
+  writer.Add("first");
+  ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  writer.Add("second", std::move(sent));
+  ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  FrameReader reader(/*max_descriptors=*/0);
+  const auto read = reader.Read(ours.get(), 1 << 20, [](std::string_view, std::vector<UniqueFd>) {
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument);
+  FrameReader taker(/*max_descriptors=*/1);
+  size_t found = 0;
+  for (int frame = 0; frame < 2; ++frame) {
+    const auto again =
+        taker.Read(ours.get(), 1 << 20, [&](std::string_view, std::vector<UniqueFd> fds) {
+          found += fds.size();
+          return absl::OkStatus();
+        });
+    ASSERT_TRUE(again.ok()) << again.status();
+  }
+  EXPECT_EQ(found, 1u);
+}
+
 }  // namespace
 }  // namespace infercache
