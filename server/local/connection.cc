@@ -307,19 +307,22 @@ absl::Status Connection::HandleRequest(const Request& request, UniqueFd descript
 // Of millions of keys, for one that asks again and again: other sessions must not wait for that.
 void Connection::HandleListKeys(const Request& request) {
   listing_ = true;
-  host_.lists.Post([&context = context_, weak = weak_from_this(), id = request.id(),
-                    list = session_->Lister(request.list_keys())] {
-    // Moved, not shared: the thread of the session lets go of it alone.
-    auto response = std::make_shared<Response>();
-    absl::Status status = list(response->mutable_key_page());
-    asio::post(context, [weak, id, status = std::move(status), response = std::move(response)] {
-      const auto self = weak.lock();
-      if (self == nullptr || self->state_ != State::kOpen) return;
-      self->listing_ = false;
-      self->Answer(id, status, response.get());
-      self->Continue();
-    });
-  });
+  host_.lists.Post(
+      peer_.user, id_,
+      [&context = context_, weak = weak_from_this(), id = request.id(),
+       list = session_->Lister(request.list_keys())] {
+        if (weak.expired()) return;
+        // Moved, not shared: the thread of the session lets go of it alone.
+        auto response = std::make_shared<Response>();
+        absl::Status status = list(response->mutable_key_page());
+        asio::post(context, [weak, id, status = std::move(status), response = std::move(response)] {
+          const auto self = weak.lock();
+          if (self == nullptr || self->state_ != State::kOpen) return;
+          self->listing_ = false;
+          self->Answer(id, status, response.get());
+          self->Continue();
+        });
+      });
 }
 
 absl::Status Connection::HandleHello(const Request& request) {

@@ -73,6 +73,7 @@ void Connection::End(EndReason reason, std::string_view detail) {
   backlog_.clear();
   writer_ = FrameWriter();
   if (was_open) {
+    if (listing_) host_.lists.Drop(peer_.user, id_);
     LogEnd(reason, detail);
     // The client's process may live on, whoever closed the connection, and hold pins that stop
     // counting now.

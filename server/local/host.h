@@ -12,10 +12,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "common/background.h"
 #include "common/closer.h"
 #include "common/mutex.h"
 #include "server/local/lending.h"
+#include "server/local/lists.h"
 #include "server/local/local_server.h"
 #include "server/local/openings.h"
 #include "server/local/peer.h"
@@ -76,7 +76,7 @@ struct Host {
   QuarantineBooks books;
   Lending lending;
   Quarantine quarantine;
-  Background lists{2};  // walks over a whole index
+  Lists lists;
 };
 
 inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
