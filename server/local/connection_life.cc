@@ -71,6 +71,7 @@ void Connection::End(EndReason reason, std::string_view detail) {
   if (state_ == State::kOpen && reason == EndReason::kClosed) TakeLastReturns();
   const bool was_open = std::exchange(state_, State::kEnded) == State::kOpen;
   backlog_.clear();
+  running_ = nullptr;
   writer_ = FrameWriter();
   if (was_open) {
     if (listing_) host_.lists.Drop(peer_.user, id_);

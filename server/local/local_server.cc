@@ -46,6 +46,9 @@ absl::Status Check(const LocalOptions& options) {
     return OutOfRange("pin_slots", absl::StrCat("1 to ", kMaxPinSlots));
   }
   if (options.pin_budget_divisor < 1) return OutOfRange("pin_budget_divisor", "at least 1");
+  if (options.turn < absl::Nanoseconds(1) || options.turn > absl::Seconds(1)) {
+    return OutOfRange("turn", "between 1 ns and 1 s");
+  }
   constexpr absl::Duration kLongest = absl::Hours(24);
   for (const auto& [name, value] : {std::pair{"reservation_timeout", options.reservation_timeout},
                                     std::pair{"handshake_timeout", options.handshake_timeout}}) {

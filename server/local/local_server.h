@@ -56,6 +56,10 @@ struct LocalOptions {
   // A connection must have opened its session within this time, or is closed.
   absl::Duration handshake_timeout = absl::Seconds(10);
 
+  // Others have their turn after so much work for one session, between two items of a request if
+  // need be.
+  absl::Duration turn = absl::Milliseconds(1);
+
   // Takes over a connection that speaks HTTP/2. Empty = such connections are closed. Called on one
   // of the server's threads, with the preface unread.
   std::function<void(UniqueFd)> adopt_http2;
