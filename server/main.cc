@@ -19,9 +19,11 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "common/clock.h"
+#include "common/heartbeat.h"
 #include "common/unix_socket.h"
 #include "server/command_line.h"
 #include "server/config_print.h"
@@ -57,7 +59,8 @@ class Daemon {
         reloader_(std::move(command_line), config_),
         signals_({.stop = [this](int signal) { lifecycle_.RequestStop(strsignal(signal)); },
                   .stop_again = [this](int signal) { ExitNow(signal); },
-                  .reload = [this] { reloader_.Reload(); }}) {}
+                  .reload = [this] { reloader_.Reload(); },
+                  .is_well = [this] { return IsWell(); }}) {}
   ~Daemon() {
     reloader_.SetServer(nullptr);
     metrics_.SetLocalLane({});
@@ -86,6 +89,21 @@ class Daemon {
   }
 
  private:
+  // On the signals' thread.
+  bool IsWell() {
+    signals_heartbeat_->Beat();
+    std::vector<std::string> silent = heartbeats_.Silent(kLongestSilence);
+    if (silent != silent_) {
+      for (const std::string& name : silent) {
+        Log(spdlog::level::err, "a thread shows no sign of life", {{"thread", name}});
+      }
+      if (silent.empty()) Log(spdlog::level::info, "all threads show signs of life again");
+      silent_ = std::move(silent);
+    }
+    // Parts that are taken down beat no more.
+    return silent_.empty() || lifecycle_.stopping();
+  }
+
   static int Fail(ExitCode code, const absl::Status& status) {
     Log(spdlog::level::err, Cat(status.message()), {{"exit_code", Cat(static_cast<int>(code))}});
     return code;
@@ -125,14 +143,17 @@ class Daemon {
 
   int StartHttp() {
     if (config_.http_listen.empty()) return kExitOk;
-    auto http = HttpServer::Start(config_.http_listen, Endpoints(metrics_, lifecycle_));
+    auto http =
+        HttpServer::Start(config_.http_listen, Endpoints(metrics_, lifecycle_, heartbeats_));
     if (!http.ok()) return Fail(kExitUnavailable, http.status());
     http_ = *std::move(http);
     return kExitOk;
   }
 
   int StartStore() {
-    store_ = std::make_unique<store::Store>(MakeStoreOptions(config_), clock_, &metrics_);
+    store::StoreOptions options = MakeStoreOptions(config_);
+    options.on_upkeep = [beat = heartbeats_.Add("upkeep")] { beat->Beat(); };
+    store_ = std::make_unique<store::Store>(options, clock_, &metrics_);
     metrics_.SetStore(store_.get());
     for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
       if (lifecycle_.stopping()) return kExitOk;
@@ -241,6 +262,7 @@ class Daemon {
       rpc_->Adopt(std::move(socket), right);
     };
     options->log = LogLocal;
+    options->heartbeats = &heartbeats_;
     auto started = local::LocalServer::Start(*options, *store_);
     if (!started.ok()) {
       const bool config = absl::IsInvalidArgument(started.status());
@@ -335,6 +357,9 @@ class Daemon {
   Logging logging_;
   ExitFiles files_;
   Lifecycle lifecycle_;
+  Heartbeats heartbeats_;
+  const std::shared_ptr<Heartbeat> signals_heartbeat_ = heartbeats_.Add("signals");
+  std::vector<std::string> silent_;  // on the signals' thread
   Metrics metrics_;
   Reloader reloader_;
   SignalLoop signals_;

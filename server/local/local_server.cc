@@ -72,26 +72,53 @@ steady_clock::time_point ToSteady(absl::Time deadline) {
 // request: with two of them a round trip takes half as long again.
 class Loop {
  public:
-  Loop() : work_(context_.get_executor()), thread_([this] { context_.run(); }) {}
+  explicit Loop(std::shared_ptr<Heartbeat> heartbeat)
+      : work_(context_.get_executor()),
+        heartbeat_(std::move(heartbeat)),
+        beat_(context_),
+        thread_([this] { context_.run(); }) {
+    if (heartbeat_ != nullptr) asio::post(context_, [this] { AwaitBeat(); });
+  }
 
   asio::io_context& context() { return context_; }
   // Waits until everything that was begun has come back.
   void Join() {
-    asio::post(context_, [this] { work_.reset(); });
+    asio::post(context_, [this] {
+      work_.reset();
+      stops_ = true;
+      beat_.cancel();
+    });
     thread_.join();
+    heartbeat_ = nullptr;
   }
 
  private:
+  void AwaitBeat() {
+    heartbeat_->Beat();
+    beat_.expires_after(kTick);
+    beat_.async_wait([this](const asio::error_code&) {
+      if (!stops_) AwaitBeat();
+    });
+  }
+
   asio::io_context context_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_;
+  std::shared_ptr<Heartbeat> heartbeat_;  // null: it is not watched
+  // On the thread.
+  asio::steady_timer beat_;
+  bool stops_ = false;
   std::thread thread_;
 };
 
 namespace {
 
-std::vector<std::unique_ptr<Loop>> MakeLoops(uint32_t count) {
+std::vector<std::unique_ptr<Loop>> MakeLoops(const LocalOptions& options) {
   std::vector<std::unique_ptr<Loop>> loops;
-  for (uint32_t i = 0; i < count; ++i) loops.push_back(std::make_unique<Loop>());
+  for (uint32_t i = 0; i < options.threads; ++i) {
+    loops.push_back(std::make_unique<Loop>(
+        options.heartbeats == nullptr ? nullptr
+                                      : options.heartbeats->Add(absl::StrCat("sessions ", i))));
+  }
   return loops;
 }
 
@@ -101,7 +128,7 @@ class LocalServer::Impl {
  public:
   Impl(const LocalOptions& options, store::Store& store, UnixListener listener)
       : socket_file_(std::move(listener.file)),
-        loops_(MakeLoops(options.threads)),
+        loops_(MakeLoops(options)),
         host_(options, store, loops_.front()->context()),
         acceptor_(
             loops_.front()->context(), host_.closer, std::move(listener.fd),

@@ -31,6 +31,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/heartbeat.h"
 #include "common/limits.h"
 #include "common/unique_fd.h"
 #include "server/local/lending_stats.h"
@@ -63,6 +64,9 @@ struct LocalOptions {
   // Takes over a connection that speaks HTTP/2. Empty = such connections are closed. Called on one
   // of the server's threads, with the preface unread.
   std::function<void(UniqueFd)> adopt_http2;
+  // Of the threads that run sessions, while there are any of them; null = they are not watched.
+  // Outlives the server.
+  Heartbeats* heartbeats = nullptr;
   // Called without locks, on any of the server's threads. Empty = silence.
   enum class Severity { kDebug, kInfo, kWarning };
   std::function<void(Severity, std::string_view message)> log;

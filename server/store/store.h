@@ -38,6 +38,8 @@ struct StoreOptions {
   uint64_t assumed_object_bytes = 0;
   // A thread that keeps the free reserve, expires and reaps. Off in tests that call Maintain().
   bool background = true;
+  // Called by that thread before each round of upkeep.
+  std::function<void()> on_upkeep = {};
 };
 
 class Store {
