@@ -164,9 +164,9 @@ absl::Status Connection::HandleHello(const Request& request) {
   if (!status.ok()) {
     state_ = State::kRefused;
     Count(host_.counters.sessions_refused);
-    host_.Log(LocalOptions::Severity::kInfo,
-              absl::StrCat("session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid,
-                           " refused: ", status.message()));
+    host_.LogSome(host_.refusals, LocalOptions::Severity::kInfo,
+                  absl::StrCat("session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid,
+                               " refused: ", status.message()));
     Answer(request.id(), status, &response);
     return absl::OkStatus();
   }

@@ -20,6 +20,7 @@
 #include "server/local/openings.h"
 #include "server/local/peer.h"
 #include "server/local/quarantine.h"
+#include "server/local/throttle.h"
 #include "server/local/users.h"
 #include "server/store/store.h"
 
@@ -55,6 +56,9 @@ struct Host {
       : options(o), store(s), users(o.max_sessions), quarantine(context, closer) {}
 
   void Log(LocalOptions::Severity severity, const std::string& message) const;
+  // At most once a second of each `throttle`.
+  void LogSome(Throttle& throttle, LocalOptions::Severity severity,
+               const std::string& message) const;
   // UNAVAILABLE once the daemon drains.
   absl::Status CheckTakesWork() const;
 
@@ -70,7 +74,8 @@ struct Host {
   Closer closer;
   std::atomic<bool> draining{false};
   Counters counters;
-  Outstanding reservations;  // of open sessions, quarantined ones apart
+  Throttle refusals, accept_troubles;  // in the log
+  Outstanding reservations;            // of open sessions, quarantined ones apart
   Users users;
   Openings openings;
   QuarantineBooks books;

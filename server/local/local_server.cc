@@ -266,8 +266,8 @@ class LocalServer::Impl {
   }
 
   void OnAcceptTrouble(int error) {
-    host_.Log(LocalOptions::Severity::kWarning,
-              absl::StrCat("cannot accept connections: ", strerror(error)));
+    host_.LogSome(host_.accept_troubles, LocalOptions::Severity::kWarning,
+                  absl::StrCat("cannot accept connections: ", strerror(error)));
   }
 
   void AwaitTick() {

@@ -73,8 +73,9 @@ struct LocalOptions {
 };
 
 // Why sessions ended. kSlow counts connections that never became one, and kProtocol has those too.
-// Such ends are logged with kDebug, so that a flood of connections does not flood the log: the
-// counters tell of it.
+// Such ends are logged with kDebug, and of refusals and of failures to accept there is one line a
+// second with the number of those that have none, so that a flood of connections does not flood the
+// log: the counters tell of it.
 enum class EndReason : uint8_t {
   kClosed,       // the client closed its connection
   kProcessGone,  // its process died
