@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -49,6 +50,9 @@
 namespace infercache::server {
 namespace {
 
+// Beyond the drain's; memory of terabytes takes its time to be given back.
+constexpr std::chrono::seconds kTakeDownTimeout{30};
+
 class Daemon {
  public:
   Daemon(CommandLine command_line, LoadedConfig loaded)
@@ -58,18 +62,14 @@ class Daemon {
         metrics_(rpc::MethodNames()),
         reloader_(std::move(command_line), config_),
         signals_({.stop = [this](int signal) { lifecycle_.RequestStop(strsignal(signal)); },
-                  .stop_again = [this](int signal) { ExitNow(signal); },
+                  .stop_again =
+                      [this](int signal) {
+                        // Whoever sent it does not want to wait for anything.
+                        ExitNow("second signal: exiting at once", 128 + signal);
+                      },
                   .reload = [this] { reloader_.Reload(); },
                   .is_well = [this] { return IsWell(); }}) {}
-  ~Daemon() {
-    reloader_.SetServer(nullptr);
-    metrics_.SetLocalLane({});
-    metrics_.SetRpcStats(nullptr);
-    metrics_.SetStore(nullptr);
-    // Each calls the other until it is shut down.
-    if (local_ != nullptr) local_->Shutdown(absl::Now());
-    if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
-  }
+  ~Daemon() { TakeDown(); }
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
@@ -89,9 +89,28 @@ class Daemon {
   }
 
  private:
+  // Idempotent.
+  void TakeDown() {
+    reloader_.SetServer(nullptr);
+    metrics_.SetLocalLane({});
+    metrics_.SetRpcStats(nullptr);
+    metrics_.SetStore(nullptr);
+    // Each calls the other until it is shut down.
+    if (local_ != nullptr) local_->Shutdown(absl::Now());
+    if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
+    local_.reset();
+    rpc_.reset();
+    device_tiers_.reset();
+    store_.reset();
+    http_.reset();
+  }
+
   // On the signals' thread.
   bool IsWell() {
     signals_heartbeat_->Beat();
+    if (lifecycle_.Overdue(std::chrono::steady_clock::now())) {
+      ExitNow("not stopped in time: exiting at once", kExitRuntime);
+    }
     std::vector<std::string> silent = heartbeats_.Silent(kLongestSilence);
     if (silent != silent_) {
       for (const std::string& name : silent) {
@@ -329,26 +348,28 @@ class Daemon {
     sd_notify(0, "STOPPING=1\nSTATUS=draining");
     Log(spdlog::level::info, "draining",
         {{"reason", why}, {"timeout", FormatDurationMs(config_.drain_timeout_ms)}});
-    const absl::Time deadline =
-        absl::Now() + absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms));
+    const std::chrono::milliseconds timeout(config_.drain_timeout_ms);
+    const absl::Time deadline = absl::Now() + absl::FromChrono(timeout);
+    // What does not heed the deadline: a namespace that is being populated, a thread that hangs.
+    lifecycle_.EndBy(std::chrono::steady_clock::now() + timeout + kTakeDownTimeout);
     if (rpc_ != nullptr) rpc_->BeginDrain();
     if (local_ != nullptr) {
       local_->BeginDrain();
-      local_->StopListening();
+      local_->StopListening(deadline);
     }
     // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
     // go on: neither's patience is at the other's expense.
     if (rpc_ != nullptr) rpc_->Shutdown(deadline);
     if (local_ != nullptr) local_->Shutdown(deadline);
     files_.RemoveAll();
+    TakeDown();
     Log(spdlog::level::info, "stopped");
   }
 
-  // A second signal: whoever sent it does not want to wait for anything.
-  [[noreturn]] void ExitNow(int signal) {
-    LogNow(spdlog::level::warn, "second signal: exiting at once");
+  [[noreturn]] void ExitNow(const char* why, int code) {
+    LogNow(spdlog::level::warn, why);
     files_.RemoveAll();
-    _exit(128 + signal);
+    _exit(code);
   }
 
   const Config config_;

@@ -31,6 +31,7 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kTick{100};
 constexpr int kBacklog = 1024;
+constexpr std::chrono::seconds kAcceptsNoMore{5};
 
 absl::Status OutOfRange(const char* option, const std::string& range) {
   return absl::InvalidArgumentError(absl::StrCat(option, " must be ", range));
@@ -150,19 +151,21 @@ class LocalServer::Impl {
     for (const auto& connection : Connections()) connection->SayGoodbye("the daemon is draining");
   }
 
-  void StopListening() ABSL_LOCKS_EXCLUDED(shutdown_mu_) {
+  void StopListening(absl::Time deadline) ABSL_LOCKS_EXCLUDED(shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
-    if (!is_down_) StopListeningLocked();
+    if (!is_down_) StopListeningLocked(deadline);
   }
 
   void Shutdown(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_, shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
     if (std::exchange(is_down_, true)) return;
     BeginDrain();
-    StopListeningLocked();
+    StopListeningLocked(deadline);
     host_.reservations.WaitUntilNone(ToSteady(deadline));
 
     for (const auto& connection : Connections()) connection->Close(EndReason::kShutdown);
+    // However long: a thread that does not come round could not be joined either. Nothing that
+    // clients do keeps one, and Lifecycle::EndBy bounds the rest.
     connections_open_.WaitUntilNone(steady_clock::time_point::max());
     host_.quarantine.Clear();
     stopping_.store(true, std::memory_order_release);
@@ -204,11 +207,12 @@ class LocalServer::Impl {
  private:
   using Table = std::unordered_map<uint64_t, std::shared_ptr<Connection>>;
 
-  void StopListeningLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shutdown_mu_) {
-    Outstanding listening;
-    listening.Add(1);
-    acceptor_.Stop([&listening] { listening.Remove(1); });
-    listening.WaitUntilNone(steady_clock::time_point::max());
+  void StopListeningLocked(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shutdown_mu_) {
+    const auto listening = std::make_shared<Outstanding>();
+    listening->Add(1);
+    acceptor_.Stop([listening] { listening->Remove(1); });
+    // Only a thread that hangs takes a moment for it.
+    listening->WaitUntilNone(std::max(ToSteady(deadline), steady_clock::now() + kAcceptsNoMore));
     socket_file_ = SocketFile();
   }
 
@@ -312,7 +316,7 @@ LocalServer::~LocalServer() = default;
 
 const std::string& LocalServer::socket_path() const { return impl_->options().socket_path; }
 void LocalServer::BeginDrain() { impl_->BeginDrain(); }
-void LocalServer::StopListening() { impl_->StopListening(); }
+void LocalServer::StopListening(absl::Time deadline) { impl_->StopListening(deadline); }
 void LocalServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
 LocalStats LocalServer::stats() const { return impl_->stats(); }
 store::AgedBytes LocalServer::QuarantinedIn(std::string_view namespace_name) const {

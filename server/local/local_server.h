@@ -120,9 +120,9 @@ class LocalServer {
   // New sessions, reservations and inline puts are refused with UNAVAILABLE, every session gets a
   // Goodbye; commits and reads go on until Shutdown.
   void BeginDrain();
-  // Accepts no more connections and removes the socket file; those that are there go on.
-  // Idempotent.
-  void StopListening();
+  // Accepts no more connections, at the latest soon after `deadline`, and removes the socket file;
+  // those that are there go on. Idempotent.
+  void StopListening(absl::Time deadline);
   // Stops listening, waits until no session holds a reservation or `deadline` has come, then closes
   // all. Everything is given back before it returns.
   void Shutdown(absl::Time deadline);
