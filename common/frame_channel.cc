@@ -98,8 +98,9 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
       fds_.emplace_back(fd, closer_);
     }
   }
-  if ((message.msg_flags & MSG_CTRUNC) != 0 ||
-      fds_.size() > static_cast<size_t>(max_descriptors_)) {
+  // There was room for all that the kernel lets travel: this process has too many descriptors.
+  lost_ |= (message.msg_flags & MSG_CTRUNC) != 0;
+  if (fds_.size() > static_cast<size_t>(max_descriptors_)) {
     return absl::InvalidArgumentError(
         absl::StrCat("more than ", max_descriptors_, " descriptors beside a frame"));
   }
@@ -110,7 +111,22 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
   return static_cast<size_t>(received);
 }
 
+void FrameReader::StandInForLost() {
+  size_t named = 0, start = 0;
+  while (start < filled_) {
+    // Its header comes with the next bytes.
+    if (filled_ - start < kFrameHeaderBytes) return;
+    const char* header = buffer_.data() + start;
+    named += static_cast<unsigned char>(header[4]);
+    start += kFrameHeaderBytes + BodyBytes(header);
+  }
+  // Those of a frame are the last ones that come with a message.
+  if (fds_.size() < named) fds_.resize(named);
+  lost_ = false;
+}
+
 absl::Status FrameReader::Deliver(OnFrame on_frame) {
+  if (lost_) StandInForLost();
   size_t start = 0;
   while (filled_ - start >= kFrameHeaderBytes) {
     const char* header = buffer_.data() + start;

@@ -33,7 +33,8 @@ inline constexpr size_t kFrameHeaderBytes = 8;
 // Takes a stream apart into frames.
 class FrameReader {
  public:
-  // `body` is valid during the call. An error ends Read and is its result.
+  // `body` is valid during the call. An error ends Read and is its result. Descriptors that this
+  // process had no room for are there, but not valid.
   using OnFrame = absl::FunctionRef<absl::Status(std::string_view body, std::vector<UniqueFd> fds)>;
 
   // A peer that sends more than `max_descriptors` beside a frame, or a larger body, breaks the
@@ -62,6 +63,8 @@ class FrameReader {
   // The next bytes, of those that `room` takes, beside which there is no descriptor.
   static absl::StatusOr<size_t> Peek(int socket, iovec room);
   absl::Status Deliver(OnFrame on_frame);
+  // Puts invalid ones in the place of descriptors that were lost with the bytes received last.
+  void StandInForLost();
 
   int max_descriptors_;
   uint32_t max_body_bytes_;
@@ -69,6 +72,7 @@ class FrameReader {
   std::string buffer_;        // from the first byte of a frame on
   size_t filled_ = 0;         // bytes of buffer_ that were received
   std::deque<UniqueFd> fds_;  // received, not yet claimed by a frame
+  bool lost_ = false;         // descriptors, for want of room
 };
 
 // Sends frames in order, as far as the socket takes them.

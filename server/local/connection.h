@@ -77,9 +77,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Frames. A failure means that the client breaks the protocol.
   absl::Status OnFrame(std::string_view body, std::vector<UniqueFd> descriptors);
   absl::Status CheckDescriptors(std::string_view body, size_t count) const;
-  absl::Status HandleFrame(std::string_view body, UniqueFd descriptor);
+  // `descriptor`: not valid if it was lost.
+  absl::Status HandleFrame(std::string_view body, std::optional<UniqueFd> descriptor);
   absl::Status HandleBacklog();
-  absl::Status HandleRequest(Request request, UniqueFd descriptor);
+  absl::Status HandleRequest(Request request, std::optional<UniqueFd> descriptor);
   // With the request that is not done.
   void GoOn();
   absl::Status HandleHello(const Request& request);
@@ -144,7 +145,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Requests that wait until answers have been read, or for the next turn.
   struct Waiting {
     std::string body;
-    UniqueFd descriptor;
+    std::optional<UniqueFd> descriptor;
   };
   std::deque<Waiting> backlog_;
   size_t waiting_descriptors_ = 0;

@@ -18,7 +18,7 @@ using std::chrono::steady_clock;
 absl::Status Connection::OnFrame(std::string_view body, std::vector<UniqueFd> descriptors) {
   Count(host_.counters.requests);
   if (state_ == State::kRefused) return absl::OkStatus();
-  UniqueFd descriptor;
+  std::optional<UniqueFd> descriptor;
   if (!descriptors.empty()) {
     RETURN_IF_ERROR(CheckDescriptors(body, descriptors.size()));
     descriptor = std::move(descriptors.front());
@@ -26,7 +26,7 @@ absl::Status Connection::OnFrame(std::string_view body, std::vector<UniqueFd> de
   if (backlog_.empty() && !Congested() && !TurnIsOver()) {
     return HandleFrame(body, std::move(descriptor));
   }
-  if (descriptor.valid()) ++waiting_descriptors_;
+  if (descriptor) ++waiting_descriptors_;
   backlog_.push_back({std::string(body), std::move(descriptor)});
   return absl::OkStatus();
 }
@@ -52,13 +52,13 @@ absl::Status Connection::HandleBacklog() {
   while (!backlog_.empty() && !Congested() && !TurnIsOver()) {
     Waiting next = std::move(backlog_.front());
     backlog_.pop_front();
-    if (next.descriptor.valid()) --waiting_descriptors_;
+    if (next.descriptor) --waiting_descriptors_;
     RETURN_IF_ERROR(HandleFrame(next.body, std::move(next.descriptor)));
   }
   return absl::OkStatus();
 }
 
-absl::Status Connection::HandleFrame(std::string_view body, UniqueFd descriptor) {
+absl::Status Connection::HandleFrame(std::string_view body, std::optional<UniqueFd> descriptor) {
   if (state_ == State::kOpen && FindInlinePuts(body, &inline_puts_)) {
     return HandleInlinePuts();
   }
@@ -80,7 +80,7 @@ absl::Status Connection::HandleInlinePuts() {
   return absl::OkStatus();
 }
 
-absl::Status Connection::HandleRequest(Request request, UniqueFd descriptor) {
+absl::Status Connection::HandleRequest(Request request, std::optional<UniqueFd> descriptor) {
   switch (request.body_case()) {
     case Request::BODY_NOT_SET:
       return absl::InvalidArgumentError("a request of an unknown kind");
@@ -99,6 +99,12 @@ absl::Status Connection::HandleRequest(Request request, UniqueFd descriptor) {
       break;
   }
   RETURN_IF_ERROR(CheckItemCounts(request));
+  if (descriptor && !descriptor->valid()) {
+    Response lost;
+    Answer(request.id(), absl::ResourceExhaustedError("the daemon is out of file descriptors"),
+           &lost);
+    return absl::OkStatus();
+  }
   if (request.has_list_keys()) {
     HandleListKeys(request);
     return absl::OkStatus();
@@ -106,8 +112,8 @@ absl::Status Connection::HandleRequest(Request request, UniqueFd descriptor) {
   Response response;
   std::vector<UniqueFd> descriptors;
   Batch batch{.turn_is_over = [this] { return TurnIsOver(); }};
-  const absl::Status status =
-      session_->Handle(request, std::move(descriptor), &response, &descriptors, &batch);
+  const absl::Status status = session_->Handle(
+      request, descriptor ? *std::move(descriptor) : UniqueFd(), &response, &descriptors, &batch);
   if (batch.done) {
     Answer(request.id(), status, &response, std::move(descriptors));
   } else {
