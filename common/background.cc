@@ -9,11 +9,14 @@ Background::Background(int threads) {
 }
 
 Background::~Background() {
+  std::deque<std::function<void()>> dropped;
   {
     MutexLock lock(&mu_);
     stop_ = true;
+    tasks_.swap(dropped);
     changed_.SignalAll();
   }
+  dropped.clear();
   for (std::thread& thread : threads_) thread.join();
 }
 

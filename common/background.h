@@ -17,7 +17,7 @@ namespace infercache {
 class Background {
  public:
   explicit Background(int threads);
-  // Runs what is queued, then returns.
+  // Drops what is queued, and waits for what has begun.
   ~Background();
   Background(const Background&) = delete;
   Background& operator=(const Background&) = delete;

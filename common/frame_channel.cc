@@ -51,11 +51,31 @@ absl::Status CheckHeader(const char* header, int max_descriptors, uint32_t max_b
 
 }  // namespace
 
+absl::StatusOr<size_t> FrameReader::Peek(int socket, iovec room) {
+  msghdr message = {};
+  message.msg_iov = &room;
+  message.msg_iovlen = 1;
+  ssize_t seen;
+  do {
+    seen = recvmsg(socket, &message, MSG_PEEK | MSG_DONTWAIT);
+  } while (seen < 0 && errno == EINTR);
+  if (seen < 0 && !ShouldTryAgain(errno)) {
+    return absl::UnavailableError(absl::StrCat("recvmsg: ", strerror(errno)));
+  }
+  if (seen > 0 && (message.msg_flags & MSG_CTRUNC) != 0) {
+    return absl::InvalidArgumentError("descriptors beside a frame that takes none");
+  }
+  return seen > 0 ? static_cast<size_t>(seen) : room.iov_len;  // reading says why there are none
+}
+
 absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
   if (buffer_.size() < filled_ + room) buffer_.resize(filled_ + room);
   iovec piece = {.iov_base = buffer_.data() + filled_, .iov_len = buffer_.size() - filled_};
-  // Room for one more than is allowed, so that surplus shows; the kernel closes what has no room.
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * (kMaxFrameDescriptors + 1))];
+  if (max_descriptors_ == 0) {
+    ASSIGN_OR_RETURN(piece.iov_len, Peek(socket, piece));
+  }
+  // What there is no room for is closed by reading, and may take as long as its sender likes.
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxMessageDescriptors)];
   msghdr message = {};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
@@ -75,11 +95,12 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
     for (size_t i = 0; i < count; ++i) {
       int fd;
       std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-      fds_.emplace_back(fd);
+      fds_.emplace_back(fd, closer_);
     }
   }
-  if ((message.msg_flags & MSG_CTRUNC) != 0 ||
-      fds_.size() > static_cast<size_t>(max_descriptors_)) {
+  // There was room for all that the kernel lets travel: this process has too many descriptors.
+  lost_ |= (message.msg_flags & MSG_CTRUNC) != 0;
+  if (fds_.size() > static_cast<size_t>(max_descriptors_)) {
     return absl::InvalidArgumentError(
         absl::StrCat("more than ", max_descriptors_, " descriptors beside a frame"));
   }
@@ -90,7 +111,22 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
   return static_cast<size_t>(received);
 }
 
+void FrameReader::StandInForLost() {
+  size_t named = 0, start = 0;
+  while (start < filled_) {
+    // Its header comes with the next bytes.
+    if (filled_ - start < kFrameHeaderBytes) return;
+    const char* header = buffer_.data() + start;
+    named += static_cast<unsigned char>(header[4]);
+    start += kFrameHeaderBytes + BodyBytes(header);
+  }
+  // Those of a frame are the last ones that come with a message.
+  if (fds_.size() < named) fds_.resize(named);
+  lost_ = false;
+}
+
 absl::Status FrameReader::Deliver(OnFrame on_frame) {
+  if (lost_) StandInForLost();
   size_t start = 0;
   while (filled_ - start >= kFrameHeaderBytes) {
     const char* header = buffer_.data() + start;

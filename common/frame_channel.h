@@ -10,6 +10,8 @@
 
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -31,16 +33,20 @@ inline constexpr size_t kFrameHeaderBytes = 8;
 // Takes a stream apart into frames.
 class FrameReader {
  public:
-  // `body` is valid during the call. An error ends Read and is its result.
+  // `body` is valid during the call. An error ends Read and is its result. Descriptors that this
+  // process had no room for are there, but not valid.
   using OnFrame = absl::FunctionRef<absl::Status(std::string_view body, std::vector<UniqueFd> fds)>;
 
   // A peer that sends more than `max_descriptors` beside a frame, or a larger body, breaks the
-  // protocol; whatever it sends is closed.
-  explicit FrameReader(int max_descriptors, uint32_t max_body_bytes = kMaxFrameBytes)
-      : max_descriptors_(max_descriptors), max_body_bytes_(max_body_bytes) {}
+  // protocol; whatever it sends is closed, by `closer` if there is one. If that number is 0,
+  // descriptors are not even taken out of the socket, and so not closed by reading.
+  explicit FrameReader(int max_descriptors, uint32_t max_body_bytes = kMaxFrameBytes,
+                       Closer* closer = nullptr)
+      : max_descriptors_(max_descriptors), max_body_bytes_(max_body_bytes), closer_(closer) {}
 
   // From the next frame on; may be called while one is handed out.
   void set_max_body_bytes(uint32_t bytes) { max_body_bytes_ = bytes; }
+  void set_max_descriptors(int count) { max_descriptors_ = count; }
 
   // Reads what the socket has, but not much more than `budget` bytes, and hands out whole frames.
   // True: it read all there was. False: there may be more. UNAVAILABLE: the peer has closed,
@@ -54,13 +60,19 @@ class FrameReader {
 
  private:
   absl::StatusOr<size_t> Receive(int socket, size_t room);
+  // The next bytes, of those that `room` takes, beside which there is no descriptor.
+  static absl::StatusOr<size_t> Peek(int socket, iovec room);
   absl::Status Deliver(OnFrame on_frame);
+  // Puts invalid ones in the place of descriptors that were lost with the bytes received last.
+  void StandInForLost();
 
-  const int max_descriptors_;
+  int max_descriptors_;
   uint32_t max_body_bytes_;
+  Closer* const closer_;
   std::string buffer_;        // from the first byte of a frame on
   size_t filled_ = 0;         // bytes of buffer_ that were received
   std::deque<UniqueFd> fds_;  // received, not yet claimed by a frame
+  bool lost_ = false;         // descriptors, for want of room
 };
 
 // Sends frames in order, as far as the socket takes them.

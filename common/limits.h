@@ -48,6 +48,7 @@ inline constexpr uint64_t kMaxGrownPinSlotsPerUser = uint64_t{64} * kMaxPinSlots
 inline constexpr uint32_t kMaxFrameBytes = 1 << 20;     // of a frame's body
 inline constexpr uint32_t kMaxHelloBytes = 128 << 10;   // of a body before there is a session
 inline constexpr int kMaxFrameDescriptors = 8;          // beside one frame
+inline constexpr size_t kMaxMessageDescriptors = 253;   // the kernel's, beside one sendmsg
 inline constexpr size_t kMaxItemsPerFrame = 4'096;      // keys, reservations, puts
 inline constexpr uint64_t kMaxInlineBytes = 16 * 1024;  // a value that travels in a PutInline
 inline constexpr uint64_t kMaxWriteBytes = 512 * 1024;  // of one Write
@@ -63,6 +64,9 @@ inline constexpr size_t kMaxClientNameBytes = 128;
 inline constexpr size_t kMaxQuarantinedSessionsPerUser = 256;
 inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
+// Descriptors that clients made and whose closing takes long; beyond that no connection is taken
+// and no session's descriptor.
+inline constexpr size_t kMaxUnclosedDescriptors = 1'024;
 inline constexpr size_t kMaxLocalThreads = 64;
 
 // Tensors that clients lend each other. What they are known by (keys, parts) counts with

@@ -1,4 +1,5 @@
-// Owns one file descriptor and closes it. Move-only; not thread-safe.
+// Owns one file descriptor and closes it, or has it closed by a Closer: for one that a stranger
+// made. Move-only; not thread-safe.
 
 #pragma once
 
@@ -8,15 +9,21 @@
 
 namespace infercache {
 
+class Closer;
+// Has the closer close it.
+void CloseBy(Closer& closer, int fd);
+
 class UniqueFd {
  public:
   UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
-  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  // `closer`, if there is one, outlives it.
+  explicit UniqueFd(int fd, Closer* closer = nullptr) : fd_(fd), closer_(closer) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)), closer_(other.closer_) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) {
       Reset();
       fd_ = std::exchange(other.fd_, -1);
+      closer_ = other.closer_;
     }
     return *this;
   }
@@ -24,14 +31,18 @@ class UniqueFd {
 
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
+  Closer* closer() const { return closer_; }
   // The caller owns the descriptor from here on.
   [[nodiscard]] int Release() { return std::exchange(fd_, -1); }
   void Reset() {
-    if (fd_ >= 0) close(std::exchange(fd_, -1));
+    if (fd_ < 0) return;
+    const int fd = std::exchange(fd_, -1);
+    closer_ == nullptr ? static_cast<void>(close(fd)) : CloseBy(*closer_, fd);
   }
 
  private:
   int fd_ = -1;
+  Closer* closer_ = nullptr;
 };
 
 }  // namespace infercache

@@ -200,7 +200,7 @@ uint64_t FilesNeeded(const Config& config) {
   // The socket, the process's pidfd, the session page, and one on its way to the client.
   constexpr uint64_t kPerSession = 4;
   // Every namespace's index, a last chunk that is not full, and what the process has beside them.
-  constexpr uint64_t kOthers = 2 * kMaxNamespaces + 64;
+  constexpr uint64_t kOthers = 2 * kMaxNamespaces + kMaxUnclosedDescriptors + 64;
   return kPerConnection * config.grpc_max_connections +
          kPerSession * (config.local_max_sessions + kMaxConnectionsBeyondSessions) +
          config.capacity_bytes / config.chunk_bytes + kOthers;

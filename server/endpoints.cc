@@ -6,16 +6,26 @@
 namespace infercache::server {
 namespace {
 
-HttpResponse Readiness(const Lifecycle& lifecycle) {
+HttpResponse Liveness(const Heartbeats& heartbeats) {
+  const std::vector<std::string> silent = heartbeats.Silent(kLongestSilence);
+  if (silent.empty()) return {200, "ok\n"};
+  std::string names;
+  for (const std::string& name : silent) names += Cat(names.empty() ? "" : ", ", name);
+  return {503, Cat("no sign of life for ", kLongestSilence.count(), " s: ", names, "\n")};
+}
+
+HttpResponse Readiness(const Lifecycle& lifecycle, const Heartbeats& heartbeats) {
   switch (lifecycle.state()) {
     case Lifecycle::State::kStarting:
       return {503, "starting\n"};
     case Lifecycle::State::kServing:
-      return {200, "ready\n"};
+      break;
     case Lifecycle::State::kDraining:
       return {503, "draining\n"};
   }
-  return {503, "unknown\n"};
+  HttpResponse alive = Liveness(heartbeats);
+  if (alive.status == 200) alive.body = "ready\n";
+  return alive;
 }
 
 HttpResponse VersionJson() {
@@ -27,8 +37,9 @@ HttpResponse VersionJson() {
 
 }  // namespace
 
-HttpServer::Routes Endpoints(const Metrics& metrics, const Lifecycle& lifecycle) {
-  const auto alive = [] { return HttpResponse{200, "ok\n"}; };
+HttpServer::Routes Endpoints(const Metrics& metrics, const Lifecycle& lifecycle,
+                             const Heartbeats& heartbeats) {
+  const auto alive = [&heartbeats] { return Liveness(heartbeats); };
   return {
       {"/metrics",
        [&metrics] {
@@ -36,7 +47,7 @@ HttpServer::Routes Endpoints(const Metrics& metrics, const Lifecycle& lifecycle)
        }},
       {"/healthz", alive},
       {"/livez", alive},
-      {"/readyz", [&lifecycle] { return Readiness(lifecycle); }},
+      {"/readyz", [&lifecycle, &heartbeats] { return Readiness(lifecycle, heartbeats); }},
       {"/version", VersionJson},
   };
 }

@@ -2,14 +2,22 @@
 
 #pragma once
 
+#include <chrono>
+
+#include "common/heartbeat.h"
 #include "server/http/http_server.h"
 #include "server/lifecycle.h"
 #include "server/metrics.h"
 
 namespace infercache::server {
 
-// Both outlive the routes. healthz and livez: 200 while the process runs. readyz: 200 while it
-// serves, 503 with "starting" or "draining" otherwise.
-HttpServer::Routes Endpoints(const Metrics& metrics, const Lifecycle& lifecycle);
+// A thread that has not beaten for longer hangs.
+inline constexpr std::chrono::seconds kLongestSilence{10};
+
+// All outlive the routes. healthz and livez: 200 while every thread shows signs of life, 503 with
+// the names of those that do not otherwise. readyz: the same, and 503 with "starting" or "draining"
+// unless it serves.
+HttpServer::Routes Endpoints(const Metrics& metrics, const Lifecycle& lifecycle,
+                             const Heartbeats& heartbeats);
 
 }  // namespace infercache::server

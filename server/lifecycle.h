@@ -48,6 +48,16 @@ class Lifecycle {
     return state_ == State::kDraining;
   }
 
+  // Whatever hangs, the process shall end then.
+  void EndBy(std::chrono::steady_clock::time_point time) {
+    MutexLock lock(&mu_);
+    end_by_ = time;
+  }
+  bool Overdue(std::chrono::steady_clock::time_point now) const {
+    MutexLock lock(&mu_);
+    return now > end_by_;
+  }
+
   // Returns why.
   std::string WaitForStop() {
     MutexLock lock(&mu_);
@@ -59,6 +69,8 @@ class Lifecycle {
   mutable Mutex mu_;
   CondVar stopped_;
   State state_ ABSL_GUARDED_BY(mu_) = State::kStarting;
+  std::chrono::steady_clock::time_point end_by_ ABSL_GUARDED_BY(mu_) =
+      std::chrono::steady_clock::time_point::max();
   std::string why_ ABSL_GUARDED_BY(mu_);
 };
 

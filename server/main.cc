@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -19,9 +20,11 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "common/clock.h"
+#include "common/heartbeat.h"
 #include "common/unix_socket.h"
 #include "server/command_line.h"
 #include "server/config_print.h"
@@ -47,6 +50,9 @@
 namespace infercache::server {
 namespace {
 
+// Beyond the drain's; memory of terabytes takes its time to be given back.
+constexpr std::chrono::seconds kTakeDownTimeout{30};
+
 class Daemon {
  public:
   Daemon(CommandLine command_line, LoadedConfig loaded)
@@ -56,17 +62,14 @@ class Daemon {
         metrics_(rpc::MethodNames()),
         reloader_(std::move(command_line), config_),
         signals_({.stop = [this](int signal) { lifecycle_.RequestStop(strsignal(signal)); },
-                  .stop_again = [this](int signal) { ExitNow(signal); },
-                  .reload = [this] { reloader_.Reload(); }}) {}
-  ~Daemon() {
-    reloader_.SetServer(nullptr);
-    metrics_.SetLocalLane({});
-    metrics_.SetRpcStats(nullptr);
-    metrics_.SetStore(nullptr);
-    // Each calls the other until it is shut down.
-    if (local_ != nullptr) local_->Shutdown(absl::Now());
-    if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
-  }
+                  .stop_again =
+                      [this](int signal) {
+                        // Whoever sent it does not want to wait for anything.
+                        ExitNow("second signal: exiting at once", 128 + signal);
+                      },
+                  .reload = [this] { reloader_.Reload(); },
+                  .is_well = [this] { return IsWell(); }}) {}
+  ~Daemon() { TakeDown(); }
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
@@ -86,6 +89,40 @@ class Daemon {
   }
 
  private:
+  // Idempotent.
+  void TakeDown() {
+    reloader_.SetServer(nullptr);
+    metrics_.SetLocalLane({});
+    metrics_.SetRpcStats(nullptr);
+    metrics_.SetStore(nullptr);
+    // Each calls the other until it is shut down.
+    if (local_ != nullptr) local_->Shutdown(absl::Now());
+    if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
+    local_.reset();
+    rpc_.reset();
+    device_tiers_.reset();
+    store_.reset();
+    http_.reset();
+  }
+
+  // On the signals' thread.
+  bool IsWell() {
+    signals_heartbeat_->Beat();
+    if (lifecycle_.Overdue(std::chrono::steady_clock::now())) {
+      ExitNow("not stopped in time: exiting at once", kExitRuntime);
+    }
+    std::vector<std::string> silent = heartbeats_.Silent(kLongestSilence);
+    if (silent != silent_) {
+      for (const std::string& name : silent) {
+        Log(spdlog::level::err, "a thread shows no sign of life", {{"thread", name}});
+      }
+      if (silent.empty()) Log(spdlog::level::info, "all threads show signs of life again");
+      silent_ = std::move(silent);
+    }
+    // Parts that are taken down beat no more.
+    return silent_.empty() || lifecycle_.stopping();
+  }
+
   static int Fail(ExitCode code, const absl::Status& status) {
     Log(spdlog::level::err, Cat(status.message()), {{"exit_code", Cat(static_cast<int>(code))}});
     return code;
@@ -125,7 +162,8 @@ class Daemon {
 
   int StartHttp() {
     if (config_.http_listen.empty()) return kExitOk;
-    auto http = HttpServer::Start(config_.http_listen, Endpoints(metrics_, lifecycle_));
+    auto http =
+        HttpServer::Start(config_.http_listen, Endpoints(metrics_, lifecycle_, heartbeats_));
     if (!http.ok()) return Fail(kExitUnavailable, http.status());
     http_ = *std::move(http);
     return kExitOk;
@@ -135,6 +173,7 @@ class Daemon {
     store::StoreOptions options = MakeStoreOptions(config_);
     // Hundreds of GiB take longer than a stop may.
     options.populating.stopping = [this] { return lifecycle_.stopping(); };
+    options.on_upkeep = [beat = heartbeats_.Add("upkeep")] { beat->Beat(); };
     store_ = std::make_unique<store::Store>(options, clock_, &metrics_);
     metrics_.SetStore(store_.get());
     for (const NamespaceConfig& ns : EffectiveNamespaces(config_)) {
@@ -245,6 +284,7 @@ class Daemon {
       rpc_->Adopt(std::move(socket), right);
     };
     options->log = LogLocal;
+    options->heartbeats = &heartbeats_;
     auto started = local::LocalServer::Start(*options, *store_);
     if (!started.ok()) {
       const bool config = absl::IsInvalidArgument(started.status());
@@ -311,26 +351,28 @@ class Daemon {
     sd_notify(0, "STOPPING=1\nSTATUS=draining");
     Log(spdlog::level::info, "draining",
         {{"reason", why}, {"timeout", FormatDurationMs(config_.drain_timeout_ms)}});
-    const absl::Time deadline =
-        absl::Now() + absl::Milliseconds(static_cast<int64_t>(config_.drain_timeout_ms));
+    const std::chrono::milliseconds timeout(config_.drain_timeout_ms);
+    const absl::Time deadline = absl::Now() + absl::FromChrono(timeout);
+    // What does not heed the deadline: a namespace that is being populated, a thread that hangs.
+    lifecycle_.EndBy(std::chrono::steady_clock::now() + timeout + kTakeDownTimeout);
     if (rpc_ != nullptr) rpc_->BeginDrain();
     if (local_ != nullptr) {
       local_->BeginDrain();
-      local_->StopListening();
+      local_->StopListening(deadline);
     }
     // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
     // go on: neither's patience is at the other's expense.
     if (rpc_ != nullptr) rpc_->Shutdown(deadline);
     if (local_ != nullptr) local_->Shutdown(deadline);
     files_.RemoveAll();
+    TakeDown();
     Log(spdlog::level::info, "stopped");
   }
 
-  // A second signal: whoever sent it does not want to wait for anything.
-  [[noreturn]] void ExitNow(int signal) {
-    LogNow(spdlog::level::warn, "second signal: exiting at once");
+  [[noreturn]] void ExitNow(const char* why, int code) {
+    LogNow(spdlog::level::warn, why);
     files_.RemoveAll();
-    _exit(128 + signal);
+    _exit(code);
   }
 
   const Config config_;
@@ -339,6 +381,9 @@ class Daemon {
   Logging logging_;
   ExitFiles files_;
   Lifecycle lifecycle_;
+  Heartbeats heartbeats_;
+  const std::shared_ptr<Heartbeat> signals_heartbeat_ = heartbeats_.Add("signals");
+  std::vector<std::string> silent_;  // on the signals' thread
   Metrics metrics_;
   Reloader reloader_;
   SignalLoop signals_;

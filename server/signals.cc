@@ -2,6 +2,7 @@
 
 #include <systemd/sd-daemon.h>
 
+#include <algorithm>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
 #include <asio/signal_set.hpp>
@@ -22,9 +23,10 @@ class SignalLoop::Impl {
     AwaitSignal();
     uint64_t watchdog_us = 0;
     if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
-      watchdog_period_ = std::chrono::microseconds(watchdog_us / 2);
-      FeedWatchdog();
+      has_watchdog_ = true;
+      period_ = std::min(period_, std::chrono::microseconds(watchdog_us / 2));
     }
+    AwaitCheck();
     thread_ = std::thread([this] { context_.run(); });
   }
 
@@ -54,20 +56,22 @@ class SignalLoop::Impl {
     }
   }
 
-  void FeedWatchdog() {
-    sd_notify(0, "WATCHDOG=1");
-    watchdog_.expires_after(watchdog_period_);
-    watchdog_.async_wait([this](const asio::error_code& error) {
-      if (!error) FeedWatchdog();
+  void AwaitCheck() {
+    check_.expires_after(period_);
+    check_.async_wait([this](const asio::error_code& error) {
+      if (error) return;
+      if (handlers_.is_well() && has_watchdog_) sd_notify(0, "WATCHDOG=1");
+      AwaitCheck();
     });
   }
 
   const Handlers handlers_;
-  std::chrono::microseconds watchdog_period_{0};
+  bool has_watchdog_ = false;
+  std::chrono::microseconds period_ = std::chrono::seconds(1);
   bool stopping_ = false;  // only on the loop's thread
   asio::io_context context_{1};
   asio::signal_set signals_{context_, SIGTERM, SIGINT, SIGHUP};
-  asio::steady_timer watchdog_{context_};
+  asio::steady_timer check_{context_};
   asio::thread_pool reloads_{1};
   std::thread thread_;
 };

@@ -8,7 +8,8 @@
 namespace infercache::server {
 
 // SIGTERM and SIGINT stop, once more and they stop at once; SIGHUP reloads. SIGPIPE is ignored from
-// construction on. Also keeps systemd's watchdog fed, if there is one. One instance a process.
+// construction on. Also keeps systemd's watchdog fed, if there is one, as
+// long as the daemon is well. One instance a process.
 class SignalLoop {
  public:
   struct Handlers {
@@ -18,6 +19,8 @@ class SignalLoop {
     // Called on a thread of its own, one call at a time: looking users up may ask the network, and
     // meanwhile the watchdog is to be fed and a daemon to be stopped.
     std::function<void()> reload;
+    // Called on the loop's thread once a second: only if it is true the watchdog is fed.
+    std::function<bool()> is_well;
   };
 
   explicit SignalLoop(Handlers handlers);

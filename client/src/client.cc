@@ -65,7 +65,7 @@ Deliver<Result> Into(CompletionQueue& queue, RequestId id, Member Completion::*m
   };
 }
 
-// The client of one daemon, over the lane that its endpoint names.
+// What the same-host lane is opened with. INVALID_ARGUMENT: TLS, of which it has none.
 absl::StatusOr<LocalTransport::Options> LaneOptions(const ClientOptions& options,
                                                     const Endpoint& endpoint,
                                                     Fingerprint fingerprint) {

@@ -20,12 +20,6 @@ absl::Status Gone(const absl::Status& why) {
       why.message()));
 }
 
-// The connection is of no use any more: what it was about is not known, and never will be.
-bool MeansGone(const absl::Status& status) {
-  return IsUnreachable(status) &&
-         (absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsInternal(status));
-}
-
 }  // namespace
 
 std::shared_ptr<LoanBook> LoanBook::Make(std::shared_ptr<LocalConnection> connection) {
@@ -161,7 +155,7 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
         const v1::TakenBackItem& item = taken.items(static_cast<int>(i - begin));
         if (item.lent()) waits[i] = item.loan();
       } else {
-        results[i] = MeansGone(answer.status) ? Gone(answer.status) : Unshared(answer.status);
+        results[i] = IsOver(answer.status) ? Gone(answer.status) : Unshared(answer.status);
       }
     }
   }
@@ -173,6 +167,12 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
     free_.erase(owned[i]->loan);
   }
   return results;
+}
+
+bool LoanBook::IsOver(const absl::Status& answer) {
+  if (connection_->broken()) return true;
+  MutexLock lock(&mu_);
+  return !over_.ok() || (IsUnreachable(answer) && absl::IsUnavailable(answer));
 }
 
 void LoanBook::Abandon(const std::string& device, std::span<Owned* const> owned) {

@@ -113,6 +113,8 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   // Asks for some of `owned`, and notes that they are lent no longer. Returns how many.
   size_t TakeBackSome(const std::string& device, std::span<Owned* const> owned,
                       v1::LocalRequest* request) ABSL_LOCKS_EXCLUDED(mu_);
+  // After `answer`: what the connection was about is not known, and never will be.
+  bool IsOver(const absl::Status& answer) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status AwaitFree(uint64_t loan, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
 
   // The mapping that a borrowed tensor lies in.

@@ -250,6 +250,11 @@ absl::Status LocalConnection::OnFrame(std::string_view body, std::vector<UniqueF
     return absl::InvalidArgumentError("an answer to another kind of request");
   }
   if (response.code() != 0) answer.status = SaidByDaemon(response.code(), response.message());
+  if (!std::ranges::all_of(answer.descriptors, &UniqueFd::valid)) {
+    GiveBack(response);
+    answer.descriptors.clear();
+    answer.status = absl::ResourceExhaustedError("this process is out of file descriptors");
+  }
   if (it->second.expected == v1::LocalResponse::kClaimAnswers) {
     if (absl::Status status = OnClaimAnswers(response.id(), answer); !status.ok()) return status;
   }

@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "common/limits.h"
+
 namespace infercache::local {
 namespace {
 
@@ -14,10 +16,11 @@ constexpr int kAcceptsAtOnce = 64;
 
 }  // namespace
 
-Acceptor::Acceptor(asio::io_context& context, UniqueFd listener,
+Acceptor::Acceptor(asio::io_context& context, Closer& closer, UniqueFd listener,
                    std::function<void(UniqueFd)> on_connection,
                    std::function<void(int error)> on_trouble)
-    : strand_(asio::make_strand(context)),
+    : closer_(closer),
+      strand_(asio::make_strand(context)),
       listener_(strand_),
       on_connection_(std::move(on_connection)),
       on_trouble_(std::move(on_trouble)) {
@@ -36,8 +39,12 @@ void Acceptor::Resume() {
 
 void Acceptor::Stop(std::function<void()> done) {
   asio::post(strand_, [this, done = std::move(done)] {
-    asio::error_code ignored;
-    listener_.close(ignored);
+    // Connections that were not accepted are closed with it, and what is under way in them.
+    if (listener_.is_open()) {
+      const int listener = listener_.release();
+      shutdown(listener, SHUT_RDWR);
+      closer_.Close(listener);
+    }
     done();
   });
 }
@@ -53,6 +60,7 @@ void Acceptor::Await() {
 
 void Acceptor::AcceptAll() {
   for (int i = 0; i < kAcceptsAtOnce && listener_.is_open(); ++i) {
+    if (closer_.pending() >= kMaxUnclosedDescriptors) return on_trouble_(EMFILE);
     UniqueFd socket(
         accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (socket.valid()) {

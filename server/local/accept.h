@@ -7,6 +7,7 @@
 #include <asio/strand.hpp>
 #include <functional>
 
+#include "common/closer.h"
 #include "common/unique_fd.h"
 
 namespace infercache::local {
@@ -16,8 +17,9 @@ namespace infercache::local {
 class Acceptor {
  public:
   // `on_connection` gets each new socket (non-blocking, close-on-exec), `on_trouble` what accept
-  // failed with. Both run on the context's threads, one call at a time.
-  Acceptor(asio::io_context& context, UniqueFd listener,
+  // failed with: EMFILE also if `closer`, which outlives it, has not closed too many. Both run on
+  // the context's threads, one call at a time.
+  Acceptor(asio::io_context& context, Closer& closer, UniqueFd listener,
            std::function<void(UniqueFd)> on_connection, std::function<void(int error)> on_trouble);
   Acceptor(const Acceptor&) = delete;
   Acceptor& operator=(const Acceptor&) = delete;
@@ -32,6 +34,7 @@ class Acceptor {
   void Await();
   void AcceptAll();
 
+  Closer& closer_;
   asio::strand<asio::io_context::executor_type> strand_;
   // On the strand.
   asio::posix::stream_descriptor listener_;

@@ -29,6 +29,7 @@
 #include "common/limits.h"
 #include "common/unique_fd.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/batch.h"
 #include "server/local/host.h"
 #include "server/local/inline_put.h"
 #include "server/local/peer.h"
@@ -76,9 +77,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Frames. A failure means that the client breaks the protocol.
   absl::Status OnFrame(std::string_view body, std::vector<UniqueFd> descriptors);
   absl::Status CheckDescriptors(std::string_view body, size_t count) const;
-  absl::Status HandleFrame(std::string_view body, UniqueFd descriptor);
+  // `descriptor`: not valid if it was lost.
+  absl::Status HandleFrame(std::string_view body, std::optional<UniqueFd> descriptor);
   absl::Status HandleBacklog();
-  absl::Status HandleRequest(const Request& request, UniqueFd descriptor);
+  absl::Status HandleRequest(Request request, std::optional<UniqueFd> descriptor);
+  // With the request that is not done.
+  void GoOn();
   absl::Status HandleHello(const Request& request);
   absl::Status OpenIfThereIsRoom(const v1::Hello& hello, v1::Welcome* welcome,
                                  std::vector<UniqueFd>* descriptors);
@@ -99,6 +103,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void WatchProcess();
   void OnTick();
   void End(EndReason reason, std::string_view detail);
+  void CloseSocket();
   void TakeLastReturns();
   void GiveBack(EndReason reason);
   void LogEnd(EndReason reason, std::string_view detail) const;
@@ -108,6 +113,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const uint64_t id_;
   asio::io_context& context_;
   const std::chrono::steady_clock::time_point accepted_;
+  // Small requests may ask for much work: one turn handles them for this long.
+  const std::chrono::nanoseconds turn_;
 
   // Synchronizes itself.
   std::atomic<bool> tick_pending_{false};
@@ -124,13 +131,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool flush_at_tick_ = false;  // the socket has room, but descriptors cannot be sent now
   bool descriptors_unsent_ = false;
   bool listing_ = false;  // what has been asked after a ListKeys waits for its answer
+  // A request that waits for the next turn, in the middle of its items; what has been asked after
+  // it waits as well.
+  struct Running {
+    Request request;
+    Response response;
+    Batch batch;
+  };
+  std::unique_ptr<Running> running_;
   bool said_goodbye_ = false;
-  FrameReader reader_{kMaxRequestDescriptors, kMaxHelloBytes};  // until there is a session
+  FrameReader reader_{0, kMaxHelloBytes, &host_.closer};  // until there is a session
   FrameWriter writer_;
   // Requests that wait until answers have been read, or for the next turn.
   struct Waiting {
     std::string body;
-    UniqueFd descriptor;
+    std::optional<UniqueFd> descriptor;
   };
   std::deque<Waiting> backlog_;
   size_t waiting_descriptors_ = 0;

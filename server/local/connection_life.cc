@@ -71,8 +71,10 @@ void Connection::End(EndReason reason, std::string_view detail) {
   if (state_ == State::kOpen && reason == EndReason::kClosed) TakeLastReturns();
   const bool was_open = std::exchange(state_, State::kEnded) == State::kOpen;
   backlog_.clear();
+  running_ = nullptr;
   writer_ = FrameWriter();
   if (was_open) {
+    if (listing_) host_.lists.Drop(peer_.user, id_);
     LogEnd(reason, detail);
     // The client's process may live on, whoever closed the connection, and hold pins that stop
     // counting now.
@@ -93,10 +95,18 @@ void Connection::End(EndReason reason, std::string_view detail) {
   }
   asio::error_code ignored;
   drain_timer_.cancel();
-  socket_.close(ignored);
+  CloseSocket();
   process_.close(ignored);
   host_.openings.Remove(id_);
   host_.forget(id_);
+}
+
+// The client sees it at once, however long closing takes.
+void Connection::CloseSocket() {
+  if (!socket_.is_open()) return;
+  const int socket = socket_.release();
+  shutdown(socket, SHUT_RDWR);
+  host_.closer.CloseSocket(socket);
 }
 
 void Connection::GiveBack(EndReason reason) {

@@ -1,5 +1,7 @@
 #include "server/local/host.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace infercache::local {
 
 void Outstanding::Add(uint64_t n) {
@@ -24,6 +26,15 @@ bool Outstanding::WaitUntilNone(std::chrono::steady_clock::time_point deadline) 
 
 void Host::Log(LocalOptions::Severity severity, const std::string& message) const {
   if (options.log) options.log(severity, message);
+}
+
+void Host::LogSome(Throttle& throttle, LocalOptions::Severity severity,
+                   const std::string& message) const {
+  const std::optional<uint64_t> untold = throttle.Take();
+  if (!untold) return;
+  Log(severity, *untold == 0
+                    ? message
+                    : absl::StrCat(message, " (and ", *untold, " since the last of these lines)"));
 }
 
 absl::Status Host::CheckTakesWork() const {

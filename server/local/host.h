@@ -12,13 +12,15 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "common/background.h"
+#include "common/closer.h"
 #include "common/mutex.h"
 #include "server/local/lending.h"
+#include "server/local/lists.h"
 #include "server/local/local_server.h"
 #include "server/local/openings.h"
 #include "server/local/peer.h"
 #include "server/local/quarantine.h"
+#include "server/local/throttle.h"
 #include "server/local/users.h"
 #include "server/store/store.h"
 
@@ -51,9 +53,12 @@ struct Counters {
 
 struct Host {
   Host(const LocalOptions& o, store::Store& s, asio::io_context& context)
-      : options(o), store(s), users(o.max_sessions), quarantine(context) {}
+      : options(o), store(s), users(o.max_sessions), quarantine(context, closer) {}
 
   void Log(LocalOptions::Severity severity, const std::string& message) const;
+  // At most once a second of each `throttle`.
+  void LogSome(Throttle& throttle, LocalOptions::Severity severity,
+               const std::string& message) const;
   // UNAVAILABLE once the daemon drains.
   absl::Status CheckTakesWork() const;
 
@@ -64,16 +69,19 @@ struct Host {
   // Drops the server's hold on a connection that is over. Set before the first one.
   std::function<void(uint64_t connection)> forget;
 
-  // Synchronize themselves. `users`, `books` and `lending` outlive `quarantine`.
+  // Synchronize themselves. `closer` outlives all that has descriptors of clients, `users`, `books`
+  // and `lending` outlive `quarantine`.
+  Closer closer;
   std::atomic<bool> draining{false};
   Counters counters;
-  Outstanding reservations;  // of open sessions, quarantined ones apart
+  Throttle refusals, accept_troubles;  // in the log
+  Outstanding reservations;            // of open sessions, quarantined ones apart
   Users users;
   Openings openings;
   QuarantineBooks books;
   Lending lending;
   Quarantine quarantine;
-  Background lists{2};  // walks over a whole index
+  Lists lists;
 };
 
 inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {

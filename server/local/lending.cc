@@ -1,6 +1,8 @@
 #include "server/local/lending.h"
 
-#include <sys/stat.h>
+#include <sys/socket.h>
+
+#include <cerrno>
 
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
@@ -11,10 +13,12 @@
 namespace infercache::local {
 namespace {
 
-// A socket could be this daemon's own, and keep a connection open that has ended.
+// A socket could be this daemon's own, and keep a connection open that has ended. Asked without
+// fstat, which the file system of a file answers when it likes.
 bool IsSocket(const UniqueFd& fd) {
-  struct stat status;
-  return fstat(fd.get(), &status) != 0 || S_ISSOCK(status.st_mode);
+  int type = 0;
+  socklen_t size = sizeof type;
+  return getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0 || errno != ENOTSOCK;
 }
 
 absl::Status CheckMemory(const v1::LentMemory& memory, const UniqueFd& descriptor) {

@@ -65,7 +65,7 @@ absl::Status Lending::MapLent(uint64_t member, uint64_t allocation, v1::LentMemo
   }
   if (of.descriptor.valid()) {
     ASSIGN_OR_RETURN(UniqueFd copy, Duplicate(of.descriptor.get()));
-    descriptors->push_back(std::move(copy));
+    descriptors->emplace_back(copy.Release(), of.descriptor.closer());
   }
   ++reader.mapped;
   ++of.mapped;

@@ -31,6 +31,7 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kTick{100};
 constexpr int kBacklog = 1024;
+constexpr std::chrono::seconds kAcceptsNoMore{5};
 
 absl::Status OutOfRange(const char* option, const std::string& range) {
   return absl::InvalidArgumentError(absl::StrCat(option, " must be ", range));
@@ -46,6 +47,9 @@ absl::Status Check(const LocalOptions& options) {
     return OutOfRange("pin_slots", absl::StrCat("1 to ", kMaxPinSlots));
   }
   if (options.pin_budget_divisor < 1) return OutOfRange("pin_budget_divisor", "at least 1");
+  if (options.turn < absl::Nanoseconds(1) || options.turn > absl::Seconds(1)) {
+    return OutOfRange("turn", "between 1 ns and 1 s");
+  }
   constexpr absl::Duration kLongest = absl::Hours(24);
   for (const auto& [name, value] : {std::pair{"reservation_timeout", options.reservation_timeout},
                                     std::pair{"handshake_timeout", options.handshake_timeout}}) {
@@ -69,26 +73,53 @@ steady_clock::time_point ToSteady(absl::Time deadline) {
 // request: with two of them a round trip takes half as long again.
 class Loop {
  public:
-  Loop() : work_(context_.get_executor()), thread_([this] { context_.run(); }) {}
+  explicit Loop(std::shared_ptr<Heartbeat> heartbeat)
+      : work_(context_.get_executor()),
+        heartbeat_(std::move(heartbeat)),
+        beat_(context_),
+        thread_([this] { context_.run(); }) {
+    if (heartbeat_ != nullptr) asio::post(context_, [this] { AwaitBeat(); });
+  }
 
   asio::io_context& context() { return context_; }
   // Waits until everything that was begun has come back.
   void Join() {
-    asio::post(context_, [this] { work_.reset(); });
+    asio::post(context_, [this] {
+      work_.reset();
+      stops_ = true;
+      beat_.cancel();
+    });
     thread_.join();
+    heartbeat_ = nullptr;
   }
 
  private:
+  void AwaitBeat() {
+    heartbeat_->Beat();
+    beat_.expires_after(kTick);
+    beat_.async_wait([this](const asio::error_code&) {
+      if (!stops_) AwaitBeat();
+    });
+  }
+
   asio::io_context context_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_;
+  std::shared_ptr<Heartbeat> heartbeat_;  // null: it is not watched
+  // On the thread.
+  asio::steady_timer beat_;
+  bool stops_ = false;
   std::thread thread_;
 };
 
 namespace {
 
-std::vector<std::unique_ptr<Loop>> MakeLoops(uint32_t count) {
+std::vector<std::unique_ptr<Loop>> MakeLoops(const LocalOptions& options) {
   std::vector<std::unique_ptr<Loop>> loops;
-  for (uint32_t i = 0; i < count; ++i) loops.push_back(std::make_unique<Loop>());
+  for (uint32_t i = 0; i < options.threads; ++i) {
+    loops.push_back(std::make_unique<Loop>(
+        options.heartbeats == nullptr ? nullptr
+                                      : options.heartbeats->Add(absl::StrCat("sessions ", i))));
+  }
   return loops;
 }
 
@@ -98,10 +129,10 @@ class LocalServer::Impl {
  public:
   Impl(const LocalOptions& options, store::Store& store, UnixListener listener)
       : socket_file_(std::move(listener.file)),
-        loops_(MakeLoops(options.threads)),
+        loops_(MakeLoops(options)),
         host_(options, store, loops_.front()->context()),
         acceptor_(
-            loops_.front()->context(), std::move(listener.fd),
+            loops_.front()->context(), host_.closer, std::move(listener.fd),
             [this](UniqueFd socket) { Adopt(std::move(socket)); },
             [this](int error) { OnAcceptTrouble(error); }),
         tick_(loops_.front()->context()) {
@@ -120,19 +151,21 @@ class LocalServer::Impl {
     for (const auto& connection : Connections()) connection->SayGoodbye("the daemon is draining");
   }
 
-  void StopListening() ABSL_LOCKS_EXCLUDED(shutdown_mu_) {
+  void StopListening(absl::Time deadline) ABSL_LOCKS_EXCLUDED(shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
-    if (!is_down_) StopListeningLocked();
+    if (!is_down_) StopListeningLocked(deadline);
   }
 
   void Shutdown(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_, shutdown_mu_) {
     MutexLock lock(&shutdown_mu_);
     if (std::exchange(is_down_, true)) return;
     BeginDrain();
-    StopListeningLocked();
+    StopListeningLocked(deadline);
     host_.reservations.WaitUntilNone(ToSteady(deadline));
 
     for (const auto& connection : Connections()) connection->Close(EndReason::kShutdown);
+    // However long: a thread that does not come round could not be joined either. Nothing that
+    // clients do keeps one, and Lifecycle::EndBy bounds the rest.
     connections_open_.WaitUntilNone(steady_clock::time_point::max());
     host_.quarantine.Clear();
     stopping_.store(true, std::memory_order_release);
@@ -174,11 +207,12 @@ class LocalServer::Impl {
  private:
   using Table = std::unordered_map<uint64_t, std::shared_ptr<Connection>>;
 
-  void StopListeningLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shutdown_mu_) {
-    Outstanding listening;
-    listening.Add(1);
-    acceptor_.Stop([&listening] { listening.Remove(1); });
-    listening.WaitUntilNone(steady_clock::time_point::max());
+  void StopListeningLocked(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shutdown_mu_) {
+    const auto listening = std::make_shared<Outstanding>();
+    listening->Add(1);
+    acceptor_.Stop([listening] { listening->Remove(1); });
+    // Only a thread that hangs takes a moment for it.
+    listening->WaitUntilNone(std::max(ToSteady(deadline), steady_clock::now() + kAcceptsNoMore));
     socket_file_ = SocketFile();
   }
 
@@ -207,6 +241,7 @@ class LocalServer::Impl {
       }
     }
     if (connection != nullptr) return connection->Start();
+    host_.closer.CloseSocket(socket.Release());
     Count(host_.counters.sessions_refused);
     host_.Log(LocalOptions::Severity::kDebug, absl::StrCat("a connection was closed: there are ",
                                                            most, " already, which is the limit"));
@@ -235,8 +270,8 @@ class LocalServer::Impl {
   }
 
   void OnAcceptTrouble(int error) {
-    host_.Log(LocalOptions::Severity::kWarning,
-              absl::StrCat("cannot accept connections: ", strerror(error)));
+    host_.LogSome(host_.accept_troubles, LocalOptions::Severity::kWarning,
+                  absl::StrCat("cannot accept connections: ", strerror(error)));
   }
 
   void AwaitTick() {
@@ -271,6 +306,7 @@ absl::StatusOr<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalOptio
   RETURN_IF_ERROR(Check(options));
   ASSIGN_OR_RETURN(UnixListener listener,
                    ListenOnUnixSocket(options.socket_path, options.socket_mode, kBacklog));
+  PermitDescriptors(listener.fd.get(), false);
   return std::unique_ptr<LocalServer>(
       new LocalServer(std::make_unique<Impl>(options, store, std::move(listener))));
 }
@@ -280,7 +316,7 @@ LocalServer::~LocalServer() = default;
 
 const std::string& LocalServer::socket_path() const { return impl_->options().socket_path; }
 void LocalServer::BeginDrain() { impl_->BeginDrain(); }
-void LocalServer::StopListening() { impl_->StopListening(); }
+void LocalServer::StopListening(absl::Time deadline) { impl_->StopListening(deadline); }
 void LocalServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
 LocalStats LocalServer::stats() const { return impl_->stats(); }
 store::AgedBytes LocalServer::QuarantinedIn(std::string_view namespace_name) const {

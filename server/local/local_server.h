@@ -31,6 +31,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/heartbeat.h"
 #include "common/limits.h"
 #include "common/unique_fd.h"
 #include "server/local/lending_stats.h"
@@ -56,17 +57,25 @@ struct LocalOptions {
   // A connection must have opened its session within this time, or is closed.
   absl::Duration handshake_timeout = absl::Seconds(10);
 
+  // Others have their turn after so much work for one session, between two items of a request if
+  // need be.
+  absl::Duration turn = absl::Milliseconds(1);
+
   // Takes over a connection that speaks HTTP/2. Empty = such connections are closed. Called on one
   // of the server's threads, with the preface unread.
   std::function<void(UniqueFd)> adopt_http2;
+  // Of the threads that run sessions, while there are any of them; null = they are not watched.
+  // Outlives the server.
+  Heartbeats* heartbeats = nullptr;
   // Called without locks, on any of the server's threads. Empty = silence.
   enum class Severity { kDebug, kInfo, kWarning };
   std::function<void(Severity, std::string_view message)> log;
 };
 
 // Why sessions ended. kSlow counts connections that never became one, and kProtocol has those too.
-// Such ends are logged with kDebug, so that a flood of connections does not flood the log: the
-// counters tell of it.
+// Such ends are logged with kDebug, and of refusals and of failures to accept there is one line a
+// second with the number of those that have none, so that a flood of connections does not flood the
+// log: the counters tell of it.
 enum class EndReason : uint8_t {
   kClosed,       // the client closed its connection
   kProcessGone,  // its process died
@@ -111,9 +120,9 @@ class LocalServer {
   // New sessions, reservations and inline puts are refused with UNAVAILABLE, every session gets a
   // Goodbye; commits and reads go on until Shutdown.
   void BeginDrain();
-  // Accepts no more connections and removes the socket file; those that are there go on.
-  // Idempotent.
-  void StopListening();
+  // Accepts no more connections, at the latest soon after `deadline`, and removes the socket file;
+  // those that are there go on. Idempotent.
+  void StopListening(absl::Time deadline);
   // Stops listening, waits until no session holds a reservation or `deadline` has come, then closes
   // all. Everything is given back before it returns.
   void Shutdown(absl::Time deadline);

@@ -16,6 +16,9 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77  // Linux 6.5
 #endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83  // Linux 6.16
+#endif
 
 namespace infercache::local {
 namespace {
@@ -103,6 +106,11 @@ absl::StatusOr<Peer> IdentifyPeer(int socket) {
 uint32_t PeerUser(int socket) {
   const auto credentials = Credentials(socket);
   return credentials.ok() ? credentials->uid : OverflowIds().user;
+}
+
+void PermitDescriptors(int socket, bool permit) {
+  const int value = permit ? 1 : 0;
+  (void)setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &value, sizeof value);
 }
 
 bool Permits(const store::LocalAccess& access, const Peer& peer, const OverflowIds& overflow) {

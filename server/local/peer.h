@@ -37,6 +37,10 @@ absl::StatusOr<Peer> IdentifyPeer(int socket);
 // Its user alone, which costs one call; what the kernel calls an unknown one if it does not say.
 uint32_t PeerUser(int socket);
 
+// Whether the peer may send descriptors; if not, it gets EPERM. A listener's connections inherit
+// it. Without effect before Linux 6.16.
+void PermitDescriptors(int socket, bool permit);
+
 // An id that is mapped to nothing matches no list: it may be anybody's.
 bool Permits(const store::LocalAccess& access, const Peer& peer, const OverflowIds& overflow);
 

@@ -36,19 +36,19 @@ struct BatchItem {
   Hash128 parent;
 };
 
-// Calls f(i, use) for all of a batch in the order in which they are to become visible: last to
-// first, so that the head of a chain is its most recently used block; but a key's second appearance
-// comes after its first, because a batch means what its items one by one would mean. The last one
-// ends its request if the client tells of chains at all: should it go on, what continues it says
-// so.
+// All of a batch in the order in which they are to become visible: last to first, so that the head
+// of a chain is its most recently used block; but a key's second appearance comes after its first,
+// because a batch means what its items one by one would mean. The last one ends its request if the
+// client tells of chains at all: should it go on, what continues it says so.
 //
-// Calls goes_on() before, if a chain goes on behind what may be there.
-template <class GoesOn, class F>
-void InStoringOrder(uint64_t request, std::span<const BatchItem> items, GoesOn goes_on, F f) {
+// Calls goes_on() if a chain goes on behind what may be there.
+template <class GoesOn>
+std::vector<Batch::StoringStep> StoringOrder(uint64_t request, std::span<const BatchItem> items,
+                                             GoesOn goes_on) {
   const bool last_has_parent = !items.empty() && items.back().link.parent != Hash128();
   if (items.size() == 1) {
     if (last_has_parent) goes_on();
-    return f(0, store::UseContext{.request = request, .ends_request = last_has_parent});
+    return {{0, {.request = request, .ends_request = last_has_parent}}};
   }
   std::vector<store::ChainLink> links;
   for (const BatchItem& item : items) links.push_back(item.link);
@@ -58,17 +58,21 @@ void InStoringOrder(uint64_t request, std::span<const BatchItem> items, GoesOn g
     goes_on();
   }
   std::unordered_set<uint64_t> seen;
-  std::vector<size_t> order, repeated;
+  std::vector<size_t> first, repeated;
   for (size_t i = 0; i < items.size(); ++i) {
-    (seen.insert(links[i].key.lo).second ? order : repeated).push_back(i);
+    (seen.insert(links[i].key.lo).second ? first : repeated).push_back(i);
   }
-  const auto call = [&](size_t i) {
-    f(i, store::UseContext{.request = request,
-                           .ends_request = i + 1 == items.size() && last_has_parent,
-                           .anchor = items[roots[i]].parent});
+  std::vector<Batch::StoringStep> order;
+  order.reserve(items.size());
+  const auto add = [&](size_t i) {
+    order.push_back({i,
+                     {.request = request,
+                      .ends_request = i + 1 == items.size() && last_has_parent,
+                      .anchor = items[roots[i]].parent}});
   };
-  for (size_t i = order.size(); i > 0; --i) call(order[i - 1]);
-  for (const size_t i : repeated) call(i);
+  for (size_t i = first.size(); i > 0; --i) add(first[i - 1]);
+  for (const size_t i : repeated) add(i);
+  return order;
 }
 
 store::ChainLink LinkOf(const v1::ReserveItem& object) {
@@ -163,17 +167,28 @@ void Puts::ReserveItem(const v1::ReserveItem& item, v1::ReservedItem* out) {
   host_.reservations.Add(1);
 }
 
-absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response) {
-  RETURN_IF_ERROR(CheckMayPut());
-  RETURN_IF_ERROR(host_.CheckTakesWork());
-  for (const v1::ReserveItem& item : request.items()) ReserveItem(item, response->add_items());
+absl::Status Puts::Reserve(const v1::Reserve& request, v1::Reserved* response, Batch* batch) {
+  const auto items = static_cast<size_t>(request.items_size());
+  if (batch->begins()) {
+    RETURN_IF_ERROR(CheckMayPut());
+    RETURN_IF_ERROR(host_.CheckTakesWork());
+    batch->request = namespace_->NewRequest();
+  }
   // Room is given to a chain's head first, but of what is there already the head is to be the most
   // recently used.
-  const store::UseContext use{.request = namespace_->NewRequest()};
-  for (int i = request.items_size() - 2; i >= 0; --i) {
-    if (!response->items(i).exists()) continue;
-    (void)namespace_->Probe({request.items(i).key(), fingerprint_}, /*touch=*/true, use);
-  }
+  const size_t uses = items == 0 ? 0 : items - 1;
+  batch->GoOn(items + (uses + kUsesAStep - 1) / kUsesAStep, [&](size_t step) {
+    if (step < items) {
+      return ReserveItem(request.items(static_cast<int>(step)), response->add_items());
+    }
+    const size_t before = uses - (step - items) * kUsesAStep;
+    const store::UseContext use{.request = batch->request};
+    for (size_t i = before; i > 0 && i + kUsesAStep > before; --i) {
+      const int index = static_cast<int>(i - 1);
+      if (!response->items(index).exists()) continue;
+      (void)namespace_->Probe({request.items(index).key(), fingerprint_}, /*touch=*/true, use);
+    }
+  });
   return absl::OkStatus();
 }
 
@@ -212,23 +227,26 @@ void Puts::TakeTouches() {
   Count(host_.counters.touches_drained, namespace_->DrainTouches(page_, kMaxTouchesPerDrain));
 }
 
-absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response) {
-  RETURN_IF_ERROR(CheckMayPut());
-  const uint64_t before = open_.size();
-  for (int i = 0; i < request.reservations_size(); ++i) response->add_results();
-  std::vector<BatchItem> items;
-  for (const uint64_t id : request.reservations()) {
-    const auto it = open_.find(id);
-    items.push_back(it == open_.end()
-                        ? BatchItem{.link = {Hash128{items.size(), 0}, Hash128()}, .parent = {}}
-                        : BatchItem{.link = it->second.link, .parent = it->second.lease.parent()});
+absl::Status Puts::Commit(const v1::Commit& request, v1::PutResults* response, Batch* batch) {
+  if (batch->begins()) {
+    RETURN_IF_ERROR(CheckMayPut());
+    for (int i = 0; i < request.reservations_size(); ++i) response->add_results();
+    std::vector<BatchItem> items;
+    for (const uint64_t id : request.reservations()) {
+      const auto it = open_.find(id);
+      items.push_back(
+          it == open_.end()
+              ? BatchItem{.link = {Hash128{items.size(), 0}, Hash128()}, .parent = {}}
+              : BatchItem{.link = it->second.link, .parent = it->second.lease.parent()});
+    }
+    batch->order = StoringOrder(namespace_->NewRequest(), items, [this] { TakeTouches(); });
   }
-  const auto store_one = [&](size_t i, const store::UseContext& use) {
+  const uint64_t before = open_.size();
+  batch->GoOn(batch->order.size(), [&](size_t step) {
+    const auto& [i, use] = batch->order[step];
     const int index = static_cast<int>(i);
     SetResult(CommitOne(request.reservations(index), use), response->mutable_results(index));
-  };
-  InStoringOrder(
-      namespace_->NewRequest(), items, [this] { TakeTouches(); }, store_one);
+  });
   host_.reservations.Remove(before - open_.size());
   return absl::OkStatus();
 }
@@ -326,8 +344,10 @@ absl::Status Puts::PutInline(std::span<const InlinePutView> items, v1::PutResult
                        : absl::InvalidArgumentError("object: not a message"),
               response->mutable_results(static_cast<int>(i)));
   };
-  InStoringOrder(
-      namespace_->NewRequest(), batch, [this] { TakeTouches(); }, store_one);
+  for (const auto& [i, use] :
+       StoringOrder(namespace_->NewRequest(), batch, [this] { TakeTouches(); })) {
+    store_one(i, use);
+  }
   return absl::OkStatus();
 }
 

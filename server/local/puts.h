@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "common/hash.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/batch.h"
 #include "server/local/flights.h"
 #include "server/local/host.h"
 #include "server/local/inline_put.h"
@@ -40,9 +41,9 @@ class Puts {
 
   // The verbs of local.proto. Errors of a whole batch: PERMISSION_DENIED (the session may not put),
   // UNAVAILABLE (the daemon drains; Reserve and PutInline). REQUIRES: at most kMaxItemsPerFrame
-  // items.
-  absl::Status Reserve(const v1::Reserve& request, v1::Reserved* response);
-  absl::Status Commit(const v1::Commit& request, v1::PutResults* response);
+  // items. `batch` is a new one, or the request's own that is not done.
+  absl::Status Reserve(const v1::Reserve& request, v1::Reserved* response, Batch* batch);
+  absl::Status Commit(const v1::Commit& request, v1::PutResults* response, Batch* batch);
   absl::Status Abort(const v1::Abort& request);
   void Write(const v1::Write& request);
   absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response);

@@ -1,9 +1,8 @@
 #include "server/local/quarantine.h"
 
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include <asio/post.hpp>
-#include <cerrno>
 
 namespace infercache::local {
 namespace {
@@ -12,18 +11,6 @@ using std::chrono::steady_clock;
 
 // Thrown away in one turn: a peer that never stops sending has the thread no longer than others.
 constexpr size_t kWasteBudget = 64 * 1024;
-
-// True: the peer has closed it, or the connection is broken. False: there may be more.
-bool DrainedToItsEnd(int socket) {
-  char waste[4096];
-  for (size_t total = 0; total < kWasteBudget;) {
-    const ssize_t received = recv(socket, waste, sizeof waste, MSG_DONTWAIT);
-    if (received == 0) return true;
-    if (received < 0) return errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
-    total += static_cast<size_t>(received);
-  }
-  return false;
-}
 
 }  // namespace
 
@@ -85,18 +72,30 @@ Quarantined::~Quarantined() {
   if (books_ != nullptr) books_->Remove(entry_);
 }
 
-Quarantine::Quarantine(asio::io_context& context) : strand_(asio::make_strand(context)) {}
+Quarantine::Quarantine(asio::io_context& context, Closer& closer)
+    : closer_(closer), strand_(asio::make_strand(context)) {}
+
+void Quarantine::Watch::Close() {
+  if (!witness.is_open()) return;
+  const int released = witness.release();
+  if (kind == WitnessKind::kConnection) {
+    closer.CloseSocket(released);
+  } else {
+    close(released);
+  }
+}
 
 void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
                       std::unique_ptr<QuarantinedSession> session,
                       std::unique_ptr<Lending::Member> borrowed) {
-  auto watch = std::make_shared<Watch>(strand_, kind, std::move(held), std::move(session),
+  auto watch = std::make_shared<Watch>(strand_, closer_, kind, std::move(held), std::move(session),
                                        std::move(borrowed));
   asio::error_code error;
   watch->witness.assign(witness.get(), error);
   // Without a way to wait nothing can show that the bytes are free: they stay until Clear.
   const bool waits = !error;
-  if (waits) (void)witness.Release();
+  const int released = witness.Release();
+  if (!waits && released >= 0) closer_.CloseSocket(released);
   asio::post(strand_, [this, watch, waits] {
     watches_.insert(watch);
     if (waits) Await(watch);
@@ -112,7 +111,8 @@ void Quarantine::Await(const std::shared_ptr<Watch>& watch) {
 
 void Quarantine::OnReadable(const std::shared_ptr<Watch>& watch) {
   if (!watches_.contains(watch)) return;  // cleared after it had become readable
-  if (watch->kind == WitnessKind::kConnection && !DrainedToItsEnd(watch->witness.native_handle())) {
+  if (watch->kind == WitnessKind::kConnection &&
+      !closer_.Drain(watch->witness.native_handle(), kWasteBudget)) {
     Await(watch);
     return;
   }
@@ -122,8 +122,7 @@ void Quarantine::OnReadable(const std::shared_ptr<Watch>& watch) {
 void Quarantine::Clear() {
   asio::post(strand_, [this] {
     for (const auto& watch : watches_) {
-      asio::error_code ignored;
-      watch->witness.close(ignored);
+      watch->Close();
       watch->held.clear();
       watch->borrowed.reset();
     }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "common/closer.h"
 #include "common/mutex.h"
 #include "common/unique_fd.h"
 #include "server/local/lending.h"
@@ -73,7 +74,8 @@ class Quarantined {
 // it lets `context` run out of work between Clear and destruction.
 class Quarantine {
  public:
-  explicit Quarantine(asio::io_context& context);
+  // `closer` outlives it.
+  Quarantine(asio::io_context& context, Closer& closer);
   Quarantine(const Quarantine&) = delete;
   Quarantine& operator=(const Quarantine&) = delete;
 
@@ -89,15 +91,19 @@ class Quarantine {
 
  private:
   struct Watch {
-    Watch(const asio::strand<asio::io_context::executor_type>& strand, WitnessKind k,
+    Watch(const asio::strand<asio::io_context::executor_type>& strand, Closer& c, WitnessKind k,
           std::vector<Quarantined> h, std::unique_ptr<QuarantinedSession> s,
           std::unique_ptr<Lending::Member> b)
-        : kind(k),
+        : closer(c),
+          kind(k),
           witness(strand),
           session(std::move(s)),
           held(std::move(h)),
           borrowed(std::move(b)) {}
+    ~Watch() { Close(); }
+    void Close();
 
+    Closer& closer;
     const WitnessKind kind;
     asio::posix::stream_descriptor witness;
     const std::unique_ptr<QuarantinedSession> session;
@@ -109,6 +115,7 @@ class Quarantine {
   void Await(const std::shared_ptr<Watch>& watch);
   void OnReadable(const std::shared_ptr<Watch>& watch);
 
+  Closer& closer_;
   asio::strand<asio::io_context::executor_type> strand_;
   std::set<std::shared_ptr<Watch>> watches_;  // on the strand
 };

@@ -19,6 +19,7 @@
 #include "common/fingerprint.h"
 #include "common/unique_fd.h"
 #include "infercache/v1/local.pb.h"
+#include "server/local/batch.h"
 #include "server/local/flights.h"
 #include "server/local/host.h"
 #include "server/local/loans.h"
@@ -39,10 +40,12 @@ class Session {
 
   // Does what `request` asks and sets the body of `response`, with the descriptors to send beside
   // it. `received` came beside the request, if it is a Lend. The result is the answer's status.
+  // If `batch`, a new one, is not done then, there is no result yet: call it again.
   // REQUIRES: a body, no Hello, and counts within the limits. A Drain is left to the caller, who
   // can wait for next_drain(), and a ListKeys, which takes long: see Lister.
   absl::Status Handle(const v1::LocalRequest& request, UniqueFd received,
-                      v1::LocalResponse* response, std::vector<UniqueFd>* descriptors);
+                      v1::LocalResponse* response, std::vector<UniqueFd>* descriptors,
+                      Batch* batch);
   absl::Status PutInline(std::span<const InlinePutView> items, v1::PutResults* response) {
     return puts_.PutInline(items, response);
   }
@@ -81,7 +84,8 @@ class Session {
                             v1::ClaimAnswers* response);
   absl::Status MapChunks(const v1::MapChunks& request, v1::Chunks* response,
                          std::vector<UniqueFd>* descriptors);
-  absl::Status Lookup(const v1::Lookup& request, v1::Found* response);
+  absl::Status Lookup(const v1::Lookup& request, v1::Found* response, Batch* batch);
+  void LookupOne(const v1::Lookup& request, size_t i, v1::Found* response, Batch* batch);
   absl::Status Lease(std::string_view key, bool touch, std::vector<uint64_t>* taken,
                      v1::FoundItem* item);
   absl::Status Release(const v1::Release& request);

@@ -29,14 +29,15 @@ absl::Status CheckKeys(const Keys& keys) {
 }  // namespace
 
 absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
-                             v1::LocalResponse* response, std::vector<UniqueFd>* descriptors) {
+                             v1::LocalResponse* response, std::vector<UniqueFd>* descriptors,
+                             Batch* batch) {
   switch (request.body_case()) {
     case v1::LocalRequest::kMapChunks:
       return MapChunks(request.map_chunks(), response->mutable_chunks(), descriptors);
     case v1::LocalRequest::kReserve:
-      return puts_.Reserve(request.reserve(), response->mutable_reserved());
+      return puts_.Reserve(request.reserve(), response->mutable_reserved(), batch);
     case v1::LocalRequest::kCommit:
-      return puts_.Commit(request.commit(), response->mutable_put_results());
+      return puts_.Commit(request.commit(), response->mutable_put_results(), batch);
     case v1::LocalRequest::kAbort:
       response->mutable_empty();
       return puts_.Abort(request.abort());
@@ -47,7 +48,7 @@ absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
       puts_.Write(request.write());
       return absl::OkStatus();
     case v1::LocalRequest::kLookup:
-      return Lookup(request.lookup(), response->mutable_found());
+      return Lookup(request.lookup(), response->mutable_found(), batch);
     case v1::LocalRequest::kRelease:
       response->mutable_empty();
       return Release(request.release());
@@ -142,31 +143,42 @@ absl::Status Session::Lease(std::string_view key, bool touch, std::vector<uint64
   return absl::OkStatus();
 }
 
-absl::Status Session::Lookup(const v1::Lookup& request, v1::Found* response) {
-  RETURN_IF_ERROR(CheckKeys(request.keys()));
-  std::vector<uint64_t> taken;
-  size_t answer_bytes = 0;
-  absl::Status status;
-  for (const std::string& key : request.keys()) {
-    v1::FoundItem& item = *response->add_items();
-    status = Lease(key, /*touch=*/request.keys_size() == 1, &taken, &item);
-    answer_bytes += item.ByteSizeLong() + 8;
-    if (status.ok() && answer_bytes > kMaxAnswerBytes) {
-      status = absl::ResourceExhaustedError(
-          "the answer does not fit a frame: ask for fewer keys at once");
-    }
-    if (!status.ok()) break;
+absl::Status Session::Lookup(const v1::Lookup& request, v1::Found* response, Batch* batch) {
+  if (batch->begins()) {
+    RETURN_IF_ERROR(CheckKeys(request.keys()));
+    batch->request = namespace_->NewRequest();
   }
+  const auto keys = static_cast<size_t>(request.keys_size());
   // Found from the first key on; used, like all chains, from the last one on.
-  const store::UseContext use{.request = namespace_->NewRequest()};
-  for (int i = request.keys_size() - 1; i >= 0 && request.keys_size() > 1; --i) {
-    (void)namespace_->Probe(Id(request.keys(i)), /*touch=*/true, use);
-  }
+  const size_t uses = keys > 1 ? keys : 0;
+  batch->GoOn(keys + (uses + kUsesAStep - 1) / kUsesAStep, [&](size_t step) {
+    if (step < keys) {
+      LookupOne(request, step, response, batch);
+      if (!batch->status.ok()) batch->next = keys;
+      return;
+    }
+    const size_t before = uses - (step - keys) * kUsesAStep;
+    const store::UseContext use{.request = batch->request};
+    for (size_t i = before; i > 0 && i + kUsesAStep > before; --i) {
+      (void)namespace_->Probe(Id(request.keys(static_cast<int>(i - 1))), /*touch=*/true, use);
+    }
+  });
   // The client does not learn of leases in an answer that failed.
-  if (!status.ok()) {
-    for (const uint64_t lease : taken) Drop(lease);
+  if (batch->done && !batch->status.ok()) {
+    for (const uint64_t lease : batch->leases) Drop(lease);
   }
-  return status;
+  return batch->status;
+}
+
+void Session::LookupOne(const v1::Lookup& request, size_t i, v1::Found* response, Batch* batch) {
+  v1::FoundItem& item = *response->add_items();
+  batch->status = Lease(request.keys(static_cast<int>(i)), /*touch=*/request.keys_size() == 1,
+                        &batch->leases, &item);
+  batch->answer_bytes += item.ByteSizeLong() + 8;
+  if (batch->status.ok() && batch->answer_bytes > kMaxAnswerBytes) {
+    batch->status =
+        absl::ResourceExhaustedError("the answer does not fit a frame: ask for fewer keys at once");
+  }
 }
 
 void Session::Drop(uint64_t lease) {

@@ -210,6 +210,8 @@ class RpcServer::Impl {
     acceptor_.DisconnectAllAt(std::chrono::steady_clock::now() +
                               absl::ToChronoMilliseconds(deadline - absl::Now()));
     server_->Shutdown(absl::ToChronoTime(deadline));
+    // However long: what is pinned must not go while a response points into it. The connections
+    // are cut off by now, and should one be left all the same, the daemon ends without this.
     budget_.AwaitEmpty(absl::InfiniteDuration());
     acceptor_.Stop();
     server_.reset();

@@ -132,6 +132,7 @@ class Store::MaintenanceThread {
         woken_.store(false, std::memory_order_relaxed);
       }
       more = false;
+      if (store_->options_.on_upkeep) store_->options_.on_upkeep();
       for (const auto& ns : store_->Namespaces()) more |= ns->Maintain();
     }
   }

@@ -41,6 +41,8 @@ struct StoreOptions {
   // What a namespace's memory has to fit into, and whether one that is being made shall not be
   // finished: asked on the thread that makes it, now and then.
   Populating populating = {};
+  // Called by that thread before each round of upkeep.
+  std::function<void()> on_upkeep = {};
 };
 
 class Store {

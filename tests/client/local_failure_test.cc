@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/unique_fd.h"
 #include "tests/client/local_testing.h"
+#include "tests/file_limit.h"
 
 namespace infercache {
 namespace {
@@ -46,6 +47,22 @@ TEST(LocalStoppedDaemon, HitsGoOnAndPutsRunOutOfTime) {
   daemon.Signal(SIGCONT);
   EXPECT_TRUE(client.Reaches());
   EXPECT_EQ(client.Put("newer", "v").outcome, PutOutcome::kStored);
+}
+
+// It was told that the daemon makes no sense.
+TEST(LocalFullProcess, SaysThatItIsOutOfDescriptors) {
+  DaemonProcess daemon;
+  LocalClient first(daemon.path());
+  ASSERT_TRUE(first.Reaches());
+  std::unique_ptr<LocalClient> client;
+  {
+    const FileLimit full(/*room=*/1);  // for the socket, and not for what comes over it
+    client = std::make_unique<LocalClient>(daemon.path());
+    const ReserveResult refused = client->Reserve("k", 100'000);
+    EXPECT_TRUE(absl::IsResourceExhausted(refused.status)) << refused.status;
+    EXPECT_NE(refused.status.message().find("file descriptors"), std::string::npos);
+  }
+  EXPECT_TRUE(client->Reaches());
 }
 
 int MappingsOfDaemons() {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include "tests/file_limit.h"
+
 namespace infercache {
 namespace {
 
@@ -75,6 +77,70 @@ TEST(FrameReader, HasALimitThatCanBeRaised) {
   });
   EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(sizes, (std::vector<size_t>{100, 1000}));
+}
+
+// Reading them without room for them would close them, as slowly as their sender likes.
+TEST(FrameReader, LeavesDescriptorsWhereTheyAreIfItTakesNone) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameWriter writer;
+  std::vector<UniqueFd> sent;
+  sent.emplace_back(dup(ours.get()));
+  writer.Add("first");
+  ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  writer.Add("second", std::move(sent));
+  ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  FrameReader reader(/*max_descriptors=*/0);
+  const auto read = reader.Read(ours.get(), 1 << 20, [](std::string_view, std::vector<UniqueFd>) {
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument);
+  FrameReader taker(/*max_descriptors=*/1);
+  size_t found = 0;
+  for (int frame = 0; frame < 2; ++frame) {
+    const auto again =
+        taker.Read(ours.get(), 1 << 20, [&](std::string_view, std::vector<UniqueFd> fds) {
+          found += fds.size();
+          return absl::OkStatus();
+        });
+    ASSERT_TRUE(again.ok()) << again.status();
+  }
+  EXPECT_EQ(found, 1u);
+}
+
+// It looked like a peer that sends too many.
+TEST(FrameReader, StandsInForDescriptorsThatTheProcessHasNoRoomFor) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  const UniqueFd ours(ends[0]), theirs(ends[1]);
+  FrameReader reader(kMaxFrameDescriptors);
+  FrameWriter writer;
+  const auto send = [&](const char* body, int count) {
+    std::vector<UniqueFd> beside;
+    for (int i = 0; i < count; ++i) beside.emplace_back(dup(ours.get()));
+    writer.Add(body, std::move(beside));
+    ASSERT_TRUE(writer.Flush(theirs.get()).ok());
+  };
+  std::vector<std::string> seen;
+  const auto read = [&] {
+    const auto result =
+        reader.Read(ours.get(), 1 << 20, [&](std::string_view body, std::vector<UniqueFd> fds) {
+          for (const UniqueFd& fd : fds) seen.push_back(fd.valid() ? "valid" : "lost");
+          seen.emplace_back(body);
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(result.ok()) << result.status();
+  };
+  send("plain", 0);
+  send("two", 2);
+  {
+    const FileLimit full;
+    read();
+  }
+  send("one", 1);
+  while (seen.size() < 6) read();
+  EXPECT_EQ(seen, (std::vector<std::string>{"plain", "lost", "lost", "two", "valid", "one"}));
 }
 
 }  // namespace

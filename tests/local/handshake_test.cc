@@ -3,10 +3,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <future>
 
+#include "absl/time/clock.h"
 #include "common/limits.h"
 #include "tests/local/local_fixture.h"
 
@@ -53,6 +55,19 @@ TEST_F(LocalHandshake, TheIndexCannotBeWritten) {
   Serve();
   Worker worker = Open();
   EXPECT_FALSE(SharedMapping::Map(worker.raw().index_descriptor().get(), 4096, true).ok());
+}
+
+// Each had a line of its own: thousands a second.
+TEST_F(LocalHandshake, AFloodOfRefusalsIsOneLineASecond) {
+  Serve();
+  const absl::Time begin = absl::Now();
+  for (int i = 0; i < 200; ++i) {
+    EXPECT_FALSE(TryOpen({.namespace_name = "nowhere"}).ok());
+  }
+  const auto lines = std::ranges::count(Log(), '\n');
+  EXPECT_GE(lines, 1);
+  EXPECT_LE(lines, 2 + absl::ToInt64Seconds(absl::Now() - begin));
+  EXPECT_EQ(server_->stats().sessions_refused, 200u);
 }
 
 TEST_F(LocalHandshake, RefusalsSayWhy) {

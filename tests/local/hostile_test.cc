@@ -1,12 +1,16 @@
 // Peers that break the protocol, or keep it in a way that hurts. None may hold up another.
 
 #include <gmock/gmock.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <thread>
 
+#include "absl/time/clock.h"
+#include "common/closer.h"
 #include "common/limits.h"
 #include "tests/local/local_fixture.h"
+#include "tests/stuck_descriptor.h"
 
 namespace infercache::local {
 namespace {
@@ -88,6 +92,54 @@ TEST_F(LocalHostile, DescriptorsEndTheSessionAndAreClosed) {
   EXPECT_TRUE(worker.raw().AwaitClose().ok());
   char byte;
   EXPECT_EQ(read(read_end.get(), &byte, 1), 0) << "somebody still holds the other end";
+}
+
+// One descriptor whose closing takes an hour stopped accepting, a loop, and the shutdown.
+TEST_F(LocalHostile, WhatIsNotClosedForHoursHoldsUpNobody) {
+  Serve({.threads = 2});
+  std::vector<std::unique_ptr<StuckDescriptor>> stuck;
+  Closer closer;
+  const auto send = [&](RawClient& client, const v1::LocalRequest& request) {
+    StuckDescriptor& sent = *stuck.emplace_back(std::make_unique<StuckDescriptor>());
+    const std::string frame = RawClient::EncodeFrame(request.SerializeAsString(), 1);
+    // A new kernel lets only a session send it.
+    if (!client.SendBytesWith(frame.substr(0, 1), {{sent.get()}}).ok()) return false;
+    // The daemon has the last one, while it waits for the rest of the frame.
+    closer.Close(sent.Take().Release());
+    (void)client.SendBytes(frame.substr(1));
+    return true;
+  };
+  v1::LocalRequest ping;
+  ping.set_id(9);
+  ping.mutable_ping();
+  for (int loop = 0; loop < 2; ++loop) {
+    Worker worker = Open();
+    EXPECT_TRUE(send(worker.raw(), ping));
+    EXPECT_TRUE(worker.raw().AwaitClose().ok());
+    RawClient stranger = Connect();
+    send(stranger, RawClient::MakeHello({}));
+    RawClient leaves = Connect();
+    send(leaves, RawClient::MakeHello({}));
+  }
+  for (int loop = 0; loop < 2; ++loop) {
+    Worker worker = Open();
+    worker.Ping();
+  }
+  server_->Shutdown(absl::Now());
+}
+
+// Which a new kernel does not even let it send.
+TEST_F(LocalHostile, DescriptorsWithoutASessionEndTheConnection) {
+  Serve();
+  RawClient stranger = Connect();
+  const UniqueFd sent(memfd_create("sent", MFD_CLOEXEC));
+  const std::string hello = RawClient::EncodeFrame(RawClient::MakeHello({}).SerializeAsString());
+  const absl::Status status = stranger.SendBytesWith(hello, {{sent.get()}});
+  if (status.ok()) {
+    EXPECT_TRUE(stranger.AwaitClose().ok());
+  } else {
+    EXPECT_TRUE(stranger.Open().ok()) << "after one that was not sent";
+  }
 }
 
 TEST_F(LocalHostile, AClientThatReadsNothingIsNotReadFrom) {

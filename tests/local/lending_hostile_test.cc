@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/limits.h"
+#include "tests/file_limit.h"
 #include "tests/local/lending_fixture.h"
 
 namespace infercache::local {
@@ -167,6 +168,20 @@ TEST_F(LendingTest, AReaderBorrowsSoManyAndNoMore) {
   const uint64_t allocation = Borrow(reader, "key0").allocation();
   for (uint32_t i = 0; i < kMaxMapsPerAllocation; ++i) ASSERT_TRUE(Map(reader, allocation).ok());
   EXPECT_EQ(Map(reader, allocation).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+// A session ended as one that breaks the protocol because the daemon had no room for its
+// descriptor.
+TEST_F(LendingTest, ADescriptorThatTheDaemonHasNoRoomForIsOneThatIsRefused) {
+  Worker owner = Open();
+  const UniqueFd memory(memfd_create("lent", MFD_CLOEXEC));
+  const v1::LocalRequest request = LendOf(ByDescriptor(), {"key"});
+  {
+    const FileLimit full;
+    const auto answer = owner.raw().AskWith(request, memory.get());
+    EXPECT_EQ(answer.status().code(), absl::StatusCode::kResourceExhausted) << answer.status();
+  }
+  EXPECT_TRUE(owner.raw().AskWith(request, memory.get()).ok());
 }
 
 TEST_F(LendingTest, DescriptorsBesideOtherRequestsEndTheSession) {

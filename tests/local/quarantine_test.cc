@@ -33,7 +33,8 @@ class QuarantineTest : public store::StoreFixture {
   asio::io_context context_;
   asio::executor_work_guard<asio::io_context::executor_type> work_{context_.get_executor()};
   QuarantineBooks books_;
-  Quarantine quarantine_{context_};
+  Closer closer_;
+  Quarantine quarantine_{context_, closer_};
   std::thread thread_;
 };
 
@@ -75,7 +76,8 @@ TEST_F(QuarantineTest, AWitnessThatNeverStopsSendingIsReadInTurns) {
   ASSERT_GT(left, 2 * kMostInATurn);
 
   asio::io_context context;  // run by hand, one handler after the other
-  Quarantine quarantine(context);
+  Closer closer;
+  Quarantine quarantine(context, closer);
   const int witness = ends[0];
   quarantine.Hold(Quarantine::WitnessKind::kConnection, UniqueFd(witness), Hold("key", "value"));
   while (left > 0) {

@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <future>
+
+#include "common/heartbeat.h"
 #include "common/limits.h"
 #include "tests/local/local_fixture.h"
 
@@ -197,6 +200,31 @@ TEST_F(LocalUpkeep, ThePageOfAClosedConnectionIsRevoked) {
   ExpectEnds(EndReason::kClosed);
   EXPECT_EQ(ns_->Stats().client_pins, 0u);
   EXPECT_TRUE(worker.raw().page().revoked());
+}
+
+// A hung thread went unnoticed by every probe.
+TEST_F(LocalUpkeep, AThreadThatHangsShowsNoSignOfLife) {
+  Heartbeats heartbeats;
+  std::promise<void> hangs, go_on;
+  const auto names = [&] { return heartbeats.Silent(std::chrono::seconds(1)); };
+  LocalOptions options{.threads = 2};
+  options.heartbeats = &heartbeats;
+  options.adopt_http2 = [&](UniqueFd) {
+    hangs.set_value();
+    go_on.get_future().wait();
+  };
+  Serve(std::move(options));
+  EXPECT_THAT(names(), ::testing::IsEmpty());
+  RawClient client = Connect();
+  ASSERT_TRUE(client.SendBytes("PRI ").ok());
+  hangs.get_future().wait();
+  EXPECT_TRUE(Eventually([&] { return !names().empty(); }));
+  EXPECT_EQ(names().size(), 1u) << "the other one is well";
+  go_on.set_value();
+  EXPECT_TRUE(Eventually([&] { return names().empty(); }));
+  server_->Shutdown(absl::InfinitePast());
+  const auto later = Heartbeat::Clock::now() + std::chrono::hours(1);
+  EXPECT_THAT(heartbeats.Silent(std::chrono::seconds(1), later), ::testing::IsEmpty());
 }
 
 }  // namespace

@@ -20,6 +20,16 @@ TEST(Lifecycle, GoesForwardOnly) {
   EXPECT_EQ(lifecycle.WaitForStop(), "first");
 }
 
+TEST(Lifecycle, IsOverdueOnceItShouldHaveEnded) {
+  Lifecycle lifecycle;
+  const auto now = std::chrono::steady_clock::now();
+  lifecycle.RequestStop("told to");
+  EXPECT_FALSE(lifecycle.Overdue(now + std::chrono::hours(1000)));
+  lifecycle.EndBy(now);
+  EXPECT_FALSE(lifecycle.Overdue(now));
+  EXPECT_TRUE(lifecycle.Overdue(now + std::chrono::seconds(1)));
+}
+
 TEST(Lifecycle, AStopBeforeServingIsNotLost) {
   Lifecycle lifecycle;
   lifecycle.RequestStop("early");
