@@ -84,27 +84,25 @@ HostStaging::HostStaging(std::shared_ptr<DeviceThread> thread) : thread_(std::mo
 HostStaging::~HostStaging() = default;
 
 absl::StatusOr<std::unique_ptr<HostStaging::Buffer>> HostStaging::Take(Clock::time_point deadline) {
-  {
-    MutexLock lock(&mu_);
-    while (spare_.empty() && made_ >= kMaxBuffers) {
-      if (!changed_.WaitUntil(&mu_, deadline)) break;
+  MutexLock lock(&mu_);
+  if (!made_) {
+    absl::Status status;
+    for (size_t i = 0; i < kMaxBuffers && status.ok(); ++i) {
+      auto buffer = Buffer::Make(thread_);
+      status = buffer.status();
+      if (buffer.ok()) spare_.push_back(*std::move(buffer));
     }
-    if (!spare_.empty()) {
-      std::unique_ptr<Buffer> buffer = std::move(spare_.back());
-      spare_.pop_back();
-      return buffer;
-    }
-    if (made_ >= kMaxBuffers) {
-      return absl::DeadlineExceededError("the GPU did not end earlier copies in time");
-    }
-    ++made_;
+    if (spare_.empty()) return status;  // and the next copy tries it again
+    made_ = true;
   }
-  auto buffer = Buffer::Make(thread_);
-  if (!buffer.ok()) {
-    MutexLock lock(&mu_);
-    --made_;
-    changed_.SignalAll();
+  while (spare_.empty()) {
+    if (!changed_.WaitUntil(&mu_, deadline)) break;
   }
+  if (spare_.empty()) {
+    return absl::DeadlineExceededError("the GPU did not end earlier copies in time");
+  }
+  std::unique_ptr<Buffer> buffer = std::move(spare_.back());
+  spare_.pop_back();
   return buffer;
 }
 

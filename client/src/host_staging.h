@@ -24,7 +24,7 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
  public:
   using Clock = DeviceThread::Clock;
   static constexpr size_t kBufferBytes = size_t{4} << 20;
-  static constexpr size_t kMaxBuffers = 8;
+  static constexpr size_t kMaxBuffers = 4;  // all made with the first copy
 
   explicit HostStaging(std::shared_ptr<DeviceThread> thread);
   ~HostStaging();
@@ -53,7 +53,7 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
   const std::shared_ptr<DeviceThread> thread_;
   Mutex mu_;
   CondVar changed_;
-  size_t made_ ABSL_GUARDED_BY(mu_) = 0;
+  bool made_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::unique_ptr<Buffer>> spare_ ABSL_GUARDED_BY(mu_);
 };
 

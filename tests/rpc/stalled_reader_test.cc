@@ -140,7 +140,8 @@ TEST_F(StalledReaderTest, HoldWhatDescribesObjectsAsWellAsValues) {
     EXPECT_TRUE(Eventually([&] {
       return server->stats().pinned_response_bytes >= before + 4 * kDescriptionBytes;
     })) << method;
-    EXPECT_LE(server->stats().pinned_response_bytes - before, 2 * kMiB) << method;
+    // Those before it may still be on their way to what theirs may hold.
+    EXPECT_LE(server->stats().pinned_response_bytes, clients.size() * 2 * kMiB) << method;
   }
 }
 

@@ -245,7 +245,7 @@ class Device {
   // pinned until that is done, and counts among what this client may hold until the library has
   // heard so, for which this waits where it needs the room; it does not wait for streams. What is
   // in host memory alone is copied from there, through memory of the library's, if it is not
-  // registered (DeviceOptions): that waits for streams where there is more than 32 MiB under way.
+  // registered (DeviceOptions): that waits for streams where there is more than 16 MiB under way.
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
