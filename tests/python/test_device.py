@@ -161,14 +161,23 @@ def test_a_put_waits_for_its_stream_within_its_deadline(device, gpu):
 def test_other_threads_run_while_a_put_and_a_lend_wait_for_their_stream(device, gpu):
     arrays = [gpu.array(np.arange(4)), gpu.array(np.arange(4))]
     gpu.state.streams_stuck = 1
-    done = []
-    threads = [
-        threading.Thread(target=lambda: done.append(device.put("key", arrays[0], deadline=LIMIT_S).outcome)),
-        threading.Thread(target=lambda: done.append(device.lend("lent", arrays[1], deadline=LIMIT_S).outcome)),
-    ]
-    for waiting, thread in enumerate(threads, 1):
+    done, begun = [], threading.Semaphore(0)
+
+    def run(call):
+        begun.release()
+        done.append(call().outcome)
+
+    calls = (
+        lambda: device.put("key", arrays[0], deadline=LIMIT_S),
+        lambda: device.lend("lent", arrays[1], deadline=LIMIT_S),
+    )
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
         thread.start()
-        until(lambda: device.stats()["held_for_streams"] == waiting, "it waits")
+        assert begun.acquire(timeout=LIMIT_S)
+    # With the GIL held they would be over, by their deadlines, when this thread has it.
+    for _ in range(100):
+        assert not device.exists("lent") and not done
     assert not done
     gpu.state.streams_stuck = 0
     for thread in threads:

@@ -101,6 +101,10 @@ std::shared_ptr<OpenedDevice> PyDevice::Use() const {
 void PyDevice::Note(const absl::Status& status) {
   if (status.ok()) return;
   ThrowIfCallersMistake(status);
+  Remember(status);
+}
+
+void PyDevice::Remember(const absl::Status& status) {
   last_failure_ = std::make_unique<Failure>(CodeName(status), std::string(status.message()));
 }
 
@@ -267,7 +271,8 @@ nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadli
   }
   nb::list answers;
   for (const LendResult& result : results) {
-    if (result.outcome == LendOutcome::kRefused) Note(result.status);
+    // Nothing is raised: others of the batch are lent, and whoever keeps them has to know.
+    if (result.outcome == LendOutcome::kRefused) Remember(result.status);
     answers.append(Answer(result.outcome == LendOutcome::kLent           ? "lent"
                           : result.outcome == LendOutcome::kCopiedToHost ? "copied"
                                                                          : "refused",

@@ -74,6 +74,7 @@ class PyDevice {
   nanobind::list Views(GetCall call, nanobind::handle keys, nanobind::handle stream,
                        nanobind::handle owner, nanobind::handle deadline);
   void Note(const absl::Status& status);  // raises what is the caller's mistake
+  void Remember(const absl::Status& status);
 
   std::shared_ptr<DeviceSlot> slot_;
   std::shared_ptr<const DeviceId> id_;

@@ -213,7 +213,7 @@ class Device(_core._Device):
         self, lends: Iterable[Lend], *, stream: Any = None, deadline: float | None = None
     ) -> list[LendResult]:
         """`lend` of many in one call: tensors of one allocation take one round trip, however many they are. Each
-        is lent or not for itself. All were written in one stream."""
+        is lent or not for itself, also if another is a ValueError. All were written in one stream."""
         batch = list(lends)
         sources, written_in = _device_arrays.describe_all([lend.tensor for lend in batch], self.ordinal, stream)
         items = [
@@ -238,6 +238,9 @@ class Device(_core._Device):
                 loan.told = True
                 if not may_be:
                     self._let_go(lend.key, [loan])
+        for result in results:
+            if result.code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
+                raise ValueError(result.reason)
         return results
 
     def _keep(self, key: Key, loan: _Loan) -> None:
