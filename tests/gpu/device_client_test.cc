@@ -296,6 +296,7 @@ TEST_F(DeviceClient, WhoWritesToAViewLosesItsContextAndChangesNothing) {
   view.object.reset();
   device_client_.reset();
   buffer_.reset();
+  ASSERT_TRUE(Eventually([] { return fake().UseOf(0).contexts == 0; }));
   buffer_.emplace(driver_, device_.ordinal);
   device_client_ = OpenDevice();
   view = device_client_->Get("key");
