@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <deque>
 #include <limits>
 
@@ -14,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "common/limits.h"
 #include "common/mutex.h"
+#include "common/received_descriptors.h"
 #include "common/unique_fd.h"
 
 namespace infercache {
@@ -50,15 +50,7 @@ bool ReadAway(int socket, size_t budget, absl::FunctionRef<void(int fd)> on_desc
     if (received < 0 && errno == EINTR) continue;
     if (received < 0) return errno != EAGAIN && errno != EWOULDBLOCK;
     total += static_cast<size_t>(received);
-    for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-      const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t i = 0; i < count; ++i) {
-        int fd;
-        std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-        on_descriptor(fd);
-      }
-    }
+    TakeReceivedDescriptors(message, on_descriptor);
   }
   return false;
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/received_descriptors.h"
 #include "common/status_macros.h"
 
 namespace infercache {
@@ -89,15 +90,7 @@ absl::StatusOr<size_t> FrameReader::Receive(int socket, size_t room) {
     if (ShouldTryAgain(errno)) return 0;
     return absl::UnavailableError(absl::StrCat("recvmsg: ", strerror(errno)));
   }
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-      fds_.emplace_back(fd, closer_);
-    }
-  }
+  TakeReceivedDescriptors(message, [this](int fd) { fds_.emplace_back(fd, closer_); });
   // There was room for all that the kernel lets travel: this process has too many descriptors.
   lost_ |= (message.msg_flags & MSG_CTRUNC) != 0;
   if (fds_.size() > static_cast<size_t>(max_descriptors_)) {
