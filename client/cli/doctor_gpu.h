@@ -16,16 +16,10 @@ struct Gpu {
   std::string uuid;
 };
 
-// Adds "gpu_driver", and for each GPU a "gpu": proven by a copy of 4 KiB that a child process
-// reads, for which both make a context. Returns the GPUs.
+// Adds "gpu_driver", and for each GPU a "gpu" with what TestGpu found. Returns the GPUs.
 std::vector<Gpu> CheckGpus(std::vector<Finding>* findings);
 // What the daemon says to a Hello with `device`.
 Finding GpuTierFinding(const std::string& device, const std::string& namespace_name,
                        const absl::StatusOr<v1::Welcome>& welcome);
-
-// This program, as the child: infercachectl kGpuSelfTest FD UUID BYTES. Returns its exit code, and
-// says on standard output what is wrong.
-inline constexpr char kGpuSelfTest[] = "--gpu-self-test";
-int RunGpuSelfTest(const char* fd, const char* uuid, const char* bytes);
 
 }  // namespace infercache::cli

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "client/cli/context.h"
-#include "client/cli/doctor_gpu.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/gpu_self_test.h"
 #include "client/cli/output.h"
 #include "nlohmann/json.hpp"
 
@@ -68,8 +68,8 @@ ExitCode Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   // What doctor runs as a child is no command of its users'.
-  if (argc == 5 && std::string_view(argv[1]) == infercache::cli::kGpuSelfTest) {
-    return infercache::cli::RunGpuSelfTest(argv[2], argv[3], argv[4]);
+  if (argc == 5 && std::string_view(argv[1]) == infercache::cli::kGpuSelfTestChild) {
+    return infercache::cli::RunGpuSelfTestChild(argv[2], argv[3], argv[4]);
   }
   return static_cast<int>(infercache::cli::Main(argc, argv));
 }

@@ -128,6 +128,8 @@ struct Api {
   Result (*mem_set_access)(DevicePointer pointer, size_t bytes,
                            const AccessDescription* descriptions, size_t count);
 
+  Result (*mem_alloc)(DevicePointer* pointer, size_t bytes);
+  Result (*mem_free)(DevicePointer pointer);
   Result (*mem_retain_allocation_handle)(AllocationHandle* handle, void* address);
   Result (*mem_get_address_range)(DevicePointer* base, size_t* bytes, DevicePointer pointer);
   Result (*pointer_get_attribute)(void* value, int attribute, DevicePointer pointer);
@@ -182,6 +184,7 @@ bool ForEachEntryPoint(F f) {
          f("cuMemAddressFree", 10020, &Api::mem_address_free) &&
          f("cuMemMap", 10020, &Api::mem_map) && f("cuMemUnmap", 10020, &Api::mem_unmap) &&
          f("cuMemSetAccess", 10020, &Api::mem_set_access) &&
+         f("cuMemAlloc", 3020, &Api::mem_alloc) && f("cuMemFree", 3020, &Api::mem_free) &&
          f("cuMemRetainAllocationHandle", 11000, &Api::mem_retain_allocation_handle) &&
          f("cuMemGetAddressRange", 3020, &Api::mem_get_address_range) &&
          f("cuPointerGetAttribute", 4000, &Api::pointer_get_attribute) &&

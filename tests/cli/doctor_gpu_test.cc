@@ -19,6 +19,7 @@ namespace infercache::cli {
 namespace {
 
 using fake_cuda::FakeDriver;
+using testing::AllOf;
 using testing::HasSubstr;
 using DoctorJson = nlohmann::json;
 
@@ -60,21 +61,39 @@ TEST_F(DoctorGpu, ProvesThatMemoryIsSharedAndFindsTiers) {
   EXPECT_THAT(found["gpu_tier"][0]["found"].get<std::string>(), HasSubstr("has no tier"));
   EXPECT_THAT(found["gpu_tier"][1]["found"].get<std::string>(), HasSubstr("has 16 MiB on"));
   EXPECT_EQ(gpus_.calls().imports.load(), 2u) << "each by its child";
+  EXPECT_EQ(gpus_.calls().ipc_opens.load(), 2u);
+}
 
-  gpus_.faults().refuse_imports.store(1);
-  found = Doctor("unix:" + (*daemon)->socket_path());
-  EXPECT_EQ(found["gpu"][0]["level"], "warn");
-  EXPECT_THAT(found["gpu"][0]["found"].get<std::string>(),
-              HasSubstr("cuMemImportFromShareableHandle: CUDA_ERROR_NOT_PERMITTED"))
+TEST_F(DoctorGpu, SaysWhichWayOfSharingDoesNotWork) {
+  gpus_.faults().refuse_imports.store(2);  // of descriptors alone
+  DoctorJson finding = Doctor("unix:/nowhere")["gpu"].at(0);
+  EXPECT_EQ(finding["level"], "warn");
+  EXPECT_THAT(finding["found"].get<std::string>(),
+              AllOf(HasSubstr("can have no tier"),
+                    HasSubstr("cuMemImportFromShareableHandle: CUDA_ERROR_NOT_PERMITTED")))
       << "the child's words";
 
   gpus_.faults().refuse_imports.store(0);
+  gpus_.faults().same_pid.store(1);  // so that no process opens a handle
+  finding = Doctor("unix:/nowhere")["gpu"].at(0);
+  EXPECT_EQ(finding["level"], "warn");
+  EXPECT_THAT(
+      finding["found"].get<std::string>(),
+      AllOf(HasSubstr("memory of cudaMalloc cannot be shared"), HasSubstr("cuIpcOpenMemHandle")));
+
+  gpus_.faults().refuse_imports.store(1);
+  finding = Doctor("unix:/nowhere")["gpu"].at(0);
+  EXPECT_EQ(finding["level"], "warn");
+  EXPECT_THAT(finding["found"].get<std::string>(),
+              AllOf(HasSubstr("cuMemImportFromShareableHandle"), HasSubstr("cuIpcOpenMemHandle")));
+}
+
+TEST_F(DoctorGpu, AGpuThatIsInUseIsNoGpuThatCannotShare) {
   gpus_.faults().creates_to_fail.store(-1);
-  found = Doctor("unix:" + (*daemon)->socket_path());
-  EXPECT_EQ(found["gpu"][0]["level"], "warn");
-  EXPECT_THAT(found["gpu"][0]["found"].get<std::string>(),
-              HasSubstr("could not be tested, its memory is full"))
-      << "a GPU that is in use is no GPU that cannot share";
+  const DoctorJson finding = Doctor("unix:/nowhere")["gpu"].at(0);
+  EXPECT_EQ(finding["level"], "warn");
+  EXPECT_THAT(finding["found"].get<std::string>(),
+              HasSubstr("could not be tested, its memory is full"));
 }
 
 TEST_F(DoctorGpu, ATierThatIsOffIsAWarningThatSaysWhy) {

@@ -69,6 +69,8 @@ TEST(Header, EntryPointsHaveTheSignaturesThatTheirVersionsHave) {
   Compare<PFN_cuMemMap_v10020>(&compared, "cuMemMap", 10020, &Api::mem_map);
   Compare<PFN_cuMemUnmap_v10020>(&compared, "cuMemUnmap", 10020, &Api::mem_unmap);
   Compare<PFN_cuMemSetAccess_v10020>(&compared, "cuMemSetAccess", 10020, &Api::mem_set_access);
+  Compare<PFN_cuMemAlloc_v3020>(&compared, "cuMemAlloc", 3020, &Api::mem_alloc);
+  Compare<PFN_cuMemFree_v3020>(&compared, "cuMemFree", 3020, &Api::mem_free);
   Compare<PFN_cuMemRetainAllocationHandle_v11000>(&compared, "cuMemRetainAllocationHandle", 11000,
                                                   &Api::mem_retain_allocation_handle);
   Compare<PFN_cuMemGetAddressRange_v3020>(&compared, "cuMemGetAddressRange", 3020,

@@ -449,6 +449,8 @@ constexpr Api kApi = {
     .mem_map = MemMap,
     .mem_unmap = MemUnmap,
     .mem_set_access = MemSetAccess,
+    .mem_alloc = MemAlloc,
+    .mem_free = MemFree,
     .mem_retain_allocation_handle = MemRetainAllocationHandle,
     .mem_get_address_range = MemGetAddressRange,
     .pointer_get_attribute = PointerGetAttribute,
@@ -493,11 +495,6 @@ extern "C" __attribute__((visibility("default"))) Result cuGetProcAddress_v2(con
     }
     return *function == nullptr;
   });
-  const auto for_tests = [&](std::string_view name, const auto& entry) {
-    if (name == symbol && version >= 3020) std::memcpy(function, &entry, sizeof entry);
-  };
-  for_tests("cuMemAlloc", &MemAlloc);
-  for_tests("cuMemFree", &MemFree);
   if (found != nullptr) *found = *function == nullptr ? 1 : 0;
   return *function == nullptr ? cuda::kNotFound : cuda::kSuccess;
 }

@@ -144,7 +144,7 @@ Result Process::OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& han
   std::memcpy(&bytes, &handle, sizeof bytes);
   if (bytes.magic != kHandleMagic) return cuda::kInvalidValue;
   if (bytes.pid_value == PidValue()) return cuda::kInvalidContext;
-  if (state().faults.refuse_imports.load() != 0) return cuda::kNotPermitted;
+  if (state().faults.refuse_imports.load() == 1) return cuda::kNotPermitted;
   const Holding found = file_->FindLegacy(bytes.process, bytes.address);
   if (found.kind == Kind::kNone) return cuda::kInvalidHandle;
   {

@@ -40,7 +40,7 @@ struct Holding {
 struct Faults {
   std::atomic<int32_t> creates_to_fail;  // so many with "out of memory"; -1 = all
   std::atomic<uint32_t> refuse_exports;
-  std::atomic<uint32_t> refuse_imports;
+  std::atomic<uint32_t> refuse_imports;  // 1: and the opening of legacy handles; 2: not that
   // 1: all are being captured, for a graph; 2: one that the default stream waits for.
   std::atomic<uint32_t> streams_capture;
   // Somebody captures a graph in the global mode: what cannot be in one fails, and is counted.
