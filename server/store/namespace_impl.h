@@ -164,15 +164,15 @@ class Namespace::Impl {
   void Fill(const PutSpec& spec, const Room& room, const Hash128& hash, std::string_view table);
   // For an object that becomes visible now.
   uint32_t ExpiryTick(uint64_t ttl_ms) const;
-  // What pins the visible object of this hash would say; 0 = there is none.
-  uint64_t FindAnchor(const Hash128& hash);
+  // The object of this hash, if it is visible, to put another one behind it.
+  Ranking::Anchor FindAnchor(const Hash128& hash);
   // Links a record that has become visible; retires the coldest of its chain if that is full.
   // False if all of them are pinned.
   bool Link(Shard& shard, const Hash128& hash, uint32_t record, Removed* removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
   // Enters a record that has just been linked in the books, the ranking and the events.
-  void Publish(Shard& shard, uint32_t record, const UseContext& use, uint64_t anchor, bool replaces,
-               Removed* removed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
+  void Publish(Shard& shard, uint32_t record, const UseContext& use, const Ranking::Anchor& anchor,
+               bool replaces, Removed* removed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mu);
 
   // --- lookup.cc ---
   // The visible, unexpired record; an expired one is retired on the way. 0 if none.

@@ -124,7 +124,7 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
                                                       const UseContext& use) {
   shm::Record& record = index().record(number);
   if (spec_.checksums) record.checksum = Crc32c(space_->BytesOf(record));
-  const uint64_t anchor = FindAnchor(use.anchor.value_or(pending.parent));
+  const Ranking::Anchor anchor = FindAnchor(use.anchor.value_or(pending.parent));
   const Hash128 hash = record.hash();
   Shard& shard = ShardOf(hash);
   Removed removed;
@@ -165,15 +165,15 @@ absl::StatusOr<CommitOutcome> Namespace::Impl::Commit(uint32_t number, const Pen
   return outcome;
 }
 
-uint64_t Namespace::Impl::FindAnchor(const Hash128& hash) {
-  if (hash == Hash128()) return 0;
-  uint64_t anchor = 0;
+Ranking::Anchor Namespace::Impl::FindAnchor(const Hash128& hash) {
+  if (hash == Hash128()) return {};
+  Ranking::Anchor anchor{.hash = hash.lo};
   Shard& shard = ShardOf(hash);
   MutexLock lock(&shard.mu);
   index_.ForEachInChain(hash, [&](uint32_t number) {
     const shm::Record& record = index().record(number);
     if (record.hash() != hash) return;
-    anchor = shm::MakePin(number, record.generation.load(std::memory_order_relaxed));
+    anchor.pin = shm::MakePin(number, record.generation.load(std::memory_order_relaxed));
   });
   return anchor;
 }
@@ -197,8 +197,8 @@ bool Namespace::Impl::Link(Shard& shard, const Hash128& hash, uint32_t record, R
   return index_.Insert(hash, record);
 }
 
-void Namespace::Impl::Publish(Shard&, uint32_t number, const UseContext& use, uint64_t anchor,
-                              bool replaces, Removed* removed) {
+void Namespace::Impl::Publish(Shard&, uint32_t number, const UseContext& use,
+                              const Ranking::Anchor& anchor, bool replaces, Removed* removed) {
   space_->MoveToVisible(number);
   ranking_->Arrived(number, use.request, use.ends_request, anchor, replaces, policy_ms());
   // Last, so that who looks for cold neighbours never takes it by the stamp it had before.

@@ -41,7 +41,7 @@ Ranking::Ranking(const IndexSegment& index, const Space& space, uint64_t assumed
   log_.reserve(kNotes);
 }
 
-void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, uint64_t anchor,
+void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, const Anchor& anchor,
                       bool replaces, uint64_t now_ms) {
   const shm::Record& record = index_.view().record(number);
   space_.state(number).stamp.store(recency_.Next(now_ms), std::memory_order_relaxed);
@@ -52,8 +52,9 @@ void Ranking::Arrived(uint32_t number, uint64_t request, bool ends_request, uint
          .record = number,
          .now_ms = now_ms,
          .request = request,
-         .pin = anchor,
+         .pin = anchor.pin,
          .hash = record.hash().lo,
+         .anchor_hash = anchor.hash,
          .size_bytes = assumed_object_bytes_ != 0 ? assumed_object_bytes_ : record.size()});
 }
 
@@ -207,8 +208,7 @@ void Ranking::ApplyArrival(const Note& note, uint64_t now_ms) {
           .ends_request = note.ends_request,
           .hash = note.hash,
           .size_bytes = note.size_bytes};
-  const uint32_t anchor = shm::PinnedRecord(note.pin);
-  if (IsMember(note.pin) && now - nodes_[anchor].used_ms < kAnchorMs) {
+  if (const uint32_t anchor = AnchorOf(note, now_ms); anchor != 0) {
     // Two policies' lists have nothing to do with each other.
     if (nodes_[anchor].owner == owner_) use.anchor = anchor;
     // For who looks for cold neighbours.
@@ -217,6 +217,17 @@ void Ranking::ApplyArrival(const Note& note, uint64_t now_ms) {
                      std::memory_order_relaxed);
   }
   policy_->Insert(note.record, use);
+}
+
+uint32_t Ranking::AnchorOf(const Note& note, uint64_t now_ms) {
+  if (IsMember(note.pin)) {
+    const uint32_t anchor = shm::PinnedRecord(note.pin);
+    return static_cast<uint32_t>(now_ms) - nodes_[anchor].used_ms < kAnchorMs ? anchor : 0;
+  }
+  // Nobody who goes through the chain from its root gets here before what was evicted is there
+  // again. Above all, a prompt larger than the namespace shall not push out its own beginning.
+  const bool beyond_a_hole = note.anchor_hash != 0 && gone_.Holds(note.anchor_hash, kGhostEvicted);
+  return beyond_a_hole ? policy_->Victim(now_ms, [](uint32_t) { return true; }) : 0;
 }
 
 void Ranking::ApplyUse(const Note& note, uint64_t now_ms) {

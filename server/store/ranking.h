@@ -47,14 +47,19 @@ class Ranking {
                                                          const Space& space,
                                                          uint64_t assumed_object_bytes);
 
+  // The object behind which a new one belongs.
+  struct Anchor {
+    uint64_t hash = 0;  // 0 = none
+    uint64_t pin = 0;   // what MakePin says of it; 0 = it is not there
+  };
+
   // For whatever belongs together: see UseContext. Never 0.
   uint64_t NewRequest() { return next_request_.fetch_add(1, std::memory_order_relaxed); }
 
   // REQUIRES, of the next three: the lock of the record's shard is held, and `record` is visible,
-  // or was until now. `anchor`: what MakePin says of the object behind which it belongs; 0 = none.
-  // `replaces`: another object of its key, which was visible until now.
-  void Arrived(uint32_t record, uint64_t request, bool ends_request, uint64_t anchor, bool replaces,
-               uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
+  // or was until now. `replaces`: another object of its key, which was visible until now.
+  void Arrived(uint32_t record, uint64_t request, bool ends_request, const Anchor& anchor,
+               bool replaces, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void Used(uint32_t record, uint64_t request, bool ends_request, uint64_t now_ms)
       ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
   void Left(uint32_t record, EventKind why, uint64_t now_ms) ABSL_LOCKS_EXCLUDED(mu_, log_mu_);
@@ -88,6 +93,7 @@ class Ranking {
     uint64_t request = 0;
     uint64_t pin = 0;   // of the anchor, or of what a client used
     uint64_t hash = 0;  // of what comes or goes
+    uint64_t anchor_hash = 0;
     uint64_t size_bytes = 0;
   };
   static constexpr size_t kNotes = 512;
@@ -115,6 +121,8 @@ class Ranking {
   }
   void Apply(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyArrival(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The member behind which the policy puts what comes; 0 = it is the newest.
+  uint32_t AnchorOf(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyUse(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ApplyDeparture(const Note& note, uint64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // A miss, by what it is due to.

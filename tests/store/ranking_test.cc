@@ -33,8 +33,8 @@ std::string KeyOf(int i) { return "block:" + std::to_string(i); }
 class RankingTest : public StoreFixture {
  protected:
   // Room for `objects` small objects.
-  void Open(int objects, std::string policy = "lru") {
-    ns_ = Create({.name = "ranked",
+  void Open(int objects, std::string policy = "lru", std::string name = "ranked") {
+    ns_ = Create({.name = std::move(name),
                   .quota_bytes = 4 * kMiB,
                   .max_objects = static_cast<uint64_t>(objects),
                   .policy = std::move(policy)});
@@ -122,6 +122,41 @@ TEST_F(RankingTest, AParentThatIsNotThereOrLongUnusedDoesNotCount) {
   clock_.AdvanceMs(120'000);
   Put(2, {}, /*parent=*/0);
   EXPECT_THAT(OrderOfEviction(3), ElementsAre(0, 1, 2));
+}
+
+class OverlongPrompt : public RankingTest, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Policies, OverlongPrompt, ::testing::ValuesIn(kAllPolicies));
+
+TEST_P(OverlongPrompt, PushesOutNoMoreOfItsHeadThanOnePiece) {
+  constexpr int kCapacity = 64, kPiece = 16;
+  Open(kCapacity, GetParam());
+  Request(-1, 0, 4 * kCapacity, kPiece);
+  int prefix = 0;
+  while (ns_.Has(KeyOf(prefix))) ++prefix;
+  EXPECT_GE(prefix, kCapacity - kPiece);
+}
+
+TEST_F(RankingTest, AnObjectWhoseParentWasEvictedGoesFirstUntilItIsUsed) {
+  for (const bool used : {false, true}) {
+    Open(3, "lru", used ? "used" : "unused");
+    Put(0, {});
+    Put(1, {}, /*parent=*/0);
+    Put(3, {});
+    Put(4, {});
+    ASSERT_FALSE(ns_.Has(KeyOf(1)));
+    Put(2, {}, /*parent=*/1);
+    ASSERT_FALSE(ns_.Has(KeyOf(0)));
+    clock_.AdvanceMs(1'000);
+    if (used) {
+      EXPECT_TRUE(ns_->Probe(Id(KeyOf(2)), /*touch=*/true, {}).has_value());
+    }
+    const std::vector<int> order = OrderOfEviction(5);
+    if (used) {
+      EXPECT_THAT(order, ElementsAre(0, 1, 3, 4, 2));
+    } else {
+      EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4));
+    }
+  }
 }
 
 // Threads look at the clock before they write their notes, whose order may be another one.

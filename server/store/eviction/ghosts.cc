@@ -53,6 +53,20 @@ std::optional<Ghost> GhostTable::Take(uint64_t hash) {
   return std::nullopt;
 }
 
+bool GhostTable::Holds(uint64_t hash, uint8_t kind) const {
+  if (size_ == 0) return false;
+  const uint64_t mixed = Mix(hash);
+  const Chain& chain = chains_[ChainOf(Low(mixed))];
+  if ((chain.marks & MarkOf(High(mixed))) == 0) return false;
+  for (Place place = chain.newest; Holds(place);) {
+    const Entry& entry = At(place);
+    if (entry.hash_low == Low(mixed) && entry.hash_high == High(mixed)) return entry.kind == kind;
+    if (entry.back == 0) break;
+    place -= entry.back;
+  }
+  return false;
+}
+
 Ghost GhostTable::TakeOldest() {
   const Ghost oldest = GhostOf(At(oldest_));
   Empty(oldest_);

@@ -42,6 +42,7 @@ class GhostTable {
   }
   // Forgets and returns the ghost of this hash.
   std::optional<Ghost> Take(uint64_t hash);
+  bool Holds(uint64_t hash, uint8_t kind) const;
   // Forgets and returns the one that has been here longest. REQUIRES: size() > 0.
   Ghost TakeOldest();
   // Calls f(ghost) for about `limit` of them at most, at equal distances in the order in which they
@@ -99,6 +100,7 @@ class GhostTable {
   Place end() const { return front_ + static_cast<Place>(queue_.size()); }
   bool Holds(Place place) const { return place - oldest_ < end() - oldest_; }
   Entry& At(Place place) { return queue_[place - front_]; }
+  const Entry& At(Place place) const { return queue_[place - front_]; }
   // The number of the chain in which this hash belongs.
   size_t ChainOf(uint32_t hash_low) const {
     const size_t wide = hash_low & (2 * half_ - 1);

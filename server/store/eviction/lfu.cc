@@ -12,7 +12,8 @@ LfuPolicy::LfuPolicy(PolicyNode* nodes) : nodes_(nodes) {
 void LfuPolicy::Insert(uint32_t record, const Use& use) {
   PolicyNode& node = nodes_[record];
   node.uses = 1;
-  node.group = floor_ + 1;
+  // No better than what it is of use with.
+  node.group = use.anchor == 0 ? floor_ + 1 : std::min(floor_ + 1, nodes_[use.anchor].group);
   ListOf(node.group).InsertBehind(use.anchor, record);
 }
 

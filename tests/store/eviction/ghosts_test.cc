@@ -22,6 +22,21 @@ TEST(GhostTable, RemembersUntilTaken) {
   EXPECT_EQ(ghosts.size(), 0u);
 }
 
+TEST(GhostTable, AsksWithoutTaking) {
+  GhostTable ghosts;
+  EXPECT_FALSE(ghosts.Holds(1, 0));
+  ghosts.Add(1, {.kind = 0});
+  ghosts.Add(2, {.kind = 1});
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(ghosts.Holds(1, 0));
+    EXPECT_FALSE(ghosts.Holds(2, 0)) << "of another kind";
+    EXPECT_TRUE(ghosts.Holds(2, 1));
+    EXPECT_FALSE(ghosts.Holds(3, 0));
+  }
+  (void)ghosts.Take(1);
+  EXPECT_FALSE(ghosts.Holds(1, 0));
+}
+
 TEST(GhostTable, ForgetsInOrder) {
   GhostTable ghosts;
   for (uint32_t i = 1; i <= 100; ++i) ghosts.Add(i * 0x9e3779b97f4a7c15u, {.used_ms = i});
