@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "common/cuda/driver.h"
 #include "server/gpu/demoter.h"
+#include "server/gpu/host_registry.h"
 #include "server/store/store.h"
 
 namespace infercache::gpu {
@@ -66,6 +67,7 @@ class DeviceTiers {
   const TierOptions options_;
   std::shared_ptr<const cuda::Driver> driver_;
   absl::Status driver_status_;
+  const std::shared_ptr<HostRegistry> registry_ = std::make_shared<HostRegistry>();
   std::map<std::string, std::unique_ptr<Demoter>> demoters_;  // by the GPU's UUID
 };
 

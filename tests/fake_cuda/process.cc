@@ -219,13 +219,22 @@ bool Process::IsRegistered(const void* memory, size_t bytes) {
   auto it = registered_.upper_bound(memory);
   if (it == registered_.begin()) return false;
   --it;
-  const auto from = static_cast<const std::byte*>(it->first);
-  return static_cast<const std::byte*>(memory) + bytes <= from + it->second;
+  const auto& [base, registered] = *it;
+  if (!registered.portable && registered.device != CurrentContexts().back()) return false;
+  return static_cast<const std::byte*>(memory) + bytes <=
+         static_cast<const std::byte*>(base) + registered.bytes;
 }
 
-Result Process::RegisterHost(void* memory, size_t bytes) {
+Result Process::RegisterHost(void* memory, size_t bytes, bool portable) {
   const std::lock_guard lock(mu_);
-  if (!registered_.emplace(memory, bytes).second) return cuda::kHostMemoryAlreadyRegistered;
+  const auto from = static_cast<const std::byte*>(memory);
+  for (const auto& [base, registered] : registered_) {
+    const auto other = static_cast<const std::byte*>(base);
+    if (from < other + registered.bytes && other < from + bytes) {
+      return cuda::kHostMemoryAlreadyRegistered;
+    }
+  }
+  registered_[memory] = {bytes, CurrentContexts().back(), portable};
   state().calls.registers.fetch_add(1);
   return cuda::kSuccess;
 }
