@@ -57,16 +57,15 @@ bool WaitAMoment(absl::Duration moment) {
   return true;
 }
 
-// Asks a GPU that is full again and again.
-absl::StatusOr<Allocated> AllocatePatiently(const std::shared_ptr<const cuda::Driver>& driver,
-                                            cuda::Device device, const store::ArenaGeometry& arena,
-                                            const TierOptions& options) {
-  const absl::Time deadline = absl::Now() + options.patience;
+// Calls `ask` again and again while it fails with `again`.
+template <class Ask>
+auto AskPatiently(absl::StatusCode again, absl::Time deadline, const TierOptions& options,
+                  Ask ask) {
   while (true) {
-    auto chunks = Allocate(driver, device, arena);
-    if (chunks.ok() || !absl::IsResourceExhausted(chunks.status()) || absl::Now() >= deadline ||
+    auto result = ask();
+    if (result.ok() || result.status().code() != again || absl::Now() >= deadline ||
         !(options.wait ? options.wait(kMoment) : WaitAMoment(kMoment))) {
-      return chunks;
+      return result;
     }
   }
 }
@@ -87,14 +86,20 @@ TierResult DeviceTiers::Add(store::Store& store, const TierRequest& request) {
   return result;
 }
 
+absl::Status DeviceTiers::LoadDriver() {
+  if (driver_ != nullptr) return absl::OkStatus();
+  if (!driver_deadline_) driver_deadline_ = absl::Now() + options_.patience;
+  auto driver = AskPatiently(absl::StatusCode::kUnavailable, *driver_deadline_, options_,
+                             [&] { return cuda::Driver::Load(options_.library); });
+  driver_status_ = driver.status();
+  RETURN_IF_ERROR(driver_status_);
+  driver_ = *std::move(driver);
+  return absl::OkStatus();
+}
+
 absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& request,
                                    TierResult* result) {
-  if (driver_ == nullptr) {
-    auto driver = cuda::Driver::Load(options_.library);
-    driver_status_ = driver.status();
-    RETURN_IF_ERROR(driver_status_);
-    driver_ = *std::move(driver);
-  }
+  RETURN_IF_ERROR(LoadDriver());
   ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::FindDevice(*driver_, request.device));
   result->device = device.uuid;
   result->name = device.name;
@@ -111,7 +116,10 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
   const store::ArenaGeometry arena =
       store::PlanDeviceArena(request.bytes, options_.chunk_bytes, granularity);
   result->bytes = arena.total_bytes();
-  ASSIGN_OR_RETURN(Allocated chunks, AllocatePatiently(driver_, device.ordinal, arena, options_));
+  ASSIGN_OR_RETURN(Allocated chunks, AskPatiently(absl::StatusCode::kResourceExhausted,
+                                                  absl::Now() + options_.patience, options_, [&] {
+                                                    return Allocate(driver_, device.ordinal, arena);
+                                                  }));
   const auto memory =
       std::make_shared<const std::vector<cuda::Allocation>>(std::move(chunks.memory));
   ASSIGN_OR_RETURN(Demoter* const demoter, DemoterOf(device));

@@ -73,6 +73,9 @@ Result GetErrorName(Result error, const char** name) {
     case cuda::kNotSupported:
       *name = "CUDA_ERROR_NOT_SUPPORTED";
       break;
+    case cuda::kSystemNotReady:
+      *name = "CUDA_ERROR_SYSTEM_NOT_READY";
+      break;
     case cuda::kStreamCaptureUnsupported:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;

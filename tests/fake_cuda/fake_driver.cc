@@ -42,6 +42,7 @@ void FakeDriver::ClearFaults() {
   faults().lost_streams.store(0);
   faults().refuse_maps.store(0);
   faults().maps_need_context.store(0);
+  faults().inits_not_ready.store(0);
   faults().same_pid.store(0);
 }
 

@@ -54,6 +54,7 @@ struct Faults {
   std::atomic<uint32_t> lost_streams;
   std::atomic<uint32_t> refuse_maps;        // of memory of a device: "out of memory"
   std::atomic<uint32_t> maps_need_context;  // a current one, of the thread that maps
+  std::atomic<int32_t> inits_not_ready;     // so many say that the system is not; -1 = all
 };
 
 // How often each was called, in all processes.

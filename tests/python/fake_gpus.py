@@ -16,7 +16,7 @@ MAGIC = 0x31616475636B6166
 FAULTS = (
     "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
     "refuse_registers", "refuse_records", "streams_stuck", "contexts_dead", "same_pid", "lost_streams",
-    "refuse_maps", "maps_need_context",
+    "refuse_maps", "maps_need_context", "inits_not_ready",
 )  # fmt: skip
 
 
