@@ -41,12 +41,33 @@ std::optional<uint64_t> SumOf(const std::string& path, const char* const (&names
   return sum;
 }
 
+struct Limit {
+  uint64_t bytes = kUnlimitedBytes;
+  const char* file = "";
+};
+
+// Above memory.high the kernel ends nobody, but whoever takes memory there waits while it looks for
+// some to have back, and of shared memory there is none without swap.
+Limit LimitOf(const std::string& directory, bool version2) {
+  Limit least;
+  const auto take = [&](const char* file) {
+    const uint64_t bytes = NumberIn(directory + file).value_or(kUnlimitedBytes);
+    if (bytes < least.bytes) least = {bytes, file};
+  };
+  if (version2) {
+    take("/memory.max");
+    take("/memory.high");
+  } else {
+    take("/memory.limit_in_bytes");
+  }
+  return least;
+}
+
 absl::Status CheckGroup(const std::string& root, const CgroupDirectory& group, uint64_t bytes) {
-  const char* const limit_file = group.version2 ? "/memory.max" : "/memory.limit_in_bytes";
   const char* const used_file = group.version2 ? "/memory.current" : "/memory.usage_in_bytes";
   const std::string directory = root + group.path;
-  const std::optional<uint64_t> limit = NumberIn(directory + limit_file);
-  if (!limit.has_value() || *limit >= kUnlimitedBytes) return absl::OkStatus();
+  const Limit limit = LimitOf(directory, group.version2);
+  if (limit.bytes >= kUnlimitedBytes) return absl::OkStatus();
   const uint64_t used = NumberIn(directory + used_file).value_or(0);
   // Not "cache" or "file", of which memfds are a part, that the kernel cannot have back.
   const std::string stat = directory + "/memory.stat";
@@ -55,10 +76,11 @@ absl::Status CheckGroup(const std::string& root, const CgroupDirectory& group, u
                       : SumOf(stat, {"total_active_file", "total_inactive_file"}))
           .value_or(0);
   const uint64_t taken = used - std::min(used, cache);
-  if (taken <= *limit && bytes <= *limit - taken) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      bytes, " bytes more do not fit into the cgroup: ", group.path, limit_file, " is ", *limit,
-      ", of which ", used, " are in use (", std::min(used, cache), " by what can be given back)"));
+  if (taken <= limit.bytes && bytes <= limit.bytes - taken) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(bytes, " bytes more do not fit into the cgroup: ", group.path, limit.file,
+                   " is ", limit.bytes, ", of which ", used, " are in use (", std::min(used, cache),
+                   " by what can be given back)"));
 }
 
 absl::Status CheckMachine(const std::string& root, uint64_t bytes) {

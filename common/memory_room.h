@@ -18,7 +18,8 @@ class MemoryRoom {
   explicit MemoryRoom(std::string root = "") : root_(std::move(root)) {}
 
   // Whether `bytes` more, and what the kernel needs to map them, fit into the cgroup, those above
-  // it, and the machine. Memory that the kernel can have back, as the page cache's, is free.
+  // it, and the machine. Of a group's memory.max and memory.high, above which it is slowed down,
+  // the lower one counts. Memory that the kernel can have back, as the page cache's, is free.
   // RESOURCE_EXHAUSTED says where it does not fit and what is there. A limit that no file tells is
   // none.
   absl::Status Check(uint64_t bytes) const;

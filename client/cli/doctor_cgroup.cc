@@ -56,7 +56,13 @@ absl::StatusOr<std::optional<CgroupLimit>> CgroupMemoryLimit(const Machine& mach
       return CgroupLimit{static_cast<double>(*bytes), path};
     };
   };
-  return Least(machine, process, "memory", read("memory.limit_in_bytes"), read("memory.max"));
+  const auto version2 = [max = read("memory.max"),
+                         high = read("memory.high")](const std::string& directory) {
+    std::optional<CgroupLimit> least = max(directory);
+    Lower(least, high(directory));
+    return least;
+  };
+  return Least(machine, process, "memory", read("memory.limit_in_bytes"), version2);
 }
 
 absl::StatusOr<std::optional<CgroupLimit>> CgroupCpuLimit(const Machine& machine,

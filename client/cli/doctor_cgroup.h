@@ -16,7 +16,8 @@ struct CgroupLimit {
   std::string path;  // of the file that says so
 };
 
-// The least memory limit of the group and those above it, in bytes; nothing if none limits. Errors:
+// The least memory limit of the group and those above it, in bytes, that of memory.high included,
+// above which the kernel slows a group down; nothing if none limits. Errors:
 // /proc/PROCESS/cgroup cannot be read.
 absl::StatusOr<std::optional<CgroupLimit>> CgroupMemoryLimit(const Machine& machine,
                                                              const std::string& process);

@@ -209,10 +209,12 @@ Finding CheckCgroupMemory(const Machine& machine, const Subject& subject) {
   if (!subject.is_daemon || !subject.capacity_bytes) return {kCheck, Level::kOk, found};
   const double capacity = static_cast<double>(*subject.capacity_bytes);
   found += fmt::format("; the daemon may cache {}", FormatSize(capacity));
+  const bool high = (*limit)->path.ends_with("/memory.high");
   const std::string advice = fmt::format(
-      "cached bytes count against this limit, and beyond it the kernel kills the daemon: raise it "
-      "to at least {} (docker run --memory, MemoryMax=) or lower --capacity to {}",
-      FormatSize(capacity / kUsableShare), FormatSize(bytes * kUsableShare));
+      "cached bytes count against this limit, and beyond it the kernel {} the daemon: raise it "
+      "to at least {} ({}) or lower --capacity to {}",
+      high ? "throttles" : "kills", FormatSize(capacity / kUsableShare),
+      high ? "MemoryHigh=" : "docker run --memory, MemoryMax=", FormatSize(bytes * kUsableShare));
   if (capacity > bytes) return {kCheck, Level::kFail, found, advice};
   if (capacity > bytes * kUsableShare) return {kCheck, Level::kWarn, found, advice};
   return {kCheck, Level::kOk, found};

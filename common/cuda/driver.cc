@@ -19,10 +19,11 @@ using GetProcAddressV1 = Result (*)(const char* symbol, void** function, int ver
 
 constexpr char kUuidPattern[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 
-absl::Status CannotUse(std::string_view library, std::string_view why) {
-  return absl::UnimplementedError(
-      absl::StrCat("no CUDA driver: ", absl::string_view(library.data(), library.size()), ": ",
-                   absl::string_view(why.data(), why.size())));
+absl::Status CannotUse(std::string_view library, std::string_view why,
+                       absl::StatusCode code = absl::StatusCode::kUnimplemented) {
+  return absl::Status(
+      code, absl::StrCat("no CUDA driver: ", absl::string_view(library.data(), library.size()),
+                         ": ", absl::string_view(why.data(), why.size())));
 }
 
 absl::Status FindEntryPoints(const char* name, void* library, Api* api) {
@@ -62,6 +63,7 @@ absl::StatusCode CodeOf(Result result) {
     case kInvalidHandle:
       return absl::StatusCode::kInvalidArgument;
     case kNotReady:
+    case kSystemNotReady:
       return absl::StatusCode::kUnavailable;
     default:
       return absl::StatusCode::kInternal;
@@ -102,10 +104,11 @@ absl::StatusOr<std::shared_ptr<const Driver>> Driver::Load(const char* library) 
   }
   const std::shared_ptr<Driver> driver(new Driver);
   RETURN_IF_ERROR(FindEntryPoints(library, handle, &driver->api_));
-  // Whatever it fails with: there is nothing here to be used.
+  // Whatever else it fails with: there is nothing here to be used.
   const absl::Status begun = driver->Check(driver->api_.init(0), "cuInit");
   if (!begun.ok()) {
-    return CannotUse(library, std::string_view(begun.message().data(), begun.message().size()));
+    return CannotUse(library, std::string_view(begun.message().data(), begun.message().size()),
+                     absl::IsUnavailable(begun) ? begun.code() : absl::StatusCode::kUnimplemented);
   }
   RETURN_IF_ERROR(
       driver->Check(driver->api_.driver_get_version(&driver->version_), "cuDriverGetVersion"));

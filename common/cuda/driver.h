@@ -23,7 +23,9 @@ class Driver {
   static constexpr char kLibrary[] = "libcuda.so.1";
 
   // UNIMPLEMENTED, with the reason: there is no such library, it is older than CUDA 11.4, it finds
-  // no device, or does not fit the kernel's part.
+  // no device, or does not fit the kernel's part. UNAVAILABLE: the machine is not ready yet, as one
+  // whose GPUs are connected by switches until its fabric manager has set these up; to be asked
+  // again.
   static absl::StatusOr<std::shared_ptr<const Driver>> Load(const char* library = kLibrary);
 
   const Api& api() const { return api_; }

@@ -29,6 +29,7 @@ inline constexpr Result kHostMemoryAlreadyRegistered = 712;
 inline constexpr Result kHostMemoryNotRegistered = 713;
 inline constexpr Result kNotPermitted = 800;
 inline constexpr Result kNotSupported = 801;
+inline constexpr Result kSystemNotReady = 802;
 inline constexpr Result kSystemDriverMismatch = 803;
 // The first and the last of those that say that a graph is being captured.
 inline constexpr Result kStreamCaptureUnsupported = 900;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <utility>
 
 #include "common/cuda/context.h"
@@ -21,12 +22,22 @@ constexpr std::chrono::milliseconds kBetweenLooks{100};
 
 }  // namespace
 
+// A tier that the thread works for. Goes from the last member to the first.
+struct Demoter::Prepared {
+  Tier tier;
+  std::vector<cuda::Mapping> chunks;              // for reading
+  std::vector<HostRegistry::Use> registered;      // of tier.host
+  std::vector<store::Namespace::Demotion> batch;  // which the GPU may have in hand for good
+};
+
 struct Demoter::State {
-  State(std::shared_ptr<const cuda::Driver> d, cuda::Device number, Options o)
-      : driver(std::move(d)), device(number), options(std::move(o)) {}
+  State(std::shared_ptr<const cuda::Driver> d, cuda::Device number, std::shared_ptr<HostRegistry> r,
+        Options o)
+      : driver(std::move(d)), device(number), registry(std::move(r)), options(std::move(o)) {}
 
   const std::shared_ptr<const cuda::Driver> driver;
   const cuda::Device device;
+  const std::shared_ptr<HostRegistry> registry;
   const Options options;
 
   std::atomic<bool> woken{false};
@@ -35,6 +46,8 @@ struct Demoter::State {
   bool stop ABSL_GUARDED_BY(mu) = false;
   bool ended ABSL_GUARDED_BY(mu) = false;
   std::vector<Tier> added ABSL_GUARDED_BY(mu);
+  // The thread's. Here it outlives that, which ends when its GPU fails.
+  std::unique_ptr<Prepared> kept;
 
   void Wake() {
     if (woken.exchange(true, std::memory_order_relaxed)) return;  // cheap for puts while it works
@@ -54,13 +67,12 @@ class Demoter::Worker {
 
  private:
   // False: it is told to stop.
-  bool AwaitWork();
-  void Prepare(Tier tier);
-  // Before the memory goes: what is mapped there next would be taken for it.
-  void Unregister(const Tier& tier);
+  absl::StatusOr<bool> AwaitWork();
+  absl::Status Prepare(Tier tier);
   // One batch. False: there is nothing more to do for now.
-  absl::StatusOr<bool> DemoteSome(const Tier& tier);
-  absl::Status Copy(const Tier& tier, const std::vector<store::Namespace::Demotion>& demotions);
+  absl::StatusOr<bool> DemoteSome(std::unique_ptr<Prepared>& prepared);
+  // Of a tier's batch. `settled`: whatever comes of it, the GPU does nothing with it any more.
+  absl::Status Copy(const Prepared& prepared, bool* settled);
   const cuda::Api& api() const { return state_.driver->api(); }
   absl::Status Check(cuda::Result result, std::string_view call) const {
     return state_.driver->Check(result, call);
@@ -69,8 +81,7 @@ class Demoter::Worker {
   State& state_;
   std::shared_ptr<const cuda::PrimaryContext> context_;
   cuda::Stream stream_ = nullptr;
-  std::vector<Tier> tiers_;
-  std::vector<std::byte*> registered_;
+  std::vector<std::unique_ptr<Prepared>> tiers_;
 };
 
 absl::Status Demoter::Worker::Run() {
@@ -78,30 +89,29 @@ absl::Status Demoter::Worker::Run() {
   const cuda::CurrentContext current(*context_);
   RETURN_IF_ERROR(current.status());
   RETURN_IF_ERROR(Check(api().stream_create(&stream_, cuda::kStreamNonBlocking), "cuStreamCreate"));
-  while (AwaitWork()) {
-    std::erase_if(tiers_, [this](const Tier& tier) {
-      if (tier.objects->closed()) Unregister(tier);
-      return tier.objects->closed();
-    });
-    for (const Tier& tier : tiers_) {
+  while (true) {
+    ASSIGN_OR_RETURN(const bool works, AwaitWork());
+    if (!works) return absl::OkStatus();
+    // Their host memory is unregistered before it goes: what is mapped there next would be taken
+    // for it.
+    std::erase_if(tiers_, [](const auto& one) { return one->tier.objects->closed(); });
+    for (std::unique_ptr<Prepared>& one : tiers_) {
       bool more = true;
       while (more) {
-        ASSIGN_OR_RETURN(more, DemoteSome(tier));
+        ASSIGN_OR_RETURN(more, DemoteSome(one));
       }
     }
   }
-  return absl::OkStatus();
 }
 
 Demoter::Worker::~Worker() {
   if (context_ == nullptr) return;
   const cuda::CurrentContext current(*context_);
-  for (const Tier& tier : tiers_) Unregister(tier);
   tiers_.clear();
   if (stream_ != nullptr) (void)api().stream_destroy(stream_);
 }
 
-bool Demoter::Worker::AwaitWork() {
+absl::StatusOr<bool> Demoter::Worker::AwaitWork() {
   std::vector<Tier> added;
   {
     MutexLock lock(&state_.mu);
@@ -113,72 +123,76 @@ bool Demoter::Worker::AwaitWork() {
     state_.woken.store(false, std::memory_order_relaxed);
     added.swap(state_.added);
   }
-  for (Tier& tier : added) Prepare(std::move(tier));
+  for (Tier& tier : added) RETURN_IF_ERROR(Prepare(std::move(tier)));
   return true;
 }
 
-void Demoter::Worker::Prepare(Tier tier) {
-  for (const std::span<std::byte> chunk : tier.host->arena_chunks()) {
-    // Several tiers may have one host memory.
-    if (std::find(registered_.begin(), registered_.end(), chunk.data()) != registered_.end()) break;
-    const absl::Status status = Check(api().mem_host_register(chunk.data(), chunk.size(), 0),
-                                      "cuMemHostRegister of an arena");
-    if (status.ok()) {
-      registered_.push_back(chunk.data());
-    } else {
-      if (state_.options.slow) state_.options.slow(status);
+// Here and not where the tier is made: there is a context by now, which a driver may want for a
+// mapping, and who makes a tier does not wait for a GPU that hangs.
+absl::Status Demoter::Worker::Prepare(Tier tier) {
+  auto prepared = std::make_unique<Prepared>();
+  prepared->tier = std::move(tier);
+  for (const cuda::Allocation& chunk : *prepared->tier.memory) {
+    ASSIGN_OR_RETURN(cuda::Mapping mapping,
+                     cuda::Mapping::Map(chunk, state_.device, cuda::Mapping::Access::kRead));
+    prepared->chunks.push_back(std::move(mapping));
+  }
+  for (const std::span<std::byte> chunk : prepared->tier.host->arena_chunks()) {
+    auto use = state_.registry->Add(chunk, context_);
+    if (!use.ok()) {
+      if (state_.options.slow) state_.options.slow(use.status());
       break;
     }
+    prepared->registered.push_back(*std::move(use));
   }
-  tiers_.push_back(std::move(tier));
+  tiers_.push_back(std::move(prepared));
+  return absl::OkStatus();
 }
 
-void Demoter::Worker::Unregister(const Tier& tier) {
-  for (const std::span<std::byte> chunk : tier.host->arena_chunks()) {
-    if (std::erase(registered_, chunk.data()) == 0) continue;  // another tier's turn came before
-    (void)Check(api().mem_host_unregister(chunk.data()), "cuMemHostUnregister");
-  }
-}
-
-absl::StatusOr<bool> Demoter::Worker::DemoteSome(const Tier& tier) {
-  const uint64_t bytes = std::min(tier.objects->BytesToDemote(), state_.options.batch_bytes);
+absl::StatusOr<bool> Demoter::Worker::DemoteSome(std::unique_ptr<Prepared>& prepared) {
+  store::Namespace& objects = *prepared->tier.objects;
+  const uint64_t bytes = std::min(objects.BytesToDemote(), state_.options.batch_bytes);
   if (bytes == 0) return false;
   {
     MutexLock lock(&state_.mu);
     if (state_.stop) return false;
   }
-  auto demotions = tier.objects->BeginDemotion(bytes, state_.options.batch_objects);
-  if (demotions.empty()) return false;
-  const absl::Status copied = Copy(tier, demotions);
-  // In a context that is dead nothing is written any more: what was begun can be dropped.
-  if (!copied.ok()) demotions.clear();
-  const size_t moved = tier.objects->FinishDemotion(std::move(demotions));
-  RETURN_IF_ERROR(copied);
-  return moved > 0;
+  prepared->batch = objects.BeginDemotion(bytes, state_.options.batch_objects);
+  if (prepared->batch.empty()) return false;
+  bool settled = false;
+  const absl::Status copied = Copy(*prepared, &settled);
+  if (copied.ok()) return objects.FinishDemotion(std::exchange(prepared->batch, {})) > 0;
+  // Nothing moves. The GPU may still read the objects, and write their room below, in a context
+  // that is dead: no call says when it has stopped.
+  (void)objects.FinishDemotion({});
+  if (!settled) state_.kept = std::move(prepared);
+  return copied;
 }
 
-absl::Status Demoter::Worker::Copy(const Tier& tier,
-                                   const std::vector<store::Namespace::Demotion>& demotions) {
+absl::Status Demoter::Worker::Copy(const Prepared& prepared, bool* settled) {
   absl::Status status;
-  for (const store::Namespace::Demotion& demotion : demotions) {
+  for (const store::Namespace::Demotion& demotion : prepared.batch) {
     if (!demotion.to.has_value() || demotion.to->bytes().empty()) continue;
     const std::span<std::byte> to = demotion.to->bytes();
     const store::Place place = demotion.from.place();
-    status =
-        Check(api().memcpy_dtoh_async(to.data(), tier.chunks[place.chunk].address() + place.offset,
-                                      to.size(), stream_),
-              "cuMemcpyDtoHAsync");
+    status = Check(
+        api().memcpy_dtoh_async(to.data(), prepared.chunks[place.chunk].address() + place.offset,
+                                to.size(), stream_),
+        "cuMemcpyDtoHAsync");
     if (!status.ok()) break;
   }
   // Also what was begun before a failure may still be written.
   const absl::Status done = Check(api().stream_synchronize(stream_), "cuStreamSynchronize");
+  *settled = done.ok();
   return status.ok() ? done : status;
 }
 
 absl::StatusOr<std::unique_ptr<Demoter>> Demoter::Start(std::shared_ptr<const cuda::Driver> driver,
-                                                        cuda::Device device, Options options) {
-  std::unique_ptr<Demoter> demoter(
-      new Demoter(std::make_shared<State>(std::move(driver), device, std::move(options))));
+                                                        cuda::Device device,
+                                                        std::shared_ptr<HostRegistry> registry,
+                                                        Options options) {
+  std::unique_ptr<Demoter> demoter(new Demoter(
+      std::make_shared<State>(std::move(driver), device, std::move(registry), std::move(options))));
   const auto run = [state = demoter->state_] {
     const absl::Status why = Worker(*state).Run();
     if (!why.ok() && state->options.switched_off) state->options.switched_off(why);

@@ -3,7 +3,8 @@
 //
 // A GPU that hangs keeps this thread and what it has in hand (a batch), and nobody else: puts evict
 // instead of waiting, NamespaceStats::demoting_ms tells, and who ends the daemon leaves the thread
-// behind.
+// behind. What a GPU that fails had in hand stays taken as long as the Demoter lives: nobody says
+// that all of the GPU's engines have stopped.
 
 #pragma once
 
@@ -19,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "common/cuda/driver.h"
 #include "common/cuda/memory.h"
+#include "server/gpu/host_registry.h"
 #include "server/store/namespace.h"
 
 namespace infercache::gpu {
@@ -40,12 +42,14 @@ class Demoter {
   struct Tier {
     std::shared_ptr<store::Namespace> host;
     std::shared_ptr<store::Namespace> objects;  // the tier of it, made with low_room()
-    std::vector<cuda::Mapping> chunks;          // all of the tier's, for reading
+    std::shared_ptr<const std::vector<cuda::Allocation>> memory;  // of all chunks
   };
 
-  // RESOURCE_EXHAUSTED: out of threads.
+  // `registry` is that of all GPUs. RESOURCE_EXHAUSTED: out of threads.
   static absl::StatusOr<std::unique_ptr<Demoter>> Start(std::shared_ptr<const cuda::Driver> driver,
-                                                        cuda::Device device, Options options);
+                                                        cuda::Device device,
+                                                        std::shared_ptr<HostRegistry> registry,
+                                                        Options options);
   ~Demoter();
   Demoter(const Demoter&) = delete;
   Demoter& operator=(const Demoter&) = delete;
@@ -55,6 +59,7 @@ class Demoter {
   void Add(Tier tier);
 
  private:
+  struct Prepared;
   struct State;
   class Worker;
 

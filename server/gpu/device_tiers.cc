@@ -16,35 +16,38 @@ namespace {
 
 constexpr absl::Duration kMoment = absl::Milliseconds(100);
 
-// A chunk and its descriptor. Whoever has that can write: CUDA knows no other.
-struct Chunk {
-  cuda::Allocation memory;
-  UniqueFd descriptor;
+// The chunks of a tier and their descriptors. Whoever has one can write: CUDA knows no other.
+struct Allocated {
+  std::vector<cuda::Allocation> memory;
+  std::vector<UniqueFd> descriptors;
 };
 
 // Asks the driver for nothing any more: who opens a session must not wait for a GPU that hangs.
 class DeviceChunks final : public store::Chunks {
  public:
-  explicit DeviceChunks(std::vector<Chunk> chunks) : chunks_(std::move(chunks)) {}
+  DeviceChunks(std::shared_ptr<const std::vector<cuda::Allocation>> memory,
+               std::vector<UniqueFd> descriptors)
+      : memory_(std::move(memory)), descriptors_(std::move(descriptors)) {}
 
   std::span<std::byte> bytes(uint32_t) const override { return {}; }
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool) const override {
-    return Duplicate(chunks_[chunk].descriptor.get());
+    return Duplicate(descriptors_[chunk].get());
   }
 
  private:
-  const std::vector<Chunk> chunks_;
+  const std::shared_ptr<const std::vector<cuda::Allocation>> memory_;
+  const std::vector<UniqueFd> descriptors_;
 };
 
-absl::StatusOr<std::vector<Chunk>> Allocate(const std::shared_ptr<const cuda::Driver>& driver,
-                                            cuda::Device device,
-                                            const store::ArenaGeometry& arena) {
-  std::vector<Chunk> chunks;
+absl::StatusOr<Allocated> Allocate(const std::shared_ptr<const cuda::Driver>& driver,
+                                   cuda::Device device, const store::ArenaGeometry& arena) {
+  Allocated chunks;
   for (uint64_t i = 0; i < arena.chunk_count; ++i) {
     ASSIGN_OR_RETURN(cuda::Allocation memory,
                      cuda::Allocation::Create(driver, device, arena.chunk_bytes));
     ASSIGN_OR_RETURN(UniqueFd descriptor, memory.Export());
-    chunks.push_back({std::move(memory), std::move(descriptor)});
+    chunks.memory.push_back(std::move(memory));
+    chunks.descriptors.push_back(std::move(descriptor));
   }
   return chunks;
 }
@@ -54,29 +57,17 @@ bool WaitAMoment(absl::Duration moment) {
   return true;
 }
 
-// Asks a GPU that is full again and again.
-absl::StatusOr<std::vector<Chunk>> AllocatePatiently(
-    const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device,
-    const store::ArenaGeometry& arena, const TierOptions& options) {
-  const absl::Time deadline = absl::Now() + options.patience;
+// Calls `ask` again and again while it fails with `again`.
+template <class Ask>
+auto AskPatiently(absl::StatusCode again, absl::Time deadline, const TierOptions& options,
+                  Ask ask) {
   while (true) {
-    auto chunks = Allocate(driver, device, arena);
-    if (chunks.ok() || !absl::IsResourceExhausted(chunks.status()) || absl::Now() >= deadline ||
+    auto result = ask();
+    if (result.ok() || result.status().code() != again || absl::Now() >= deadline ||
         !(options.wait ? options.wait(kMoment) : WaitAMoment(kMoment))) {
-      return chunks;
+      return result;
     }
   }
-}
-
-absl::StatusOr<std::vector<cuda::Mapping>> MapForReading(const std::vector<Chunk>& chunks,
-                                                         cuda::Device device) {
-  std::vector<cuda::Mapping> mapped;
-  for (const Chunk& chunk : chunks) {
-    ASSIGN_OR_RETURN(cuda::Mapping mapping,
-                     cuda::Mapping::Map(chunk.memory, device, cuda::Mapping::Access::kRead));
-    mapped.push_back(std::move(mapping));
-  }
-  return mapped;
 }
 
 }  // namespace
@@ -95,14 +86,20 @@ TierResult DeviceTiers::Add(store::Store& store, const TierRequest& request) {
   return result;
 }
 
+absl::Status DeviceTiers::LoadDriver() {
+  if (driver_ != nullptr) return absl::OkStatus();
+  if (!driver_deadline_) driver_deadline_ = absl::Now() + options_.patience;
+  auto driver = AskPatiently(absl::StatusCode::kUnavailable, *driver_deadline_, options_,
+                             [&] { return cuda::Driver::Load(options_.library); });
+  driver_status_ = driver.status();
+  RETURN_IF_ERROR(driver_status_);
+  driver_ = *std::move(driver);
+  return absl::OkStatus();
+}
+
 absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& request,
                                    TierResult* result) {
-  if (driver_ == nullptr) {
-    auto driver = cuda::Driver::Load(options_.library);
-    driver_status_ = driver.status();
-    RETURN_IF_ERROR(driver_status_);
-    driver_ = *std::move(driver);
-  }
+  RETURN_IF_ERROR(LoadDriver());
   ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::FindDevice(*driver_, request.device));
   result->device = device.uuid;
   result->name = device.name;
@@ -119,19 +116,20 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
   const store::ArenaGeometry arena =
       store::PlanDeviceArena(request.bytes, options_.chunk_bytes, granularity);
   result->bytes = arena.total_bytes();
-  ASSIGN_OR_RETURN(std::vector<Chunk> chunks,
-                   AllocatePatiently(driver_, device.ordinal, arena, options_));
+  ASSIGN_OR_RETURN(Allocated chunks, AskPatiently(absl::StatusCode::kResourceExhausted,
+                                                  absl::Now() + options_.patience, options_, [&] {
+                                                    return Allocate(driver_, device.ordinal, arena);
+                                                  }));
+  const auto memory =
+      std::make_shared<const std::vector<cuda::Allocation>>(std::move(chunks.memory));
   ASSIGN_OR_RETURN(Demoter* const demoter, DemoterOf(device));
-  std::vector<cuda::Mapping> mapped;
-  if (demoter != nullptr) {
-    ASSIGN_OR_RETURN(mapped, MapForReading(chunks, device.ordinal));
-  }
-  RETURN_IF_ERROR(store.AddDeviceTier(
-      *request.ns, device.uuid, arena, std::make_unique<DeviceChunks>(std::move(chunks)),
-      demoter != nullptr ? demoter->low_room() : std::function<void()>()));
+  RETURN_IF_ERROR(
+      store.AddDeviceTier(*request.ns, device.uuid, arena,
+                          std::make_unique<DeviceChunks>(memory, std::move(chunks.descriptors)),
+                          demoter != nullptr ? demoter->low_room() : std::function<void()>()));
   if (demoter == nullptr) return absl::OkStatus();
   ASSIGN_OR_RETURN(std::shared_ptr<store::Namespace> tier, request.ns->FindDeviceTier(device.uuid));
-  demoter->Add({.host = request.ns, .objects = std::move(tier), .chunks = std::move(mapped)});
+  demoter->Add({.host = request.ns, .objects = std::move(tier), .memory = memory});
   return absl::OkStatus();
 }
 
@@ -139,7 +137,8 @@ absl::StatusOr<Demoter*> DeviceTiers::DemoterOf(const cuda::DeviceInfo& device) 
   if (!options_.demote) return nullptr;
   std::unique_ptr<Demoter>& demoter = demoters_[device.uuid];
   if (demoter == nullptr) {
-    ASSIGN_OR_RETURN(demoter, Demoter::Start(driver_, device.ordinal, options_.demotion));
+    ASSIGN_OR_RETURN(demoter,
+                     Demoter::Start(driver_, device.ordinal, registry_, options_.demotion));
   }
   return demoter.get();
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "absl/time/time.h"
 #include "common/cuda/driver.h"
 #include "server/gpu/demoter.h"
+#include "server/gpu/host_registry.h"
 #include "server/store/store.h"
 
 namespace infercache::gpu {
@@ -29,7 +31,8 @@ struct TierOptions {
   // Of the chunks, and so the largest object.
   uint64_t chunk_bytes = store::kDefaultChunkBytes;
   // How long a GPU that is full is asked again: the workers of a daemon that was here before give
-  // its memory back when they notice that it is gone.
+  // its memory back when they notice that it is gone. As long, for all tiers together, a machine
+  // that boots and whose GPUs are not ready yet.
   absl::Duration patience = absl::Seconds(10);
   // Waits for a moment; false: no longer worth it. Null = a moment of 100 ms.
   std::function<bool(absl::Duration)> wait = nullptr;
@@ -47,9 +50,9 @@ struct TierResult {
 };
 
 // Makes one tier and says what came of it; a tier that cannot be had is off, and its namespace says
-// why: UNIMPLEMENTED (no driver, no such GPU, or it cannot export memory), RESOURCE_EXHAUSTED (too
-// little memory), ALREADY_EXISTS (a second one on one GPU). What it made stays when it goes, but
-// nothing moves down any more. Not thread-safe.
+// why: UNIMPLEMENTED (no driver, no such GPU, or it cannot export memory), UNAVAILABLE (the GPUs
+// were not ready in time), RESOURCE_EXHAUSTED (too little memory), ALREADY_EXISTS (a second one on
+// one GPU). What it made stays when it goes, but nothing moves down any more. Not thread-safe.
 class DeviceTiers {
  public:
   explicit DeviceTiers(TierOptions options) : options_(std::move(options)) {}
@@ -59,6 +62,7 @@ class DeviceTiers {
   const absl::Status& driver_status() const { return driver_status_; }
 
  private:
+  absl::Status LoadDriver();
   absl::Status TryToAdd(store::Store& store, const TierRequest& request, TierResult* result);
   // The GPU's, which is started if there is none. Null = nothing is to move down.
   absl::StatusOr<Demoter*> DemoterOf(const cuda::DeviceInfo& device);
@@ -66,6 +70,8 @@ class DeviceTiers {
   const TierOptions options_;
   std::shared_ptr<const cuda::Driver> driver_;
   absl::Status driver_status_;
+  std::optional<absl::Time> driver_deadline_;  // to be ready; set by the first Add
+  const std::shared_ptr<HostRegistry> registry_ = std::make_shared<HostRegistry>();
   std::map<std::string, std::unique_ptr<Demoter>> demoters_;  // by the GPU's UUID
 };
 

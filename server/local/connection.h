@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -106,6 +107,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void CloseSocket();
   void TakeLastReturns();
   void GiveBack(EndReason reason);
+  // And so have all who inherited its end. What it sent and nobody has read is thrown away.
+  bool PeerHasClosed();
+  std::function<void()> SayOutlived(const std::vector<Quarantined>& still_written,
+                                    std::string_view gpu) const;
   void LogEnd(EndReason reason, std::string_view detail) const;
 
   // Constant after construction.

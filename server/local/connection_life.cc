@@ -110,33 +110,60 @@ void Connection::CloseSocket() {
 }
 
 void Connection::GiveBack(EndReason reason) {
+  Quarantine::Witnesses until;
+  const bool has_witness = process_.is_open();
+  if (has_witness) until.process = UniqueFd(process_.release());
+  if (has_witness && (reason == EndReason::kProcessGone || IsGone(until.process))) {
+    until.process.Reset();
+  }
+  const std::string gpu = session_->ns().spec().device;
+  bool by_connection = false;
+  if (!gpu.empty()) {
+    // A GPU works until the last process that has it open is gone. A child that was forked has it
+    // open too, and the connection.
+    by_connection = !PeerHasClosed();
+  } else if (!has_witness) {
+    // The peer's end of the connection is all that can tell.
+    by_connection = reason != EndReason::kClosed;
+  }
   std::vector<Quarantined> still_written;
   std::unique_ptr<Lending::Member> still_mapped;
-  const auto still_lives = [&] {
+  // When the daemon ends nobody reuses the bytes any more.
+  if (reason != EndReason::kShutdown && (until.process.valid() || by_connection)) {
     still_written = session_->TakeReservations();
     still_mapped = session_->loans().TakeBorrowed();
-  };
-  auto kind = Quarantine::WitnessKind::kProcess;
-  UniqueFd witness;
-  if (reason == EndReason::kProcessGone || reason == EndReason::kShutdown) {
-    // Nobody writes any more, or nobody reuses the bytes any more.
-  } else if (process_.is_open()) {
-    witness = UniqueFd(process_.release());
-    if (!IsGone(witness)) still_lives();
-  } else if (reason != EndReason::kClosed) {
-    // Its own end of the connection is all that can tell. Ours is shut for sending, so that the
-    // client sees an end of it.
-    kind = Quarantine::WitnessKind::kConnection;
-    witness = UniqueFd(socket_.release());
-    shutdown(witness.get(), SHUT_WR);
-    still_lives();
   }
   session_.reset();
-  if (!still_written.empty() || still_mapped != nullptr) {
-    host_.quarantine.Hold(kind, std::move(witness), std::move(still_written),
-                          std::make_unique<QuarantinedSession>(host_.users, peer_.user),
-                          std::move(still_mapped));
+  if (still_written.empty() && still_mapped == nullptr) return;
+  if (by_connection) {
+    // Ours is shut for sending, so that the client sees an end of it.
+    until.connection = UniqueFd(socket_.release());
+    shutdown(until.connection.get(), SHUT_WR);
+    if (has_witness) until.outlived = SayOutlived(still_written, gpu);
   }
+  host_.quarantine.Hold(std::move(until), std::move(still_written),
+                        std::make_unique<QuarantinedSession>(host_.users, peer_.user),
+                        std::move(still_mapped));
+}
+
+bool Connection::PeerHasClosed() {
+  // As much as a socket holds, so that what a worker sent before it died is no child of its.
+  constexpr size_t kBudget = size_t{1} << 20;
+  return host_.closer.Drain(socket_.native_handle(), kBudget);
+}
+
+std::function<void()> Connection::SayOutlived(const std::vector<Quarantined>& still_written,
+                                              std::string_view gpu) const {
+  uint64_t bytes = 0;
+  for (const Quarantined& one : still_written) bytes += one.bytes();
+  return [&host = host_,
+          message = absl::StrCat("pid ", peer_.pid, " (session ", id_, " of uid ", peer_.user,
+                                 ") is gone, but another process has its connection, a child of "
+                                 "it, say, and perhaps its GPU: ",
+                                 bytes, " bytes reserved in the memory of ", AbslView(gpu),
+                                 " stay taken until that one is gone too")] {
+    host.Log(LocalOptions::Severity::kWarning, message);
+  };
 }
 
 void Connection::LogEnd(EndReason reason, std::string_view detail) const {

@@ -1,6 +1,6 @@
 #include "server/local/quarantine.h"
 
-#include <unistd.h>
+#include <poll.h>
 
 #include <asio/post.hpp>
 
@@ -11,6 +11,11 @@ using std::chrono::steady_clock;
 
 // Thrown away in one turn: a peer that never stops sending has the thread no longer than others.
 constexpr size_t kWasteBudget = 64 * 1024;
+
+bool IsReadable(int descriptor) {
+  pollfd item = {.fd = descriptor, .events = POLLIN, .revents = 0};
+  return poll(&item, 1, 0) > 0;
+}
 
 }  // namespace
 
@@ -75,27 +80,41 @@ Quarantined::~Quarantined() {
 Quarantine::Quarantine(asio::io_context& context, Closer& closer)
     : closer_(closer), strand_(asio::make_strand(context)) {}
 
-void Quarantine::Watch::Close() {
-  if (!witness.is_open()) return;
-  const int released = witness.release();
-  if (kind == WitnessKind::kConnection) {
-    closer.CloseSocket(released);
-  } else {
-    close(released);
+bool Quarantine::Watch::Assign(Witnesses witnesses) {
+  bool waits = witnesses.process.valid() || witnesses.connection.valid();
+  asio::error_code error;
+  if (witnesses.process.valid()) {
+    process.assign(witnesses.process.get(), error);
+    if (error) {
+      waits = false;
+    } else {
+      (void)witnesses.process.Release();
+    }
   }
+  if (witnesses.connection.valid()) {
+    const int released = witnesses.connection.Release();
+    connection.assign(released, error);
+    if (error) {
+      waits = false;
+      closer.CloseSocket(released);
+    }
+  }
+  return waits;
 }
 
-void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
+void Quarantine::Watch::Close() {
+  asio::error_code ignored;
+  process.close(ignored);
+  if (connection.is_open()) closer.CloseSocket(connection.release());
+}
+
+void Quarantine::Hold(Witnesses witnesses, std::vector<Quarantined> held,
                       std::unique_ptr<QuarantinedSession> session,
                       std::unique_ptr<Lending::Member> borrowed) {
-  auto watch = std::make_shared<Watch>(strand_, closer_, kind, std::move(held), std::move(session),
-                                       std::move(borrowed));
-  asio::error_code error;
-  watch->witness.assign(witness.get(), error);
+  auto watch = std::make_shared<Watch>(strand_, closer_, std::move(witnesses.outlived),
+                                       std::move(held), std::move(session), std::move(borrowed));
   // Without a way to wait nothing can show that the bytes are free: they stay until Clear.
-  const bool waits = !error;
-  const int released = witness.Release();
-  if (!waits && released >= 0) closer_.CloseSocket(released);
+  const bool waits = watch->Assign(std::move(witnesses));
   asio::post(strand_, [this, watch, waits] {
     watches_.insert(watch);
     if (waits) Await(watch);
@@ -103,16 +122,37 @@ void Quarantine::Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantine
 }
 
 void Quarantine::Await(const std::shared_ptr<Watch>& watch) {
-  watch->witness.async_wait(asio::posix::stream_descriptor::wait_read,
-                            [this, watch](const asio::error_code& error) {
-                              if (!error) OnReadable(watch);
-                            });
+  if (watch->process.is_open()) {
+    watch->process.async_wait(asio::posix::stream_descriptor::wait_read,
+                              [this, watch](const asio::error_code& error) {
+                                if (!error) OnProcess(watch);
+                              });
+    return;
+  }
+  // The kernel closes what a process has open before it reports its death.
+  if (watch->outlived && !IsReadable(watch->connection.native_handle())) {
+    std::exchange(watch->outlived, nullptr)();
+  }
+  watch->connection.async_wait(asio::posix::stream_descriptor::wait_read,
+                               [this, watch](const asio::error_code& error) {
+                                 if (!error) OnConnection(watch);
+                               });
 }
 
-void Quarantine::OnReadable(const std::shared_ptr<Watch>& watch) {
+void Quarantine::OnProcess(const std::shared_ptr<Watch>& watch) {
   if (!watches_.contains(watch)) return;  // cleared after it had become readable
-  if (watch->kind == WitnessKind::kConnection &&
-      !closer_.Drain(watch->witness.native_handle(), kWasteBudget)) {
+  if (watch->connection.is_open()) {
+    asio::error_code ignored;
+    watch->process.close(ignored);
+    Await(watch);
+    return;
+  }
+  watches_.erase(watch);
+}
+
+void Quarantine::OnConnection(const std::shared_ptr<Watch>& watch) {
+  if (!watches_.contains(watch)) return;
+  if (!closer_.Drain(watch->connection.native_handle(), kWasteBudget)) {
     Await(watch);
     return;
   }

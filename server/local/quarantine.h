@@ -1,7 +1,7 @@
 // Bytes that a client may still write although nobody waits for them any more: its reservation took
-// too long, or its session is over while its process is not. They are reused only once the process
-// is gone or has said that it stopped. The same for what a session that is over had borrowed of
-// other clients.
+// too long, or its session is over while its process is not, or a GPU may go on for a child of the
+// process. They are reused only once the process is gone or has said that it stopped. The same for
+// what a session that is over had borrowed of other clients.
 
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <asio/strand.hpp>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <set>
@@ -79,11 +80,16 @@ class Quarantine {
   Quarantine(const Quarantine&) = delete;
   Quarantine& operator=(const Quarantine&) = delete;
 
-  // What shows that nobody writes any more: a pidfd that becomes readable, or, where there is none,
-  // the peer's end of a connection, which is read (and what comes thrown away) until it closes.
-  enum class WitnessKind { kProcess, kConnection };
+  // What shows that nobody writes any more. Where there are both, both have to.
+  struct Witnesses {
+    UniqueFd process;     // a pidfd, which becomes readable
+    UniqueFd connection;  // is read, and what comes thrown away, until all who have the peer's end
+                          // have closed it
+    // Told once, on the context, if the process is gone and others have its end of the connection.
+    std::function<void()> outlived = nullptr;
+  };
   // `session` is kept as long, and what it has borrowed, if there is any.
-  void Hold(WitnessKind kind, UniqueFd witness, std::vector<Quarantined> held,
+  void Hold(Witnesses witnesses, std::vector<Quarantined> held,
             std::unique_ptr<QuarantinedSession> session = nullptr,
             std::unique_ptr<Lending::Member> borrowed = nullptr);
   // Frees all. For the end of the daemon.
@@ -91,21 +97,24 @@ class Quarantine {
 
  private:
   struct Watch {
-    Watch(const asio::strand<asio::io_context::executor_type>& strand, Closer& c, WitnessKind k,
-          std::vector<Quarantined> h, std::unique_ptr<QuarantinedSession> s,
-          std::unique_ptr<Lending::Member> b)
+    Watch(const asio::strand<asio::io_context::executor_type>& strand, Closer& c,
+          std::function<void()> o, std::vector<Quarantined> h,
+          std::unique_ptr<QuarantinedSession> s, std::unique_ptr<Lending::Member> b)
         : closer(c),
-          kind(k),
-          witness(strand),
+          process(strand),
+          connection(strand),
+          outlived(std::move(o)),
           session(std::move(s)),
           held(std::move(h)),
           borrowed(std::move(b)) {}
     ~Watch() { Close(); }
+    // False: there is no way to wait.
+    bool Assign(Witnesses witnesses);
     void Close();
 
     Closer& closer;
-    const WitnessKind kind;
-    asio::posix::stream_descriptor witness;
+    asio::posix::stream_descriptor process, connection;  // open until they have told
+    std::function<void()> outlived;                      // null once told
     const std::unique_ptr<QuarantinedSession> session;
     std::vector<Quarantined> held;
     std::unique_ptr<Lending::Member> borrowed;
@@ -113,7 +122,8 @@ class Quarantine {
 
   // On the strand.
   void Await(const std::shared_ptr<Watch>& watch);
-  void OnReadable(const std::shared_ptr<Watch>& watch);
+  void OnProcess(const std::shared_ptr<Watch>& watch);
+  void OnConnection(const std::shared_ptr<Watch>& watch);
 
   Closer& closer_;
   asio::strand<asio::io_context::executor_type> strand_;

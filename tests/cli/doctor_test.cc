@@ -117,6 +117,11 @@ TEST_F(DoctorMachine, CgroupVersion2TakesTheLeastLimitUpwards) {
   const Finding killed = CheckCgroupMemory(machine(), Daemon(2 * kGiB + 4096));
   EXPECT_EQ(killed.level, Level::kFail);
   EXPECT_THAT(killed.advice, HasSubstr("the kernel kills the daemon"));
+  Write(mount + "/system.slice/infercached.service/memory.high", "1073741824\n");
+  const Finding throttled = CheckCgroupMemory(machine(), Daemon(2 * kGiB));
+  EXPECT_THAT(throttled.found, HasSubstr("infercached.service/memory.high"));
+  EXPECT_EQ(throttled.level, Level::kFail);
+  EXPECT_THAT(throttled.advice, HasSubstr("the kernel throttles the daemon"));
 }
 
 TEST_F(DoctorMachine, CgroupOfAnotherProcessIsNotComparedWithTheCapacity) {

@@ -56,6 +56,24 @@ TEST_F(MemoryRoomTest, OfVersion2EveryGroupUpwardsCounts) {
   EXPECT_THAT(Why(50 * kMiB), HasSubstr("/outer/inner/memory.max"));
 }
 
+// A daemon above it was not ended, but throttled to a crawl.
+TEST_F(MemoryRoomTest, OfVersion2TheLowerOfMaxAndHighCounts) {
+  files_.Write("/proc/self/cgroup", "0::/\n");
+  const std::string mount = kMount;
+  files_.WriteNumber(mount + "/memory.max", 200 * kMiB);
+  files_.WriteNumber(mount + "/memory.high", 100 * kMiB);
+  EXPECT_TRUE(Fits(90 * kMiB));
+  EXPECT_FALSE(Fits(100 * kMiB));
+  EXPECT_THAT(Why(100 * kMiB), HasSubstr("/sys/fs/cgroup/memory.high is 104857600"));
+  files_.WriteNumber(mount + "/memory.high", 300 * kMiB);
+  EXPECT_TRUE(Fits(190 * kMiB));
+  EXPECT_THAT(Why(200 * kMiB), HasSubstr("/sys/fs/cgroup/memory.max is 209715200"));
+  files_.Write(mount + "/memory.max", "max\n");
+  EXPECT_THAT(Why(300 * kMiB), HasSubstr("/sys/fs/cgroup/memory.high is 314572800"));
+  files_.Write(mount + "/memory.high", "max\n");
+  EXPECT_TRUE(Fits(uint64_t{1} << 50));
+}
+
 TEST_F(MemoryRoomTest, PageCacheIsFreeAndSharedMemoryIsNot) {
   files_.Write("/proc/self/cgroup", "0::/\n");
   const std::string mount = kMount;

@@ -69,6 +69,22 @@ TEST(Driver, SaysThatThereIsNoDevice) {
             0);
 }
 
+// On a machine that boots. The same process may ask again.
+TEST(Driver, ThatIsNotReadyYetIsNotOneThatIsMissing) {
+  EXPECT_EQ(InChild([] {
+              fake_cuda::FakeDriver one(1, 64 << 20);
+              one.faults().inits_not_ready.store(1);
+              const absl::Status status = Driver::Load().status();
+              if (status.code() != absl::StatusCode::kUnavailable) return 1;
+              if (std::string(status.message()).find("CUDA_ERROR_SYSTEM_NOT_READY (802)") ==
+                  std::string::npos) {
+                return 2;
+              }
+              return Driver::Load().ok() ? 0 : 3;
+            }),
+            0);
+}
+
 TEST(Driver, FindsDevicesByUuid) {
   EXPECT_EQ(InChild([] {
               const fake_cuda::FakeDriver two(2, 64 << 20);

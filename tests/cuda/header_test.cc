@@ -173,6 +173,7 @@ TEST(Header, NumbersMeanTheSame) {
     {kHostMemoryNotRegistered, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED},
     {kNotPermitted, CUDA_ERROR_NOT_PERMITTED},
     {kNotSupported, CUDA_ERROR_NOT_SUPPORTED},
+    {kSystemNotReady, CUDA_ERROR_SYSTEM_NOT_READY},
     {kSystemDriverMismatch, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH},
     {kStreamCaptureUnsupported, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED},
     {kStreamCaptureImplicit, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT},

@@ -64,6 +64,15 @@ TEST_F(Devices, HoldTheirMemoryAndNoContextUntilTheDaemonEnds) {
   EXPECT_EQ(gpus_.UseOf(1), fake_cuda::Use());
 }
 
+TEST_F(Devices, OfAMachineThatBootsAreThereOnceItIsReady) {
+  gpus_.faults().inits_not_ready.store(2);
+  auto daemon =
+      DaemonProcess::Start(Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB"}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_TRUE((*daemon)->WaitForLog("device tier created"));
+  EXPECT_EQ(gpus_.UseOf(0).bytes, kTierBytes);
+}
+
 TEST_F(Devices, TakeAContextIfObjectsAreToMoveDown) {
   auto daemon = DaemonProcess::Start(
       Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB", "--device-demote=true"}));

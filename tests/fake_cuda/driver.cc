@@ -73,6 +73,9 @@ Result GetErrorName(Result error, const char** name) {
     case cuda::kNotSupported:
       *name = "CUDA_ERROR_NOT_SUPPORTED";
       break;
+    case cuda::kSystemNotReady:
+      *name = "CUDA_ERROR_SYSTEM_NOT_READY";
+      break;
     case cuda::kStreamCaptureUnsupported:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;
@@ -192,7 +195,7 @@ Result MemHostRegister(void* memory, size_t bytes, unsigned flags) {
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     if (process.state().faults.refuse_registers.load() != 0) return cuda::kNotPermitted;
-    return process.RegisterHost(memory, bytes);
+    return process.RegisterHost(memory, bytes, (flags & cuda::kHostRegisterPortable) != 0);
   });
 }
 Result MemHostUnregister(void* memory) {
@@ -209,11 +212,17 @@ Result MemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePoi
 Result MemAddressFree(DevicePointer pointer, size_t bytes) {
   return WithUncaptured([&](Process& process) { return process.FreeAddress(pointer, bytes); });
 }
+Result CheckMaps(Process& process) {
+  const Faults& faults = process.state().faults;
+  if (faults.refuse_maps.load() != 0) return cuda::kOutOfMemory;
+  return faults.maps_need_context.load() == 0 ? cuda::kSuccess : process.CheckContext();
+}
 Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHandle handle,
               unsigned long long flags) {
   if (offset != 0 || flags != 0) return cuda::kInvalidValue;
   return WithUncaptured([&](Process& process) {
     process.state().calls.maps.fetch_add(1);
+    if (const Result may = CheckMaps(process); may != cuda::kSuccess) return may;
     return process.Map(pointer, bytes, handle);
   });
 }
@@ -230,6 +239,7 @@ Result MemSetAccess(DevicePointer pointer, size_t bytes, const AccessDescription
   }
   return WithDevice(descriptions->location.id, [&](Process& process) {
     if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
+    if (const Result may = CheckMaps(process); may != cuda::kSuccess) return may;
     return process.SetAccess(pointer, bytes, static_cast<uint32_t>(descriptions->location.id),
                              descriptions->flags);
   });
@@ -375,7 +385,10 @@ Result MemcpyDtoHAsync(void* to, DevicePointer from, size_t bytes, Stream stream
           Copy(process, on, static_cast<std::byte*>(to) + offset, source.bytes, size, nullptr,
                source.shadow);
         });
-    if (all && !process.IsRegistered(to, bytes)) on.Synchronize();
+    if (all && !process.IsRegistered(to, bytes)) {
+      process.state().calls.pageable_copies.fetch_add(1);
+      on.Synchronize();
+    }
     return all ? cuda::kSuccess : cuda::kInvalidValue;
   });
 }

@@ -40,6 +40,9 @@ void FakeDriver::ClearFaults() {
   faults().refuse_records.store(0);
   faults().contexts_dead.store(0);
   faults().lost_streams.store(0);
+  faults().refuse_maps.store(0);
+  faults().maps_need_context.store(0);
+  faults().inits_not_ready.store(0);
   faults().same_pid.store(0);
 }
 

@@ -40,6 +40,14 @@ std::optional<Memory> Identify(int fd) {
   return memory;
 }
 
+// Of what is to fail so many times (-1 = always): whether this one is.
+bool TakeOne(std::atomic<int32_t>& to_fail) {
+  int32_t left = to_fail.load();
+  while (left > 0 && !to_fail.compare_exchange_weak(left, left - 1)) {
+  }
+  return left != 0;
+}
+
 }  // namespace
 
 std::vector<uint32_t>& CurrentContexts() {
@@ -80,13 +88,19 @@ Process* Process::Get() { return the_pid == getpid() ? the_process : nullptr; }
 Result Process::Init() {
   const std::lock_guard lock(init_mu);
   if (the_process != nullptr) {
-    return the_pid == getpid() ? cuda::kSuccess : cuda::kNotInitialized;
+    if (the_pid != getpid()) return cuda::kNotInitialized;
+    // A real driver is ready once and for all. Here a test's own process, which had it ready
+    // before, can play one that has just begun.
+    return TakeOne(the_process->state().faults.inits_not_ready) ? cuda::kSystemNotReady
+                                                                : cuda::kSuccess;
   }
   const char* const path = std::getenv("FAKE_CUDA_STATE");
   if (path == nullptr) return cuda::kNoDevice;
   auto file = StateFile::Open(path, static_cast<uint32_t>(NumberFrom("FAKE_CUDA_DEVICES", 1)),
                               NumberFrom("FAKE_CUDA_DEVICE_BYTES", uint64_t{256} << 20));
-  if (file == nullptr || !file->Enter()) return cuda::kOperatingSystem;
+  if (file == nullptr) return cuda::kOperatingSystem;
+  if (TakeOne(file->state().faults.inits_not_ready)) return cuda::kSystemNotReady;
+  if (!file->Enter()) return cuda::kOperatingSystem;
   if (file->state().device_count == 0) return cuda::kNoDevice;
   the_process = new Process(std::move(file));
   the_pid = getpid();
@@ -102,11 +116,7 @@ AllocationHandle Process::Keep(std::shared_ptr<Memory> memory) {
 
 Result Process::Create(AllocationHandle* handle, size_t bytes, uint32_t device, bool exportable) {
   if (bytes == 0 || bytes % kGranularity != 0) return cuda::kInvalidValue;
-  auto& to_fail = state().faults.creates_to_fail;
-  int32_t left = to_fail.load();
-  while (left > 0 && !to_fail.compare_exchange_weak(left, left - 1)) {
-  }
-  if (left != 0) return cuda::kOutOfMemory;
+  if (TakeOne(state().faults.creates_to_fail)) return cuda::kOutOfMemory;
   std::shared_ptr<Memory> memory = MakeMemory(file_->NewAllocation(), device, bytes);
   if (memory == nullptr) return cuda::kOutOfMemory;
   memory->exportable = exportable;
@@ -219,13 +229,22 @@ bool Process::IsRegistered(const void* memory, size_t bytes) {
   auto it = registered_.upper_bound(memory);
   if (it == registered_.begin()) return false;
   --it;
-  const auto from = static_cast<const std::byte*>(it->first);
-  return static_cast<const std::byte*>(memory) + bytes <= from + it->second;
+  const auto& [base, registered] = *it;
+  if (!registered.portable && registered.device != CurrentContexts().back()) return false;
+  return static_cast<const std::byte*>(memory) + bytes <=
+         static_cast<const std::byte*>(base) + registered.bytes;
 }
 
-Result Process::RegisterHost(void* memory, size_t bytes) {
+Result Process::RegisterHost(void* memory, size_t bytes, bool portable) {
   const std::lock_guard lock(mu_);
-  if (!registered_.emplace(memory, bytes).second) return cuda::kHostMemoryAlreadyRegistered;
+  const auto from = static_cast<const std::byte*>(memory);
+  for (const auto& [base, registered] : registered_) {
+    const auto other = static_cast<const std::byte*>(base);
+    if (from < other + registered.bytes && other < from + bytes) {
+      return cuda::kHostMemoryAlreadyRegistered;
+    }
+  }
+  registered_[memory] = {bytes, CurrentContexts().back(), portable};
   state().calls.registers.fetch_add(1);
   return cuda::kSuccess;
 }

@@ -123,8 +123,9 @@ class Process {
   Result OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& handle);
   Result CloseIpcHandle(DevicePointer address);
 
-  // Twice is an error, and so is what was not registered.
-  Result RegisterHost(void* memory, size_t bytes);
+  // Twice is an error, and so is what was not registered. Goes with the context of its device at
+  // the latest; unless it is portable, nothing to the others.
+  Result RegisterHost(void* memory, size_t bytes, bool portable);
   bool IsRegistered(const void* memory, size_t bytes);
   Result UnregisterHost(void* memory);
 
@@ -162,7 +163,12 @@ class Process {
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
   std::map<DevicePointer, size_t> reserved_;
   std::map<DevicePointer, std::shared_ptr<Shadow>> mapped_;
-  std::map<const void*, size_t> registered_;
+  struct Registered {
+    size_t bytes = 0;
+    uint32_t device = 0;
+    bool portable = false;
+  };
+  std::map<const void*, Registered> registered_;
   std::map<DevicePointer, Kind> placed_;                      // those of mapped_ that Place made
   std::map<uint64_t, std::pair<DevicePointer, int>> opened_;  // by allocation: where, how often
   std::map<uint32_t, int> contexts_;

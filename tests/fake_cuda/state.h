@@ -52,6 +52,9 @@ struct Faults {
   std::atomic<uint32_t> same_pid;  // all processes have one PID value, each in its namespace
   // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
   std::atomic<uint32_t> lost_streams;
+  std::atomic<uint32_t> refuse_maps;        // of memory of a device: "out of memory"
+  std::atomic<uint32_t> maps_need_context;  // a current one, of the thread that maps
+  std::atomic<int32_t> inits_not_ready;     // so many say that the system is not; -1 = all
 };
 
 // How often each was called, in all processes.
@@ -64,6 +67,8 @@ struct Calls {
   // Under a global_capture: by threads that had not said that they have no part in it, and by
   // others.
   std::atomic<uint64_t> captures_broken, captures_left_alone;
+  // From a device to host memory that is not registered for it.
+  std::atomic<uint64_t> pageable_copies;
 };
 
 // Its beginning is mirrored in tests/python/fake_gpus.py.

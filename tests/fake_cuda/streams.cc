@@ -84,6 +84,7 @@ Result Process::ReleaseContext(uint32_t device) {
   if (contexts_[device] == 0) return cuda::kInvalidContext;
   if (--contexts_[device] > 0) return cuda::kSuccess;
   file_->LetGo(Kind::kContext, device, 0);
+  std::erase_if(registered_, [device](const auto& one) { return one.second.device == device; });
   for (const auto& [other, count] : contexts_) {
     if (count > 0) return cuda::kSuccess;
   }

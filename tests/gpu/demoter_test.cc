@@ -57,10 +57,17 @@ class DemoterTest : public GpuTest {
   }
 
   void AddTier(Demoter::Options options = {}) {
+    AddDemotion(std::move(options));
+    MapChunks();
+  }
+  void AddDemotion(Demoter::Options options = {}) {
     tiers_.emplace(TierOptions{.chunk_bytes = kTierBytes / 2, .demote = true, .demotion = options});
     const TierResult added =
         tiers_->Add(*store_, {.ns = ns_, .device = device_.uuid, .bytes = kTierBytes});
     ASSERT_TRUE(added.status.ok()) << added.status;
+  }
+  // As a worker does it.
+  void MapChunks() {
     buffer_.emplace(driver_, device_.ordinal);
     for (uint32_t i = 0; i < Tier()->chunk_count(); ++i) {
       const UniqueFd fd = OrDie(Tier()->OpenChunk(i, true));
@@ -140,6 +147,35 @@ TEST_F(DemoterTest, HostMemoryIsRegisteredForAsLongAsItIsThere) {
   }));
 }
 
+// The second GPU's registration of the same memory failed, and its copies were slow.
+TEST_F(DemoterTest, HostMemoryIsRegisteredOnceForAllGpus) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().registers.load();
+  const uint64_t given_back = fake().calls().unregisters.load();
+  const uint64_t slow_copies = fake().calls().pageable_copies.load();
+  const std::string second = fake_cuda::FakeDriver::Uuid(1);
+  std::atomic<int> slow = 0;
+  AddTier({.slow = [&](const absl::Status&) { ++slow; }});
+  const uint64_t chunks = ns_->arena_chunks().size();
+  ASSERT_TRUE(Eventually([&] { return fake().calls().registers.load() == before + chunks; }));
+  ASSERT_TRUE(tiers_->Add(*store_, {.ns = ns_, .device = second, .bytes = kTierBytes}).status.ok());
+  const NamespaceVerbs tier(*ns_->FindDeviceTier(second));
+  for (int i = 0; i < 40; ++i) {
+    auto lease = tier.TryReserve(KeyOf(i), kBlock);
+    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+    ASSERT_TRUE(Eventually([&] { return tier->BytesToDemote() == 0; })) << i;
+  }
+  EXPECT_GT(tier->Stats().demoted, 0u);
+  EXPECT_EQ(slow, 0);
+  EXPECT_EQ(fake().calls().registers.load(), before + chunks);
+  EXPECT_EQ(fake().calls().pageable_copies.load(), slow_copies);
+  // Until both have let go of it.
+  EXPECT_EQ(fake().calls().unregisters.load(), given_back);
+  tiers_.reset();
+  EXPECT_EQ(fake().calls().unregisters.load(), given_back + chunks);
+}
+
 TEST_F(DemoterTest, AGpuThatHangsHoldsNobodyUp) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   AddTier();
@@ -172,8 +208,63 @@ TEST_F(DemoterTest, AGpuThatDiesSwitchesItOffAndPutsGoOn) {
   for (int i = 100; i < 200; ++i) PutWithoutWriting(i);
   EXPECT_TRUE(Tier().Has(KeyOf(199)));
   EXPECT_EQ(Tier()->Stats().demoted, 0u);
-  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().pins == 0; }));
-  EXPECT_EQ(ns_->Stats().reservations, 0u);
+  EXPECT_EQ(Tier()->Stats().demoting_ms, 0u);
+}
+
+// It was given to others, though nothing says that the GPU's engines have stopped.
+TEST_F(DemoterTest, WhatADyingGpuHasInHandStaysTaken) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  std::atomic<bool> off = false;
+  AddTier({.switched_off = [&](const absl::Status&) { off = true; }});
+  fake().StickStreams();
+  for (int i = 0; i < 40; ++i) PutWithoutWriting(i);
+  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins > 0; }));
+  fake().faults().contexts_dead.store(1);
+  fake().FreeStreams();
+  ASSERT_TRUE(Eventually([&] { return off.load(); }));
+  const uint64_t pinned = Tier()->Stats().pins;
+  EXPECT_GT(pinned, 0u) << "nobody else may have what a GPU still reads";
+  EXPECT_EQ(ns_->Stats().reservations, pinned) << "or writes";
+  EXPECT_EQ(Tier()->Stats().demoting_ms, 0u);
+  for (int i = 40; i < 200; ++i) PutWithoutWriting(i);
+  EXPECT_EQ(Tier()->Stats().pins, pinned);
+  EXPECT_EQ(ns_->Stats().reservations, pinned);
+  // Nor once the namespace is gone.
+  const std::weak_ptr<store::Namespace> host = ns_;
+  ASSERT_TRUE(store_->DeleteNamespace("kv").ok());
+  ns_.reset();
+  EXPECT_FALSE(host.expired());
+  tiers_.reset();
+  EXPECT_TRUE(Eventually([&] { return host.expired(); })) << "upkeep has it for a moment";
+}
+
+TEST_F(DemoterTest, WithoutAMappingTheTierStaysAndNothingMovesDown) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Mutex mu;
+  absl::Status why;
+  fake().faults().refuse_maps.store(1);
+  AddDemotion({.switched_off = [&](const absl::Status& status) {
+    MutexLock lock(&mu);
+    why = status;
+  }});
+  ASSERT_TRUE(Eventually([&] {
+    MutexLock lock(&mu);
+    return absl::StrContains(why.message(), "cuMemMap");
+  })) << why;
+  fake().faults().refuse_maps.store(0);
+  MapChunks();
+  for (int i = 0; i < 100; ++i) Put(i);
+  EXPECT_TRUE(Tier().Has(KeyOf(99)));
+  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+}
+
+// The daemon has one on no other thread, and the driver may want it.
+TEST_F(DemoterTest, MapsWhereThereIsAContext) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const uint64_t before = fake().UseOf(0).mappings;
+  fake().faults().maps_need_context.store(1);
+  AddDemotion();
+  EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == before + 2; }));
 }
 
 TEST_F(DemoterTest, WhoEndsTheDaemonLeavesAHangingThreadBehind) {

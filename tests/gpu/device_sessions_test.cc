@@ -6,6 +6,7 @@
 
 #include "common/cuda/memory.h"
 #include "tests/gpu/gpu_local_fixture.h"
+#include "tests/local/child.h"
 
 namespace infercache::gpu {
 namespace {
@@ -145,6 +146,35 @@ TEST_F(DeviceSessions, WhatOneReservesIsGivenBackWithIt) {
   }
   // This process lives, and could write.
   EXPECT_TRUE(local::Eventually([&] { return Tier()->Stats().quarantined_bytes > 0; }));
+}
+
+// The daemon closes the connection of a worker that lives, whose child has it too: neither's end
+// alone shows that nothing is written any more.
+TEST_F(DeviceSessions, WhatOneReservesOutlivesItUntilTheProcessAndItsChildAreGone) {
+  local::Child worker([this](local::Pipe& test) {
+    if (!test.Await('g')) return false;
+    auto client = RawClient::Connect(socket_path());
+    if (!client.ok() || !client->Open(OnDevice()).ok()) return false;
+    Worker session(*std::move(client));
+    if (session.Reserve("key", 1000).reservation() == 0) return false;
+    if (fork() == 0) _exit(test.Await('q') ? 0 : 1);
+    if (!session.raw().SendFrame("nonsense").ok() || !session.raw().AwaitClose().ok() ||
+        !test.Tell('c')) {
+      return false;
+    }
+    for (;;) pause();
+  });
+  ServeTier();
+  ASSERT_TRUE(worker.pipe().Tell('g') && worker.pipe().Await('c'));
+  ExpectEnds(local::EndReason::kProtocol);
+  EXPECT_EQ(server_->stats().quarantined_reservations, 1u);
+  worker.Kill();
+  EXPECT_TRUE(local::Eventually([this] {
+    return Log().find("1000 bytes reserved in the memory of " + device_.uuid) != std::string::npos;
+  })) << Log();
+  EXPECT_EQ(server_->stats().quarantined_reservations, 1u);
+  EXPECT_TRUE(worker.pipe().Tell('q'));
+  EXPECT_TRUE(local::Eventually([this] { return Tier()->Stats().reservations == 0; }));
 }
 
 }  // namespace

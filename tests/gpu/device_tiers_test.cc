@@ -191,6 +191,40 @@ TEST_F(DeviceTiersTest, StopsAskingWhenItIsNoLongerWorthIt) {
   EXPECT_TRUE(ns_->FindDeviceTier(device_.uuid).ok());
 }
 
+// As on a machine with NVSwitch that boots, until its fabric manager is there.
+TEST_F(DeviceTiersTest, AsksAMachineThatIsNotReadyAgain) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().faults().inits_not_ready.store(3);
+  int waits = 0;
+  const TierResult added = Add({.wait = [&waits](absl::Duration) {
+    ++waits;
+    return true;
+  }});
+  EXPECT_TRUE(added.status.ok()) << added.status;
+  EXPECT_EQ(waits, 3);
+}
+
+TEST_F(DeviceTiersTest, OfAMachineThatIsNeverReadyAllAreOffAfterOnePatience) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().faults().inits_not_ready.store(-1);
+  int waits = 0;
+  DeviceTiers tiers({.patience = absl::Milliseconds(5), .wait = [&waits](absl::Duration) {
+                       ++waits;
+                       absl::SleepFor(absl::Milliseconds(5));  // the moment, which uses it up
+                       return true;
+                     }});
+  const auto second = *store_->CreateNamespace({.name = "second", .quota_bytes = 1 << 20});
+  for (const auto& ns : {ns_, second}) {
+    const TierResult added =
+        tiers.Add(*store_, {.ns = ns, .device = device_.uuid, .bytes = kTierBytes});
+    EXPECT_EQ(added.status.code(), absl::StatusCode::kUnavailable) << added.status;
+    const absl::Status off = ns->FindDeviceTier(device_.uuid).status();
+    EXPECT_EQ(off.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(off.message(), HasSubstr("CUDA_ERROR_SYSTEM_NOT_READY"));
+    EXPECT_EQ(waits, 1);
+  }
+}
+
 TEST_F(DeviceTiersTest, ATierThatDoesNotFitLeavesNothingBehind) {
   if (!is_fake()) GTEST_SKIP() << "a real GPU is not made small";
   const TierResult added =

@@ -89,11 +89,15 @@ class TierProtocol : public GpuLocalFixture {
     return worker_->AwaitDeath();
   }
   // Of the worker; the bystander has its session and nothing else.
+  bool NothingButRoomIsHeld() {
+    const store::NamespaceStats stats = Tier()->Stats();
+    return server_->stats().sessions == 1 && stats.client_pages == 1 && stats.client_pins == 0 &&
+           stats.pins == 0 && stats.claims.claims == 0 && stats.claims.waiters == 0 &&
+           stats.limbo_bytes == 0;
+  }
   bool NothingIsHeld() {
     const store::NamespaceStats stats = Tier()->Stats();
-    return server_->stats().sessions == 1 && stats.client_pages == 1 && stats.reservations == 0 &&
-           stats.client_pins == 0 && stats.pins == 0 && stats.claims.claims == 0 &&
-           stats.claims.waiters == 0 && stats.limbo_bytes == 0 && stats.quarantined_bytes == 0;
+    return NothingButRoomIsHeld() && stats.reservations == 0 && stats.quarantined_bytes == 0;
   }
   bool IsThere(const std::string& key) {
     const auto found = other_->Lookup({key});
@@ -140,12 +144,34 @@ TEST_P(TierAtEachStep, AKilledWorkerGivesEverythingBack) {
   ExpectSoon(Kill());
 }
 
-// The child holds the socket open, and descriptors of the tier's memory.
-TEST_P(TierAtEachStep, AForkedChildThatHoldsTheSocketKeepsNothing) {
+// The child holds the socket open, and descriptors of the tier's memory; with a real driver also
+// the GPU, which may go on writing where the worker had it write.
+TEST_P(TierAtEachStep, AForkedChildThatHoldsTheSocketKeepsWhatAGpuMayWriteAndNothingElse) {
   if (!GetParam().session) GTEST_SKIP() << "its handshake times out; nothing is held";
   Start(/*with_child=*/true);
-  ExpectSoon(Kill());
+  const auto died = Kill();
+  if (!GetParam().reservation) {
+    ExpectSoon(died);
+    EXPECT_EQ(Ended(EndReason::kProcessGone), 1u);
+    EXPECT_EQ(Log().find("is gone, but another process"), std::string::npos) << Log();
+    return;
+  }
+  ASSERT_TRUE(Eventually([this] { return NothingButRoomIsHeld(); }));
+  ExpectInTime(died, GetParam().name);
   EXPECT_EQ(Ended(EndReason::kProcessGone), 1u);
+  ASSERT_TRUE(Eventually([this] {
+    return Log().find(std::to_string(kObjectBytes) + " bytes reserved in the memory of " +
+                      device_.uuid) != std::string::npos;
+  })) << Log();
+  // However full the tier gets, nobody else has the room.
+  for (int i = 0; i < 400; ++i) {  // three times the tier
+    PutAsOther("other:" + std::to_string(i));
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_EQ(Tier()->Stats().reservations, 1u);
+  EXPECT_EQ(Tier()->Stats().quarantined_bytes, kObjectBytes);
+  worker_->EndInput();  // and with it the child
+  EXPECT_TRUE(Eventually([this] { return NothingIsHeld(); }));
 }
 
 TEST_P(TierAtEachStep, AStoppedWorkerHoldsUpNobody) {

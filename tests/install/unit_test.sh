@@ -2,10 +2,11 @@
 # A systemd unit of the daemon: systemd understands each line of it, its commands are there, and what it
 # cannot do stays as it is. Needs systemd-analyze, not systemd as the init process.
 #
-#   unit_test.sh UNIT INSTALLED_BIN BIN    programs that UNIT names in INSTALLED_BIN are now in BIN
+#   unit_test.sh UNIT INSTALLED_BIN BIN GPU_PAGE    programs that UNIT names in INSTALLED_BIN are now in BIN;
+#                                                   GPU_PAGE is the document that has the drop-in for GPUs
 set -euo pipefail
 
-built=$1 installed_bin=$2 bin=$3
+built=$1 installed_bin=$2 bin=$3 gpu_page=$4
 # Tenths of what `systemd-analyze security` calls the exposure, 0 to 100. Raise it with a reason.
 most_exposed=14
 
@@ -45,6 +46,21 @@ if is_exposed infercached; then
   grep -v '✓' "$work/security.txt"
   fail "the unit is exposed more than $most_exposed tenths"
 fi
+
+# With the drop-in for GPUs, and what that is to allow.
+unit gpu
+# shellcheck disable=SC2016  # Markdown's backticks, not the shell's
+sed -n '/^```ini$/,/^```$/{/^```/!p}' "$gpu_page" >>"$work/gpu.service"
+said=$(complaints gpu)
+[ -z "$said" ] || fail "systemd, of the drop-in for GPUs: $said"
+grep -q '^After=.*nvidia-fabricmanager' "$work/gpu.service" || fail 'the drop-in for GPUs is not found'
+# may_place NAME: it may make the system calls that place memory and threads.
+may_place() {
+  systemd-analyze security --offline=true --no-pager --json=short "$work/$1.service" 2>/dev/null |
+    grep -qF '"set":false,"name":"SystemCallFilter=~@resources"'
+}
+may_place gpu || fail 'with the drop-in for GPUs the driver cannot place memory and threads'
+! may_place infercached || fail 'without a GPU nothing has to be placed'
 
 # That these would be found.
 unit misspelt -e 's/^ProtectClock=/ProtectClocks=/'

@@ -1,10 +1,14 @@
 #include "server/local/quarantine.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <asio/executor_work_guard.hpp>
+#include <atomic>
 #include <thread>
 
 #include "tests/local/local_fixture.h"
@@ -44,7 +48,7 @@ TEST_F(QuarantineTest, AConnectionIsAWitnessOnceThePeerCloses) {
   int ends[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   UniqueFd client(ends[1]);
-  quarantine_.Hold(Quarantine::WitnessKind::kConnection, UniqueFd(ends[0]), Hold("key", "value"));
+  quarantine_.Hold({.process = {}, .connection = UniqueFd(ends[0])}, Hold("key", "value"));
   EXPECT_EQ(books_.count(), 1u);
   EXPECT_EQ(books_.AgedIn("default").total(), 5u);
   // It may go on sending: that shows that it lives.
@@ -79,7 +83,7 @@ TEST_F(QuarantineTest, AWitnessThatNeverStopsSendingIsReadInTurns) {
   Closer closer;
   Quarantine quarantine(context, closer);
   const int witness = ends[0];
-  quarantine.Hold(Quarantine::WitnessKind::kConnection, UniqueFd(witness), Hold("key", "value"));
+  quarantine.Hold({.process = {}, .connection = UniqueFd(witness)}, Hold("key", "value"));
   while (left > 0) {
     ASSERT_EQ(context.run_one(), 1u);
     int now = 0;
@@ -93,8 +97,54 @@ TEST_F(QuarantineTest, AWitnessThatNeverStopsSendingIsReadInTurns) {
   EXPECT_EQ(books_.count(), 0u);
 }
 
+// A pipe of which the other end is closed is as readable as the pidfd of a process that is gone.
+TEST_F(QuarantineTest, WithTwoWitnessesBothHaveToTell) {
+  int process[2], ends[2];
+  ASSERT_EQ(pipe2(process, O_CLOEXEC), 0);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd lives(process[1]), client(ends[1]);
+  std::atomic<int> outlived = 0;
+  quarantine_.Hold({.process = UniqueFd(process[0]),
+                    .connection = UniqueFd(ends[0]),
+                    .outlived = [&outlived] { ++outlived; }},
+                   Hold("key", "value"));
+  EXPECT_EQ(outlived, 0);
+  lives.Reset();
+  EXPECT_TRUE(Eventually([&] { return outlived == 1; }));
+  EXPECT_EQ(books_.count(), 1u);
+  ASSERT_EQ(send(client.get(), "noise", 5, MSG_NOSIGNAL), 5);
+  int unread = 5;
+  EXPECT_TRUE(
+      Eventually([&] { return ioctl(client.get(), SIOCOUTQ, &unread) == 0 && unread == 0; }));
+  EXPECT_EQ(books_.count(), 1u);
+  client.Reset();
+  EXPECT_TRUE(Eventually([&] { return books_.count() == 0; }));
+  EXPECT_EQ(outlived, 1) << "said once";
+}
+
+TEST_F(QuarantineTest, AConnectionThatIsClosedFirstDoesNotDoAlone) {
+  int process[2], ends[2];
+  ASSERT_EQ(pipe2(process, O_CLOEXEC), 0);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd lives(process[1]);
+  UniqueFd(ends[1]).Reset();
+  bool outlived = false;
+  asio::io_context context;  // run by hand
+  Quarantine quarantine(context, closer_);
+  quarantine.Hold({.process = UniqueFd(process[0]),
+                   .connection = UniqueFd(ends[0]),
+                   .outlived = [&outlived] { outlived = true; }},
+                  Hold("key", "value"));
+  context.poll();
+  EXPECT_EQ(books_.count(), 1u);
+  lives.Reset();
+  context.run();
+  EXPECT_EQ(books_.count(), 0u);
+  EXPECT_FALSE(outlived);
+}
+
 TEST_F(QuarantineTest, WithoutAWitnessBytesWaitForTheEnd) {
-  quarantine_.Hold(Quarantine::WitnessKind::kProcess, UniqueFd(), Hold("key", "value"));
+  quarantine_.Hold({}, Hold("key", "value"));
   EXPECT_EQ(books_.count(), 1u);
   quarantine_.Clear();
   EXPECT_TRUE(Eventually([&] { return books_.count() == 0; }));

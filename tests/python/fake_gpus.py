@@ -16,6 +16,7 @@ MAGIC = 0x31616475636B6166
 FAULTS = (
     "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
     "refuse_registers", "refuse_records", "streams_stuck", "contexts_dead", "same_pid", "lost_streams",
+    "refuse_maps", "maps_need_context", "inits_not_ready",
 )  # fmt: skip
 
 
@@ -27,7 +28,7 @@ class State(ctypes.Structure):
         *((count, ctypes.c_uint64) for count in (
             "creates", "exports", "imports", "maps", "unmaps", "contexts", "registers", "unregisters",
             "ipc_exports", "ipc_opens", "ipc_closes", "freed_while_open", "captures_broken",
-            "captures_left_alone")),
+            "captures_left_alone", "pageable_copies")),
     ]  # fmt: skip
 
 
