@@ -186,9 +186,10 @@ std::vector<DeviceGetResult> DeviceLoans::Borrow(std::span<const std::string_vie
   std::vector<DeviceGetResult> results;
   results.reserve(keys.size());
   const auto book = OpenBook(deadline);
-  const auto open = [this, &book](const v1::LentMemory& memory, const UniqueFd& descriptor) {
-    auto mapping =
-        LentMapping::Open(memory, descriptor, device_.ordinal, thread_, (*book)->connection());
+  const auto open = [this, &book](const v1::LentMemory& memory, const UniqueFd& descriptor,
+                                  bool* never) {
+    auto mapping = LentMapping::Open(memory, descriptor, device_.ordinal, thread_,
+                                     (*book)->connection(), never);
     (mapping.ok() ? opened_ : failures_).fetch_add(1);
     return mapping;
   };

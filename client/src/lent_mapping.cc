@@ -35,7 +35,8 @@ void ReturnAllocation(LocalConnection& connection, uint64_t allocation) {
 
 absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     const v1::LentMemory& memory, const UniqueFd& descriptor, cuda::Device device,
-    std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection) {
+    std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection,
+    bool* never) {
   const auto made = [&](Mapped mapped) {
     return std::shared_ptr<LentMapping>(
         new LentMapping(std::move(mapped), memory, std::move(thread), std::move(connection)));
@@ -48,7 +49,7 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     std::memcpy(handle.bytes, memory.handle().data(), sizeof handle.bytes);
     ASSIGN_OR_RETURN(cuda::IpcMapping mapping,
                      cuda::IpcMapping::Open(thread->shared_context(), handle, memory.size_bytes(),
-                                            memory.pid()));
+                                            memory.pid(), never));
     return made(std::move(mapping));
   }
   if (!descriptor.valid()) return BadAnswer("lent memory without handle and descriptor");

@@ -18,11 +18,12 @@ namespace infercache {
 
 class LentMapping {
  public:
-  // What a MapLent brought. UNIMPLEMENTED, FAILED_PRECONDITION (see cuda::IpcMapping) or
-  // INVALID_ARGUMENT: it will never open here. Others may pass.
+  // What a MapLent brought. Sets *never if it will never open here (see cuda::IpcMapping); other
+  // errors may pass.
   static absl::StatusOr<std::shared_ptr<LentMapping>> Open(
       const v1::LentMemory& memory, const UniqueFd& descriptor, cuda::Device device,
-      std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection);
+      std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection,
+      bool* never);
   // Unmaps on the device's thread, since a GPU that hangs would keep whoever does it, and tells the
   // daemon then. REQUIRES: the GPU does nothing with it any more.
   ~LentMapping();

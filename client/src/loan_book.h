@@ -75,8 +75,9 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
     ObjectDescription object = {};
     std::unique_ptr<Object::Storage> pin = {};  // null: a miss
   };
+  // As LentMapping::Open.
   using Open = absl::FunctionRef<absl::StatusOr<std::shared_ptr<LentMapping>>(
-      const v1::LentMemory& memory, const UniqueFd& descriptor)>;
+      const v1::LentMemory& memory, const UniqueFd& descriptor, bool* never)>;
   // One result a key. REQUIRES: at most kMaxItemsPerFrame keys.
   std::vector<Borrowed> Borrow(const std::string& device, std::span<const std::string_view> keys,
                                Open open, LocalDeadline deadline)

@@ -31,12 +31,6 @@ class BorrowedPin final : public Object::Storage {
   std::shared_ptr<LentMapping> mapping_;  // null: it is in this process's own memory
 };
 
-// Whether what failed so would fail again.
-bool IsForGood(const absl::Status& status) {
-  return absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
-         absl::IsUnimplemented(status);
-}
-
 }  // namespace
 
 std::vector<LoanBook::Borrowed> LoanBook::Borrow(const std::string& device,
@@ -129,9 +123,10 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LoanBook::MappingOf(uint64_t alloca
   RETURN_IF_ERROR(answer.status);
   const v1::LentMemory& memory = answer.response.lent_memory();
   if (memory.allocation() != allocation) return BadAnswer("memory of another allocation");
-  auto mapping =
-      open(memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]));
-  bool keep = mapping.ok() || IsForGood(mapping.status());
+  bool never = false;
+  auto mapping = open(
+      memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]), &never);
+  bool keep = mapping.ok() || never;
   {
     MutexLock lock(&mu_);
     opening_ = 0;

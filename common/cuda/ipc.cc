@@ -81,7 +81,7 @@ absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
 
 absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext> context,
                                             const IpcHandle& handle, uint64_t bytes,
-                                            uint64_t exporter_pid) {
+                                            uint64_t exporter_pid, bool* never) {
   const CurrentContext current(*context);
   RETURN_IF_ERROR(current.status());
   const Driver& driver = context->driver();
@@ -89,6 +89,7 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
   const Result opened =
       driver.api().ipc_open_mem_handle(&address, handle, kIpcLazyEnablePeerAccess);
   if (opened == kInvalidContext) {
+    *never = true;
     return absl::FailedPreconditionError(absl::StrCat(
         "CUDA takes the process that lends and this one for the same, by their PIDs: it has ",
         exporter_pid, " in its PID namespace, this process ", getpid(),
@@ -104,6 +105,7 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
                                "cuMemGetAddressRange"));
   range.bytes = found;
   if (!range.Contains(address, bytes)) {
+    *never = true;
     return absl::InvalidArgumentError(
         absl::StrCat("an allocation of ", found, " bytes that is said to have ", bytes));
   }

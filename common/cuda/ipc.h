@@ -47,9 +47,11 @@ class IpcMapping {
  public:
   // FAILED_PRECONDITION: the exporter's PID, `exporter_pid` to itself, has the same value as this
   // process's. INVALID_ARGUMENT: the handle is none, or none any more, or names less than `bytes`.
+  // Sets *never after an error that stays in this process whatever happens: codes do not tell,
+  // since a graph that is being captured makes FAILED_PRECONDITION of its own.
   static absl::StatusOr<IpcMapping> Open(std::shared_ptr<const PrimaryContext> context,
                                          const IpcHandle& handle, uint64_t bytes,
-                                         uint64_t exporter_pid);
+                                         uint64_t exporter_pid, bool* never);
   IpcMapping(IpcMapping&& other) noexcept;
   IpcMapping& operator=(IpcMapping&& other) noexcept;
   // REQUIRES: the GPU does nothing with it any more. May block on a GPU that hangs.

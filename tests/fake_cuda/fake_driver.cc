@@ -41,6 +41,7 @@ void FakeDriver::ClearFaults() {
   faults().contexts_dead.store(0);
   faults().lost_streams.store(0);
   faults().same_pid.store(0);
+  faults().opens_answer.store(0);
 }
 
 std::string FakeDriver::Uuid(uint32_t device) {

@@ -140,6 +140,9 @@ Result Process::GetIpcHandle(cuda::IpcHandle* handle, DevicePointer address) {
 }
 
 Result Process::OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& handle) {
+  if (const uint32_t answer = state().faults.opens_answer.load(); answer != 0) {
+    return static_cast<Result>(answer);
+  }
   HandleBytes bytes;
   std::memcpy(&bytes, &handle, sizeof bytes);
   if (bytes.magic != kHandleMagic) return cuda::kInvalidValue;

@@ -52,6 +52,8 @@ struct Faults {
   std::atomic<uint32_t> same_pid;  // all processes have one PID value, each in its namespace
   // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
   std::atomic<uint32_t> lost_streams;
+  // Not 0: what opening a legacy handle and importing a descriptor answer, a CUresult.
+  std::atomic<uint32_t> opens_answer;
 };
 
 // How often each was called, in all processes.

@@ -210,6 +210,24 @@ TEST_P(GpuLending, WhatCannotBeClosedIsHadUntilTheReadersEnd) {
   EXPECT_EQ(owner.Do("free"), "ok");
 }
 
+// A graph that was being captured while a reader opened an allocation left it without for good.
+TEST_P(GpuLending, WhatFailsForAMomentIsTriedAgain) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Told owner = StartOwner(GetParam());
+  Told reader = Start();
+  for (const cuda::Result answer :
+       {cuda::kStreamCaptureUnsupported, cuda::kInvalidValue, cuda::kNotSupported}) {
+    fake().faults().opens_answer.store(static_cast<uint32_t>(answer));
+    EXPECT_NE(reader.Do("borrow key"), "hit");
+    fake().faults().opens_answer.store(0);
+    EXPECT_EQ(reader.Do("borrow key"), "hit") << answer;
+    EXPECT_EQ(reader.Do("release"), "ok");
+    // So that the next one is opened anew.
+    EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+    EXPECT_EQ(owner.Do("lend key"), "lent");
+  }
+}
+
 TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   fake().faults().same_pid.store(1);
