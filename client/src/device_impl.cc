@@ -49,7 +49,8 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
   impl->staging_ = std::make_shared<HostStaging>(impl->thread_);
-  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host);
+  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host,
+                                               impl->options_.view_in_host);
   return impl;
 }
 

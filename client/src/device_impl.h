@@ -31,7 +31,7 @@ class Device::Impl {
     LocalTransport* host;          // the same in host memory; outlives the device
     absl::Duration deadline;       // of calls that bring none
     bool registers_host_memory = false;
-    // A view of the object in host memory, for GetInto.
+    // A view of the object in host memory, for GetInto and Borrow.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
   };
   // `name` as in Client::OpenDevice, which has the errors.

@@ -74,6 +74,8 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
     DevicePointer address = 0;
     ObjectDescription object = {};
     std::unique_ptr<Object::Storage> pin = {};  // null: a miss
+    bool found =
+        false;  // with a null pin: it is lent, and `status` says why it has no address here
   };
   // As LentMapping::Open.
   using Open = absl::FunctionRef<absl::StatusOr<std::shared_ptr<LentMapping>>(

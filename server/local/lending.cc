@@ -141,7 +141,7 @@ void Lending::Leave(uint64_t member) {
     MemberState& state = members_.at(member);
     News news;
     for (const auto& [loan, times] : std::map(state.borrowed)) {
-      ReturnLoan(member, loan, times, &news);
+      (void)ReturnLoan(member, loan, times, &news);
     }
     for (const uint64_t id : std::set(state.mapped)) {
       Unmap(member, id, allocations_.at(id).readers.at(member).mapped, &news);

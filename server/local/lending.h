@@ -140,7 +140,8 @@ class Lending {
   // The allocation it was of; 0 = there is no such loan.
   uint64_t TakeBackOne(MemberState& member, const std::string& name, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news)
+  // False: it does not have it.
+  bool ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

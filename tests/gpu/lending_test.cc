@@ -238,6 +238,17 @@ TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   const uint64_t opens = Opens();
   EXPECT_EQ(reader.Do("borrow key"), legacy ? "FAILED_PRECONDITION" : "hit");
   EXPECT_EQ(Opens(), opens) << "what fails for good is not tried again";
+  // It was a miss like any other, and the daemon counted it as a hit.
+  EXPECT_EQ(reader.Do("in_host"), "none");
+  EXPECT_EQ(reader.Do("not_opened"), legacy ? "2 0 0" : "0 0 0");
+  store::NamespaceVerbs(*store_->FindNamespace("default")).MustPut("key", "host copy");
+  EXPECT_EQ(reader.Do("borrow key"), legacy ? "FAILED_PRECONDITION" : "hit");
+  EXPECT_EQ(reader.Do("in_host"), legacy ? "host copy" : "none");
+  EXPECT_EQ(reader.Do("not_opened"), legacy ? "3 1 9" : "0 0 0");
+  EXPECT_TRUE(Eventually([&] {
+    const local::LendingStats stats = server_->stats().lending;
+    return stats.borrows_found == 3 && stats.borrows_not_opened == (legacy ? 3u : 0u);
+  }));
   // The owner itself needs no handle, and nothing of it stays behind at the reader.
   EXPECT_EQ(owner.Do("borrow key"), "hit");
   EXPECT_EQ(owner.Do("read"), "text");

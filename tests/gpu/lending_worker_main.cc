@@ -8,6 +8,8 @@
 //   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
 //   borrow KEY       "hit", "miss", or the code
+//   in_host          the text that the last borrow found in host memory instead, or "none"
+//   not_opened       borrows_not_opened, borrows_from_host and borrows_from_host_bytes
 //   read             of what was borrowed last. Its text
 //   write TEXT       over it, which only its owner may. "ok", or the code
 //   release          it. "ok"
@@ -29,6 +31,8 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/src/device_impl.h"
 #include "tests/gpu/device_buffer.h"
 #include "tests/gpu/legacy_buffer.h"
@@ -58,7 +62,12 @@ class LendingWorker {
         {.lane = lane,
          .host = host_.get(),
          .deadline = absl::Seconds(30),
-         .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
+         .view_in_host =
+             [this](std::string_view key, const CallOptions&) {
+               Reached reached = Reached::kNotAsked;
+               return std::move(host_->GetNow({&key, 1}, LocalTransport::Copies::kAllowed,
+                                              absl::Now() + absl::Seconds(30), &reached)[0]);
+             }},
         uuid)));
     copies_.emplace(driver_, device_.ordinal);
   }
@@ -77,6 +86,12 @@ class LendingWorker {
     if (verb == "lend") return Lend(argument, false);
     if (verb == "lend_or_copy") return Lend(argument, true);
     if (verb == "borrow") return Borrow(argument);
+    if (verb == "in_host") return in_host_;
+    if (verb == "not_opened") {
+      const DeviceStats stats = opened_->stats();
+      return absl::StrCat(stats.borrows_not_opened, " ", stats.borrows_from_host, " ",
+                          stats.borrows_from_host_bytes);
+    }
     if (verb == "read") {
       std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
       return text.substr(0, text.find('.'));
@@ -161,6 +176,11 @@ class LendingWorker {
   }
   std::string Borrow(const std::string& key) {
     DeviceGetResult got = opened_->Borrow(key);
+    in_host_ = "none";
+    if (got.in_host.has_value()) {
+      const std::span<const std::byte> bytes = got.in_host->bytes();
+      in_host_.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
     if (!got.hit()) return CodeOf(got.status, "miss");
     object_.emplace(*std::move(got.object));
     return "hit";
@@ -177,7 +197,7 @@ class LendingWorker {
   std::optional<PrivateBuffer> private_;
   cuda::DevicePointer address_ = 0;
   std::optional<DeviceObject> object_;
-  std::string why_;
+  std::string why_, in_host_;
 };
 
 }  // namespace

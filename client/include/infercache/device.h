@@ -119,6 +119,10 @@ class DeviceObject {
 struct DeviceGetResult {
   absl::Status status = {};  // as in GetResult
   std::optional<DeviceObject> object = {};
+  // Of a Borrow that found the tensor and could not open its memory here (`status` says why): what
+  // host memory has under the key. No hit: that it is the same is for whoever put it there to see
+  // to.
+  std::optional<Object> in_host = {};
 
   bool hit() const { return object.has_value(); }
 };
@@ -214,7 +218,9 @@ struct DeviceStats {
   uint64_t borrowed = 0;                                            // hits of Borrow
   // Of other workers' allocations; opened once for each and session, not for each Borrow.
   uint64_t allocations_opened = 0;
-  uint64_t allocation_failures = 0;  // Borrow failed for want of an address
+  uint64_t allocation_failures = 0;  // attempts to open one; what never opens is tried once
+  uint64_t borrows_not_opened = 0;   // tensors that Borrow found and has no address of
+  uint64_t borrows_from_host = 0, borrows_from_host_bytes = 0;  // of those: in_host
 };
 
 struct DeviceOptions {
@@ -286,7 +292,8 @@ class Device {
   // As Get, of what others (or this client) lend: one round trip to the daemon. The first Borrow
   // from an allocation opens it, which may take the driver long; after that the driver is not
   // called. FAILED_PRECONDITION: CUDA cannot tell the two processes apart, because their PIDs are
-  // the same, each in its own container. Any error is a miss.
+  // the same, each in its own container. Any error is a miss, with what host memory has under the
+  // key (DeviceGetResult::in_host) if the tensor was found.
   DeviceGetResult Borrow(std::string_view key, const CallOptions& call = {});
   std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,
                                       const CallOptions& call = {});
