@@ -49,7 +49,10 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     std::memcpy(handle.bytes, memory.handle().data(), sizeof handle.bytes);
     ASSIGN_OR_RETURN(cuda::IpcMapping mapping,
                      cuda::IpcMapping::Open(thread->shared_context(), handle, memory.size_bytes(),
-                                            memory.pid(), never));
+                                            {.exporter_pid = memory.pid(),
+                                             .exporter_user = memory.owner_user(),
+                                             .own_user = memory.session_user()},
+                                            never));
     return made(std::move(mapping));
   }
   if (!descriptor.valid()) return BadAnswer("lent memory without handle and descriptor");

@@ -82,8 +82,9 @@ std::string Lending::NameOf(const std::string& scope, const std::string& device,
 
 // --- A member ---
 
-Lending::Member::Member(Lending& lending, std::string scope, std::shared_ptr<Party> party)
-    : lending_(lending), scope_(std::move(scope)), id_(lending.Enter(std::move(party))) {}
+Lending::Member::Member(Lending& lending, uint32_t user, std::string scope,
+                        std::shared_ptr<Party> party)
+    : lending_(lending), scope_(std::move(scope)), id_(lending.Enter(user, std::move(party))) {}
 Lending::Member::~Member() { lending_.Leave(id_); }
 
 absl::Status Lending::Member::Lend(const v1::Lend& request, UniqueFd descriptor,
@@ -107,9 +108,11 @@ bool Lending::Member::StopLending() { return lending_.StopLending(id_); }
 
 // --- Coming and going ---
 
-uint64_t Lending::Enter(std::shared_ptr<Party> party) {
+uint64_t Lending::Enter(uint32_t user, std::shared_ptr<Party> party) {
   MutexLock lock(&mu_);
-  members_[++last_id_].party = std::move(party);
+  MemberState& state = members_[++last_id_];
+  state.user = user;
+  state.party = std::move(party);
   return last_id_;
 }
 

@@ -49,8 +49,9 @@ class Lending {
   // thread-safe.
   class Member {
    public:
-    // `scope` names the namespace and the fingerprint: keys of different ones never meet.
-    Member(Lending& lending, std::string scope, std::shared_ptr<Party> party);
+    // `scope` names the namespace and the fingerprint: keys of different ones never meet. `user` is
+    // the client's.
+    Member(Lending& lending, uint32_t user, std::string scope, std::shared_ptr<Party> party);
     ~Member();
     Member(const Member&) = delete;
     Member& operator=(const Member&) = delete;
@@ -103,6 +104,7 @@ class Lending {
     size_t table_bytes = 0;
   };
   struct MemberState {
+    uint32_t user = 0;
     std::shared_ptr<Party> party;           // null: it hears no more
     std::map<std::string, uint64_t> loans;  // its own, by name
     std::set<uint64_t> allocations;         // its own
@@ -120,7 +122,7 @@ class Lending {
   static std::string NameOf(const std::string& scope, const std::string& device,
                             const std::string& key);
 
-  uint64_t Enter(std::shared_ptr<Party> party) ABSL_LOCKS_EXCLUDED(mu_);
+  uint64_t Enter(uint32_t user, std::shared_ptr<Party> party) ABSL_LOCKS_EXCLUDED(mu_);
   void Leave(uint64_t member) ABSL_LOCKS_EXCLUDED(mu_);
   bool StopLending(uint64_t member) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status Lend(uint64_t member, const std::string& scope, const v1::Lend& request,

@@ -73,6 +73,8 @@ absl::Status Lending::MapLent(uint64_t member, uint64_t allocation, v1::LentMemo
   members_.at(member).mapped.insert(allocation);
   *response = of.memory;
   response->set_allocation(allocation);
+  response->set_owner_user(members_.at(of.owner).user);
+  response->set_session_user(members_.at(member).user);
   return absl::OkStatus();
 }
 

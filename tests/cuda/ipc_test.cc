@@ -66,8 +66,8 @@ TEST_F(IpcTest, AHandleDoesNotOpenInTheProcessThatMadeIt) {
   const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
   ASSERT_TRUE(exported.ok()) << exported.status();
   bool never = false;
-  const auto opened =
-      IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes, 17, &never);
+  const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
+                                       {.exporter_pid = 17}, &never);
   EXPECT_TRUE(never);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(opened.status().message()), HasSubstr("it has 17"));
@@ -122,8 +122,14 @@ TEST_F(IpcTest, BytesThatAreNoHandleOpenNothing) {
   IpcHandle handle = {};
   handle.bytes[7] = 'x';
   bool never = false;
-  EXPECT_FALSE(IpcMapping::Open(context_, handle, 1, 17, &never).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(IpcMapping::Open(context_, handle, 1, {}, &never).status()));
   EXPECT_FALSE(never) << "the driver may make such a handle yet";
+  const auto of_another =
+      IpcMapping::Open(context_, handle, 1, {.exporter_user = 11, .own_user = 12}, &never);
+  EXPECT_TRUE(absl::IsFailedPrecondition(of_another.status()));
+  EXPECT_THAT(std::string(of_another.status().message()),
+              HasSubstr("is user 11's, this one user 12's"));
+  EXPECT_TRUE(never);
 }
 
 }  // namespace
