@@ -79,6 +79,7 @@ absl::StatusOr<LoanBook::Exported> DeviceLoans::Export(const cuda::AddressRange&
   } else {
     exported.memory.set_kind(v1::LentMemory::KIND_LEGACY);
     exported.memory.set_handle(memory.handle.bytes, sizeof memory.handle.bytes);
+    exported.own = std::make_unique<OwnExport>(exported.memory.handle(), range);
   }
   return exported;
 }
@@ -201,7 +202,11 @@ std::vector<DeviceGetResult> DeviceLoans::Borrow(std::span<const std::string_vie
                                   bool* never) {
     auto mapping = LentMapping::Open(memory, descriptor, device_.ordinal, thread_,
                                      (*book)->connection(), never);
-    (mapping.ok() ? opened_ : failures_).fetch_add(1);
+    if (!mapping.ok()) {
+      failures_.fetch_add(1);
+    } else if (!(*mapping)->is_own()) {
+      opened_.fetch_add(1);
+    }
     return mapping;
   };
   while (results.size() < keys.size()) {

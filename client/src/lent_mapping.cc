@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
+#include "client/src/own_export.h"
 #include "common/status_macros.h"
 
 namespace infercache {
@@ -45,6 +46,12 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     cuda::IpcHandle handle;
     if (memory.handle().size() != sizeof handle.bytes) {
       return BadAnswer(absl::StrCat("a legacy handle of ", memory.handle().size(), " bytes"));
+    }
+    if (const auto own = OwnExport::Find(memory.handle()); own.has_value()) {
+      if (own->bytes >= memory.size_bytes()) return made(OwnMemory{own->base});
+      *never = true;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "an allocation of ", own->bytes, " bytes that is said to have ", memory.size_bytes()));
     }
     std::memcpy(handle.bytes, memory.handle().data(), sizeof handle.bytes);
     ASSIGN_OR_RETURN(cuda::IpcMapping mapping,

@@ -1,4 +1,5 @@
-// Another worker's allocation, mapped into this process.
+// Another worker's allocation, mapped into this process; or another client's of this process, which
+// lies where it lies.
 
 #pragma once
 
@@ -32,10 +33,17 @@ class LentMapping {
 
   cuda::DevicePointer address() const;
   uint64_t bytes() const { return bytes_; }
+  // This process's own memory, of which nothing is opened.
+  bool is_own() const { return std::holds_alternative<OwnMemory>(mapped_); }
 
  private:
+  struct OwnMemory {
+    cuda::DevicePointer base;
+    cuda::DevicePointer address() const { return base; }
+    static absl::Status Close() { return absl::OkStatus(); }
+  };
   // A descriptor's is for reading only, against accidents; a handle's cannot be.
-  using Mapped = std::variant<cuda::IpcMapping, cuda::Mapping>;
+  using Mapped = std::variant<cuda::IpcMapping, cuda::Mapping, OwnMemory>;
   struct Unmapped;
 
   LentMapping(Mapped mapped, const v1::LentMemory& memory, std::shared_ptr<DeviceThread> thread,

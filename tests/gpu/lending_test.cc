@@ -79,6 +79,26 @@ TEST_P(GpuLending, BreaksNoCaptureOfAGraph) {
   EXPECT_EQ(fake().calls().captures_broken.load(), 0u);
 }
 
+// CUDA opens no handle in the process that made it: the other one saw nothing of its loans.
+TEST_P(GpuLending, TwoClientsOfOneProcessLendEachOther) {
+  Told owner = StartOwner(GetParam());
+  EXPECT_EQ(owner.Do("borrow_beside key"), "hit");
+  EXPECT_EQ(owner.Do("read"), "text");
+  EXPECT_EQ(owner.Do("fill changed"), "ok");
+  EXPECT_EQ(owner.Do("read"), "changed") << "the very bytes";
+  EXPECT_EQ(owner.Do("take_back key 50"), "DEADLINE_EXCEEDED");
+  EXPECT_EQ(owner.Do("release"), "ok");
+  EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+  EXPECT_EQ(owner.Do("free"), "ok");
+  EXPECT_TRUE(NothingIsLent());
+  // Another allocation, in its place.
+  EXPECT_EQ(owner.Do(std::string("alloc ") + GetParam()), "ok");
+  EXPECT_EQ(owner.Do("fill next"), "ok");
+  EXPECT_EQ(owner.Do("lend key"), "lent");
+  EXPECT_EQ(owner.Do("borrow_beside key"), "hit");
+  EXPECT_EQ(owner.Do("read"), "next");
+}
+
 // The driver may give a new allocation the handle, and the address, of one that was freed.
 TEST_P(GpuLending, AnotherAllocationIsAnotherWhateverItsHandle) {
   Told owner = Start();

@@ -8,6 +8,7 @@
 //   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
 //   borrow KEY       "hit", "miss", or the code
+//   borrow_beside KEY  the same by another client of this process
 //   in_host          the text that the last borrow found in host memory instead, or "none"
 //   not_opened       borrows_not_opened, borrows_from_host and borrows_from_host_bytes
 //   read             of what was borrowed last. Its text
@@ -51,24 +52,9 @@ class LendingWorker {
   LendingWorker(const std::string& socket, const std::string& uuid)
       : driver_(OrDie(cuda::Driver::Load())),
         device_(OrDie(cuda::FindDevice(*driver_, uuid))),
-        context_(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))) {
-    const LocalTransport::Options lane = {.path = socket,
-                                          .namespace_name = "default",
-                                          .fingerprint = OrDie(Fingerprint::Make({})),
-                                          .device = {},
-                                          .clock = {}};
-    host_ = OrDie(LocalTransport::Connect(lane));
-    opened_.emplace(OrDie(Device::Impl::Open(
-        {.lane = lane,
-         .host = host_.get(),
-         .deadline = absl::Seconds(30),
-         .view_in_host =
-             [this](std::string_view key, const CallOptions&) {
-               Reached reached = Reached::kNotAsked;
-               return std::move(host_->GetNow({&key, 1}, LocalTransport::Copies::kAllowed,
-                                              absl::Now() + absl::Seconds(30), &reached)[0]);
-             }},
-        uuid)));
+        context_(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))),
+        socket_(socket) {
+    opened_.emplace(Open(&host_));
     copies_.emplace(driver_, device_.ordinal);
   }
 
@@ -85,7 +71,11 @@ class LendingWorker {
     }
     if (verb == "lend") return Lend(argument, false);
     if (verb == "lend_or_copy") return Lend(argument, true);
-    if (verb == "borrow") return Borrow(argument);
+    if (verb == "borrow") return Borrow(*opened_, argument);
+    if (verb == "borrow_beside") {
+      if (!beside_.has_value()) beside_.emplace(Open(&host_beside_));
+      return Borrow(*beside_, argument);
+    }
     if (verb == "in_host") return in_host_;
     if (verb == "not_opened") {
       const DeviceStats stats = opened_->stats();
@@ -123,6 +113,26 @@ class LendingWorker {
   }
 
  private:
+  // Keeps its lane in *host.
+  std::unique_ptr<Device::Impl> Open(std::unique_ptr<LocalTransport>* host) {
+    const LocalTransport::Options lane = {.path = socket_,
+                                          .namespace_name = "default",
+                                          .fingerprint = OrDie(Fingerprint::Make({})),
+                                          .device = {},
+                                          .clock = {}};
+    *host = OrDie(LocalTransport::Connect(lane));
+    return OrDie(Device::Impl::Open({.lane = lane,
+                                     .host = host->get(),
+                                     .deadline = absl::Seconds(30),
+                                     .view_in_host =
+                                         [host](std::string_view key, const CallOptions&) {
+                                           Reached reached = Reached::kNotAsked;
+                                           return std::move((*host)->GetNow(
+                                               {&key, 1}, LocalTransport::Copies::kAllowed,
+                                               absl::Now() + absl::Seconds(30), &reached)[0]);
+                                         }},
+                                    device_.uuid));
+  }
   std::string CodeOf(const absl::Status& status, const char* ok) {
     if (!status.ok()) {
       std::cerr << status << std::endl;
@@ -174,8 +184,8 @@ class LendingWorker {
     if (lent.outcome == LendOutcome::kCopiedToHost) return "copied";
     return CodeOf(lent.status, "lent");
   }
-  std::string Borrow(const std::string& key) {
-    DeviceGetResult got = opened_->Borrow(key);
+  std::string Borrow(Device& device, const std::string& key) {
+    DeviceGetResult got = device.Borrow(key);
     in_host_ = "none";
     if (got.in_host.has_value()) {
       const std::span<const std::byte> bytes = got.in_host->bytes();
@@ -189,8 +199,9 @@ class LendingWorker {
   const std::shared_ptr<const cuda::Driver> driver_;
   const cuda::DeviceInfo device_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
-  std::unique_ptr<LocalTransport> host_;
-  std::optional<Device> opened_;
+  const std::string socket_;
+  std::unique_ptr<LocalTransport> host_, host_beside_;
+  std::optional<Device> opened_, beside_;
   std::optional<DeviceBuffer> copies_;
   std::optional<LegacyBuffer> legacy_;
   std::optional<DeviceBuffer> vmm_;
