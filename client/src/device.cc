@@ -62,6 +62,8 @@ DevicePointer DeviceObject::part_address(size_t i) const {
   return address;
 }
 
+const std::string& DeviceObject::uuid() const { return staging_->uuid(); }
+
 absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
   std::vector<DeviceStream> streams = {stream};
   return ReleaseAfterAll(&streams);

@@ -48,7 +48,7 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
                    cuda::PrimaryContext::Retain(driver, device.ordinal));
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
-  impl->staging_ = std::make_shared<HostStaging>(impl->thread_);
+  impl->staging_ = std::make_shared<HostStaging>(impl->thread_, impl->device_.uuid);
   impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host,
                                                impl->options_.view_in_host);
   return impl;

@@ -38,6 +38,7 @@ TEST_F(DeviceClient, WhatIsPutIsFoundWithItsParts) {
   EXPECT_EQ(got.object->part_address(1), got.object->address() + 6);
   ASSERT_EQ(got.object->parts().size(), 2u);
   EXPECT_THAT(got.object->parts()[0].shape, ElementsAre(1, 3));
+  EXPECT_EQ(got.object->uuid(), device_.uuid);
   EXPECT_EQ(Put("key", "other").outcome, PutOutcome::kExists);
 }
 
@@ -234,7 +235,8 @@ TEST_F(DeviceClient, LargeCopiesComeAndGoWhole) {
   constexpr uint64_t kLarge = 22 * DeviceBuffer::kBytes;
   static_assert(kLarge > HostStaging::kBufferBytes * HostStaging::kMaxBuffers);
   const auto staging = std::make_shared<HostStaging>(
-      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))));
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))),
+      device_.uuid);
   DeviceBuffer large(driver_, device_.ordinal, kLarge);
   std::vector<std::byte> value(kLarge - 12345), back(value.size());
   for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(i * 31 >> 3);

@@ -83,6 +83,8 @@ class DeviceObject {
   // As Object's.
   const std::vector<PartSpec>& parts() const { return parts_; }
   DevicePointer part_address(size_t i) const;  // REQUIRES: i < parts().size()
+  // The GPU's. REQUIRES: not moved from.
+  const std::string& uuid() const;
   const ObjectInfo& info() const { return info_; }
 
   // The pin goes when `stream` is done with what it has to do so far, without anybody waiting; or
