@@ -91,6 +91,9 @@ class Device::Impl {
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);
 
+  GetIntoResult GetIntoHostFromHost(std::string_view key, std::span<std::byte> destination,
+                                    absl::Time deadline, const absl::Status& why);
+
   // Whether the GPU may copy from it without a detour.
   bool IsRegistered(const Object::Storage& storage);
 
@@ -103,7 +106,6 @@ class Device::Impl {
   std::atomic<uint64_t> chunks_mapped_{0}, mapping_failures_{0};
   std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
   std::atomic<uint64_t> host_chunks_registered_{0}, host_registration_failures_{0};
-  std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
   std::unique_ptr<DeviceLoans> loans_;
   Mutex connect_mu_;

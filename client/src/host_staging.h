@@ -4,8 +4,10 @@
 
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,6 +35,12 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
   const std::shared_ptr<DeviceThread>& thread() const { return thread_; }
   const std::string& uuid() const { return uuid_; }
 
+  // Of objects, to memory of the caller's.
+  struct Copies {
+    std::atomic<uint64_t> to_host{0}, to_host_bytes{0};
+  };
+  Copies& copies() { return copies_; }
+
   // From a GPU to host memory, and returns when it is there, or with DEADLINE_EXCEEDED: then
   // nothing more is written to `to`, and `source` is kept until the GPU has read what was begun.
   // Other streams are not waited for.
@@ -55,6 +63,7 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
 
   const std::shared_ptr<DeviceThread> thread_;
   const std::string uuid_;
+  Copies copies_;
   Mutex mu_;
   CondVar changed_;
   bool made_ ABSL_GUARDED_BY(mu_) = false;

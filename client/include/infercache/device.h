@@ -105,7 +105,7 @@ class DeviceObject {
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
   // DEADLINE_EXCEEDED: only some are, and no more will be written. REQUIRES: they lie within the
-  // object, which is not released. DeviceStats does not count it.
+  // object, which is not released.
   absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to,
                           absl::Duration deadline = absl::Seconds(5)) const;
 
@@ -210,6 +210,7 @@ struct DeviceStats {
   uint64_t chunks_mapped = 0;  // of the daemon's memory; once a session
   uint64_t mapping_failures = 0;
   uint64_t host_to_device_copies = 0, host_to_device_bytes = 0;
+  // By GetIntoHost, and by CopyToHost of this device's objects.
   uint64_t device_to_host_copies = 0, device_to_host_bytes = 0;
   // DeviceOptions::register_host_memory; once for a chunk of the namespace's host memory.
   uint64_t host_chunks_registered = 0, host_registration_failures = 0;
@@ -257,7 +258,9 @@ class Device {
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
-  // Copies an object of this GPU into host memory, and returns when it is there.
+  // Copies an object of this GPU into host memory, and returns when it is there. What is in host
+  // memory alone, as what was moved down is, is copied from there; no GPU has a part in that, and
+  // DeviceStats does not count it.
   GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
                             const CallOptions& call = {});
 
