@@ -25,8 +25,8 @@ class LentMapping {
       const v1::LentMemory& memory, const UniqueFd& descriptor, cuda::Device device,
       std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection,
       bool* never);
-  // Unmaps on the device's thread, since a GPU that hangs would keep whoever does it, and tells the
-  // daemon then. REQUIRES: the GPU does nothing with it any more.
+  // Unmaps on a thread of the device's, since a GPU that hangs would keep whoever does it, and
+  // tells the daemon then. REQUIRES: the GPU does nothing with it any more.
   ~LentMapping();
   LentMapping(const LentMapping&) = delete;
   LentMapping& operator=(const LentMapping&) = delete;

@@ -54,6 +54,8 @@ struct Faults {
   std::atomic<uint32_t> lost_streams;
   // Not 0: what opening a legacy handle and importing a descriptor answer, a CUresult.
   std::atomic<uint32_t> opens_answer;
+  // A futex: while it is not 0, unmapping and closing wait, as for a GPU that hangs.
+  std::atomic<uint32_t> unmaps_stuck;
 };
 
 // How often each was called, in all processes.

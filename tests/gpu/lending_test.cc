@@ -128,6 +128,28 @@ TEST_P(GpuLending, AStreamKeepsWhatItReads) {
   EXPECT_EQ(owner.Do("free"), "ok");
 }
 
+// What was borrowed of one owner was had for as long as the driver unmapped another's memory.
+TEST_P(GpuLending, PinsAreReturnedWhileTheDriverUnmaps) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Told first = StartOwner(GetParam(), "text", "first"), second = StartOwner(GetParam());
+  // So that the second's memory stays mapped.
+  EXPECT_EQ(second.Do("lend other"), "lent");
+  Told reader = Start();
+  EXPECT_EQ(reader.Do("borrow first"), "hit");
+  EXPECT_EQ(reader.Do("borrow key"), "hit");
+  const auto unmaps = [] {
+    return fake().calls().unmaps.load() + fake().calls().ipc_closes.load();
+  };
+  const uint64_t before = unmaps();
+  fake().faults().unmaps_stuck.store(1);
+  first.Begin("take_back first 30000");
+  EXPECT_TRUE(Eventually([&] { return unmaps() > before; })) << "the reader is at it";
+  EXPECT_EQ(reader.Do("release_after"), "ok");
+  EXPECT_EQ(second.Do("take_back key 10000"), "OK");
+  fake().FreeUnmaps();
+  EXPECT_EQ(first.Answer(), "OK");
+}
+
 TEST_P(GpuLending, AReaderThatIsKilledIsNotWaitedFor) {
   Told owner = StartOwner(GetParam());
   Told reader = StartReader();

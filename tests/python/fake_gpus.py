@@ -16,7 +16,7 @@ MAGIC = 0x31616475636B6166
 FAULTS = (
     "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
     "refuse_registers", "refuse_records", "streams_stuck", "contexts_dead", "same_pid", "lost_streams",
-    "opens_answer",
+    "opens_answer", "unmaps_stuck",
 )  # fmt: skip
 
 
