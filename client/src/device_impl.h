@@ -27,9 +27,9 @@ namespace infercache {
 class Device::Impl {
  public:
   struct Options {
-    LocalTransport::Options lane;  // but for the device
-    LocalTransport* host;          // the same in host memory; outlives the device
-    absl::Duration deadline;       // of calls that bring none
+    LocalTransport::Options lane;          // but for the device
+    std::shared_ptr<LocalTransport> host;  // the same in host memory
+    absl::Duration deadline;               // of calls that bring none
     bool registers_host_memory = false;
     // A view of the object in host memory, for GetInto and Borrow.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;

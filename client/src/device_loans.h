@@ -30,13 +30,12 @@ namespace infercache {
 class DeviceLoans {
  public:
   using ViewInHost = std::function<GetResult(std::string_view key, const CallOptions& call)>;
-  // `host` outlives this.
   DeviceLoans(const cuda::DeviceInfo& device, std::shared_ptr<HostStaging> staging,
-              LocalTransport* host, ViewInHost view_in_host)
+              std::shared_ptr<LocalTransport> host, ViewInHost view_in_host)
       : device_(device),
         staging_(std::move(staging)),
         thread_(staging_->thread()),
-        host_(host),
+        host_(std::move(host)),
         view_in_host_(std::move(view_in_host)) {}
 
   ~DeviceLoans();
@@ -76,7 +75,7 @@ class DeviceLoans {
   const cuda::DeviceInfo device_;
   const std::shared_ptr<HostStaging> staging_;
   const std::shared_ptr<DeviceThread> thread_;
-  LocalTransport* const host_;
+  const std::shared_ptr<LocalTransport> host_;
   const ViewInHost view_in_host_;
 
   std::atomic<uint64_t> lent_{0}, host_copies_{0}, host_copies_bytes_{0};

@@ -114,7 +114,7 @@ class LendingWorker {
 
  private:
   // Keeps its lane in *host.
-  std::unique_ptr<Device::Impl> Open(std::unique_ptr<LocalTransport>* host) {
+  std::unique_ptr<Device::Impl> Open(std::shared_ptr<LocalTransport>* host) {
     const LocalTransport::Options lane = {.path = socket_,
                                           .namespace_name = "default",
                                           .fingerprint = OrDie(Fingerprint::Make({})),
@@ -122,7 +122,7 @@ class LendingWorker {
                                           .clock = {}};
     *host = OrDie(LocalTransport::Connect(lane));
     return OrDie(Device::Impl::Open({.lane = lane,
-                                     .host = host->get(),
+                                     .host = *host,
                                      .deadline = absl::Seconds(30),
                                      .view_in_host =
                                          [host](std::string_view key, const CallOptions&) {
@@ -200,7 +200,7 @@ class LendingWorker {
   const cuda::DeviceInfo device_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
   const std::string socket_;
-  std::unique_ptr<LocalTransport> host_, host_beside_;
+  std::shared_ptr<LocalTransport> host_, host_beside_;
   std::optional<Device> opened_, beside_;
   std::optional<DeviceBuffer> copies_;
   std::optional<LegacyBuffer> legacy_;

@@ -34,8 +34,8 @@
 // says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver,
 // the tier is off, or its memory cannot be shared. Then host memory is what is left.
 //
-// Thread-safety: a Device as a Client; objects and reservations one thread at a time. The client
-// outlives its devices; objects and reservations may outlive both.
+// Thread-safety: a Device as a Client; objects and reservations one thread at a time. A device may
+// outlive its client, whose session ends with both; objects and reservations may outlive both.
 
 #pragma once
 
