@@ -20,6 +20,7 @@ rpc::LendingStats ToLendingStats(const local::LocalStats& stats) {
                              .lent = lending.lent,
                              .borrows_found = lending.borrows_found,
                              .borrows_not_found = lending.borrows_not_found,
+                             .borrows_not_opened = lending.borrows_not_opened,
                              .taken_back_at_once = lending.taken_back_at_once,
                              .taken_back_after_wait = lending.taken_back_after_wait,
                              .owner_gone = lending.owner_gone,

@@ -264,6 +264,7 @@ void AddLending(const rpc::LendingStats& s, Families& out) {
   out.Add(Id::kLends, {}, s.lent);
   out.Add(Id::kBorrows, {"hit"}, s.borrows_found);
   out.Add(Id::kBorrows, {"miss"}, s.borrows_not_found);
+  out.Add(Id::kBorrowsNotOpened, {}, s.borrows_not_opened);
   out.Add(Id::kLoansEnded, {"at_once"}, s.taken_back_at_once);
   out.Add(Id::kLoansEnded, {"waited"}, s.taken_back_after_wait);
   out.Add(Id::kLoansEnded, {"owner_gone"}, s.owner_gone);

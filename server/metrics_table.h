@@ -72,6 +72,7 @@ enum class MetricId : size_t {
   kLentLongestWait,
   kLends,
   kBorrows,
+  kBorrowsNotOpened,
   kLoansEnded,
   kLendingRefused,
   kPinnedResponseBytes,
@@ -265,6 +266,10 @@ inline constexpr std::array kMetricTable = {
                "Tensors that were lent."},
     MetricSpec{MetricId::kBorrows, "infercache_borrows_total", MetricKind::kCounter, "result",
                "Keys that clients asked to borrow: hit or miss."},
+    MetricSpec{MetricId::kBorrowsNotOpened, "infercache_borrows_not_opened_total",
+               MetricKind::kCounter, "",
+               "Hits of infercache_borrows_total that were none to the reader: it could not open "
+               "the memory (a clash of PIDs, for example), and said so."},
     MetricSpec{MetricId::kLoansEnded, "infercache_loans_ended_total", MetricKind::kCounter,
                "result",
                "Lent tensors that are lent no longer: at_once (taken back, and nobody had it), "

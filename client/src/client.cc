@@ -100,17 +100,17 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
         options.max_unary_bytes);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<CompletionQueue> completions, CompletionQueue::Create());
-  auto impl = std::make_unique<Impl>(options, std::move(endpoint.text), std::move(completions),
+  auto impl = std::make_shared<Impl>(options, std::move(endpoint.text), std::move(completions),
                                      std::move(transport), local);
   impl->lane_options = std::move(lane);
   return std::unique_ptr<Client>(new Client(std::move(impl)));
 }
 
-Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Client::~Client() {
   // Its locks may be held, and its threads are the parent's.
-  if (impl_->inherited()) (void)impl_.release();
+  if (impl_->inherited()) (void)new std::shared_ptr<Impl>(std::move(impl_));
 }
 
 Lane Client::lane() const { return impl_->lane(); }
@@ -129,15 +129,18 @@ absl::StatusOr<std::unique_ptr<Device>> Client::OpenDevice(std::string_view gpu,
     return absl::UnimplementedError(
         "the memory of a GPU is shared on the daemon's own host: connect to unix:PATH");
   }
-  ASSIGN_OR_RETURN(auto impl,
-                   Device::Impl::Open(
-                       {.lane = impl_->lane_options,
-                        .host = impl_->local(),
-                        .deadline = impl_->deadline(),
-                        .registers_host_memory = options.register_host_memory,
-                        .view_in_host = [this](std::string_view key,
-                                               const CallOptions& call) { return Get(key, call); }},
-                       gpu));
+  // Another one of the same connection, so that this one may be destroyed before the device.
+  const std::shared_ptr<Client> same(new Client(impl_));
+  ASSIGN_OR_RETURN(
+      auto impl, Device::Impl::Open({.lane = impl_->lane_options,
+                                     .host = std::shared_ptr<LocalTransport>(impl_, impl_->local()),
+                                     .deadline = impl_->deadline(),
+                                     .registers_host_memory = options.register_host_memory,
+                                     .view_in_host =
+                                         [same](std::string_view key, const CallOptions& call) {
+                                           return same->Get(key, call);
+                                         }},
+                                    gpu));
   return std::make_unique<Device>(std::move(impl));
 }
 

@@ -62,6 +62,8 @@ DevicePointer DeviceObject::part_address(size_t i) const {
   return address;
 }
 
+const std::string& DeviceObject::uuid() const { return staging_->uuid(); }
+
 absl::Status DeviceObject::ReleaseAfter(DeviceStream stream) {
   std::vector<DeviceStream> streams = {stream};
   return ReleaseAfterAll(&streams);
@@ -92,7 +94,11 @@ absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to,
   if (staging_->thread()->inherited()) {
     return absl::UnavailableError("the object is the parent process's");
   }
-  return staging_->CopyToHost(address_ + offset, to, pin_, SteadyDeadline(absl::Now() + deadline));
+  RETURN_IF_ERROR(
+      staging_->CopyToHost(address_ + offset, to, pin_, SteadyDeadline(absl::Now() + deadline)));
+  staging_->copies().to_host.fetch_add(1);
+  staging_->copies().to_host_bytes.fetch_add(to.size());
+  return absl::OkStatus();
 }
 
 Device::Device(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

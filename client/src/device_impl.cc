@@ -48,8 +48,9 @@ absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options
                    cuda::PrimaryContext::Retain(driver, device.ordinal));
   std::unique_ptr<Impl> impl(new Impl(std::move(options), std::move(driver), std::move(device)));
   ASSIGN_OR_RETURN(impl->thread_, DeviceThread::Start(std::move(context)));
-  impl->staging_ = std::make_shared<HostStaging>(impl->thread_);
-  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host);
+  impl->staging_ = std::make_shared<HostStaging>(impl->thread_, impl->device_.uuid);
+  impl->loans_ = std::make_unique<DeviceLoans>(impl->device_, impl->staging_, impl->options_.host,
+                                               impl->options_.view_in_host);
   return impl;
 }
 
@@ -71,8 +72,8 @@ DeviceStats Device::Impl::stats() const {
                        .mapping_failures = mapping_failures_.load(),
                        .host_to_device_copies = host_to_device_copies_.load(),
                        .host_to_device_bytes = host_to_device_bytes_.load(),
-                       .device_to_host_copies = device_to_host_copies_.load(),
-                       .device_to_host_bytes = device_to_host_bytes_.load(),
+                       .device_to_host_copies = staging_->copies().to_host.load(),
+                       .device_to_host_bytes = staging_->copies().to_host_bytes.load(),
                        .host_chunks_registered = host_chunks_registered_.load(),
                        .host_registration_failures = host_registration_failures_.load(),
                        .held_for_streams = thread_->waiting()};
@@ -228,8 +229,8 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
                                         const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<DeviceGetResult> got = Get({&key, 1}, call);
-  if (!got[0].hit()) return {.status = got[0].status};
+  std::vector<DeviceGetResult> got = Get({&key, 1}, {.deadline = *deadline - absl::Now()});
+  if (!got[0].hit()) return GetIntoHostFromHost(key, destination, *deadline, got[0].status);
   DeviceObject& object = *got[0].object;
   const uint64_t size = object.size_bytes();
   GetIntoResult result{.size_bytes = size};
@@ -238,10 +239,20 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
     return result;
   }
   result.status = object.CopyToHost(0, destination.first(size), *deadline - absl::Now());
-  if (!result.status.ok()) return result;
-  device_to_host_copies_.fetch_add(1);
-  device_to_host_bytes_.fetch_add(size);
-  result.hit = true;
+  result.hit = result.status.ok();
+  return result;
+}
+
+GetIntoResult Device::Impl::GetIntoHostFromHost(std::string_view key,
+                                                std::span<std::byte> destination,
+                                                absl::Time deadline, const absl::Status& why) {
+  GetIntoResult result;
+  if (!options_.host->TryGetInto(key, destination, &result)) {
+    Reached reached = Reached::kNotAsked;
+    result = options_.host->GetIntoNow({&key, 1}, {&destination, 1}, deadline, &reached)[0];
+  }
+  // It is there, where its size is told.
+  if (!result.hit && result.size_bytes == 0 && !why.ok()) result.status = why;
   return result;
 }
 

@@ -27,11 +27,11 @@ namespace infercache {
 class Device::Impl {
  public:
   struct Options {
-    LocalTransport::Options lane;  // but for the device
-    LocalTransport* host;          // the same in host memory; outlives the device
-    absl::Duration deadline;       // of calls that bring none
+    LocalTransport::Options lane;          // but for the device
+    std::shared_ptr<LocalTransport> host;  // the same in host memory
+    absl::Duration deadline;               // of calls that bring none
     bool registers_host_memory = false;
-    // A view of the object in host memory, for GetInto.
+    // A view of the object in host memory, for GetInto and Borrow.
     std::function<GetResult(std::string_view key, const CallOptions& call)> view_in_host;
   };
   // `name` as in Client::OpenDevice, which has the errors.
@@ -91,6 +91,9 @@ class Device::Impl {
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);
 
+  GetIntoResult GetIntoHostFromHost(std::string_view key, std::span<std::byte> destination,
+                                    absl::Time deadline, const absl::Status& why);
+
   // Whether the GPU may copy from it without a detour.
   bool IsRegistered(const Object::Storage& storage);
 
@@ -103,7 +106,6 @@ class Device::Impl {
   std::atomic<uint64_t> chunks_mapped_{0}, mapping_failures_{0};
   std::atomic<uint64_t> host_to_device_copies_{0}, host_to_device_bytes_{0};
   std::atomic<uint64_t> host_chunks_registered_{0}, host_registration_failures_{0};
-  std::atomic<uint64_t> device_to_host_copies_{0}, device_to_host_bytes_{0};
 
   std::unique_ptr<DeviceLoans> loans_;
   Mutex connect_mu_;

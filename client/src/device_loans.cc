@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "convert/types.h"
@@ -78,6 +79,7 @@ absl::StatusOr<LoanBook::Exported> DeviceLoans::Export(const cuda::AddressRange&
   } else {
     exported.memory.set_kind(v1::LentMemory::KIND_LEGACY);
     exported.memory.set_handle(memory.handle.bytes, sizeof memory.handle.bytes);
+    exported.own = std::make_unique<OwnExport>(exported.memory.handle(), range);
   }
   return exported;
 }
@@ -171,9 +173,19 @@ std::vector<absl::Status> DeviceLoans::TakeBack(std::span<const std::string_view
 
 // --- Borrowing ---
 
-DeviceGetResult DeviceLoans::Take(LoanBook::Borrowed borrowed) {
+DeviceGetResult DeviceLoans::Take(std::string_view key, LoanBook::Borrowed borrowed,
+                                  absl::Time deadline) {
   DeviceGetResult result{.status = std::move(borrowed.status)};
-  if (borrowed.pin == nullptr) return result;
+  if (borrowed.pin == nullptr) {
+    if (!borrowed.found) return result;
+    not_opened_.fetch_add(1);
+    // Beside the error, and not in place of it: nobody says that it is the same object.
+    result.in_host = view_in_host_(key, {.deadline = deadline - absl::Now()}).object;
+    if (!result.in_host.has_value()) return result;
+    from_host_.fetch_add(1);
+    from_host_bytes_.fetch_add(result.in_host->bytes().size());
+    return result;
+  }
   borrowed_.fetch_add(1);
   result.object.emplace(borrowed.address, borrowed.object.size_bytes,
                         std::move(borrowed.object.parts), std::move(borrowed.object.info),
@@ -186,10 +198,15 @@ std::vector<DeviceGetResult> DeviceLoans::Borrow(std::span<const std::string_vie
   std::vector<DeviceGetResult> results;
   results.reserve(keys.size());
   const auto book = OpenBook(deadline);
-  const auto open = [this, &book](const v1::LentMemory& memory, const UniqueFd& descriptor) {
-    auto mapping =
-        LentMapping::Open(memory, descriptor, device_.ordinal, thread_, (*book)->connection());
-    (mapping.ok() ? opened_ : failures_).fetch_add(1);
+  const auto open = [this, &book](const v1::LentMemory& memory, const UniqueFd& descriptor,
+                                  bool* never) {
+    auto mapping = LentMapping::Open(memory, descriptor, device_.ordinal, thread_,
+                                     (*book)->connection(), never);
+    if (!mapping.ok()) {
+      failures_.fetch_add(1);
+    } else if (!(*mapping)->is_own()) {
+      opened_.fetch_add(1);
+    }
     return mapping;
   };
   while (results.size() < keys.size()) {
@@ -199,8 +216,9 @@ std::vector<DeviceGetResult> DeviceLoans::Borrow(std::span<const std::string_vie
       for (size_t i = 0; i < some.size(); ++i) results.push_back({.status = book.status()});
       continue;
     }
-    for (auto& one : (*book)->Borrow(device_.uuid, some, open, SteadyDeadline(deadline))) {
-      results.push_back(Take(std::move(one)));
+    auto borrowed = (*book)->Borrow(device_.uuid, some, open, SteadyDeadline(deadline));
+    for (size_t i = 0; i < some.size(); ++i) {
+      results.push_back(Take(some[i], std::move(borrowed[i]), deadline));
     }
   }
   return results;
@@ -213,6 +231,9 @@ void DeviceLoans::AddTo(DeviceStats* stats) const {
   stats->borrowed = borrowed_.load();
   stats->allocations_opened = opened_.load();
   stats->allocation_failures = failures_.load();
+  stats->borrows_not_opened = not_opened_.load();
+  stats->borrows_from_host = from_host_.load();
+  stats->borrows_from_host_bytes = from_host_bytes_.load();
 }
 
 }  // namespace infercache

@@ -5,7 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <list>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -29,10 +29,14 @@ namespace infercache {
 
 class DeviceLoans {
  public:
-  // `host` outlives this.
+  using ViewInHost = std::function<GetResult(std::string_view key, const CallOptions& call)>;
   DeviceLoans(const cuda::DeviceInfo& device, std::shared_ptr<HostStaging> staging,
-              LocalTransport* host)
-      : device_(device), staging_(std::move(staging)), thread_(staging_->thread()), host_(host) {}
+              std::shared_ptr<LocalTransport> host, ViewInHost view_in_host)
+      : device_(device),
+        staging_(std::move(staging)),
+        thread_(staging_->thread()),
+        host_(std::move(host)),
+        view_in_host_(std::move(view_in_host)) {}
 
   ~DeviceLoans();
   DeviceLoans(const DeviceLoans&) = delete;
@@ -66,15 +70,17 @@ class DeviceLoans {
   void LendGroup(const std::shared_ptr<LoanBook>& book, const Group& group, absl::Time deadline,
                  std::span<LendResult> results) ABSL_LOCKS_EXCLUDED(mu_);
   void CopyToHostInstead(const LendItem& item, absl::Time deadline, LendResult* result);
-  DeviceGetResult Take(LoanBook::Borrowed borrowed);
+  DeviceGetResult Take(std::string_view key, LoanBook::Borrowed borrowed, absl::Time deadline);
 
   const cuda::DeviceInfo device_;
   const std::shared_ptr<HostStaging> staging_;
   const std::shared_ptr<DeviceThread> thread_;
-  LocalTransport* const host_;
+  const std::shared_ptr<LocalTransport> host_;
+  const ViewInHost view_in_host_;
 
   std::atomic<uint64_t> lent_{0}, host_copies_{0}, host_copies_bytes_{0};
   std::atomic<uint64_t> borrowed_{0}, opened_{0}, failures_{0};
+  std::atomic<uint64_t> not_opened_{0}, from_host_{0}, from_host_bytes_{0};
 
   Mutex mu_;
   // By key; one that is lent again after its daemon went away replaces what it was.

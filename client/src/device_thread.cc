@@ -53,6 +53,7 @@ struct DeviceThread::State {
   bool stop ABSL_GUARDED_BY(mu) = false;
   std::vector<Waiting> added ABSL_GUARDED_BY(mu);
   std::vector<std::unique_ptr<Kept>> to_destroy ABSL_GUARDED_BY(mu);
+  bool destroying ABSL_GUARDED_BY(mu) = false;
   std::vector<cuda::StreamMark> spare ABSL_GUARDED_BY(mu);
   // How many looks were asked for, and how many of them have been.
   uint64_t asked ABSL_GUARDED_BY(mu) = 0;
@@ -62,9 +63,26 @@ struct DeviceThread::State {
     MutexLock lock(&mu);
     spare.push_back(std::move(mark));
   }
+  // The unmapping thread.
+  void DestroyUntilStop() ABSL_LOCKS_EXCLUDED(mu);
 };
 
-// What the thread has. Used by it alone.
+void DeviceThread::State::DestroyUntilStop() {
+  std::vector<std::unique_ptr<Kept>> gone;
+  while (true) {
+    {
+      MutexLock lock(&mu);
+      destroying = false;
+      while (to_destroy.empty() && !stop) changed.Wait(&mu);
+      if (to_destroy.empty()) return;
+      destroying = true;
+      std::swap(gone, to_destroy);
+    }
+    gone.clear();
+  }
+}
+
+// What the thread that looks at streams has. Used by it alone.
 class DeviceThread::Worker {
  public:
   Worker(State& state, const std::shared_ptr<const cuda::PrimaryContext>& context)
@@ -86,7 +104,6 @@ class DeviceThread::Worker {
   State& state_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
   std::map<cuda::Stream, Queue> queues_;  // in the order in which each stream comes to its marks
-  std::vector<std::unique_ptr<Kept>> gone_;
   uint64_t asked_ = 0;
   std::chrono::microseconds pause_ = kFirstPause;
   // To learn whether the context is dead where no mark tells: other streams may be destroyed.
@@ -104,6 +121,10 @@ absl::StatusOr<std::shared_ptr<DeviceThread>> DeviceThread::Start(
                      MutexLock lock(&state->mu);
                      state->spare.clear();
                    }));
+  ASSIGN_OR_RETURN(made->unmapper_,
+                   StartThread("infercache-free", [state = made->state_, kept = made->context_] {
+                     state->DestroyUntilStop();
+                   }));
   return made;
 }
 
@@ -111,20 +132,25 @@ DeviceThread::DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context)
     : context_(std::move(context)), state_(std::make_shared<State>()) {}
 
 DeviceThread::~DeviceThread() {
-  if (!thread_.joinable()) return;
-  bool waits = false;
+  bool waits = false, unmaps = false;
   if (!inherited()) {
     MutexLock lock(&state_->mu);
     state_->stop = true;
     waits = waiting() > 0;
+    unmaps = state_->destroying || !state_->to_destroy.empty();
     state_->changed.SignalAll();
   }
   // Not for a GPU that may never be done; nor from what it destroys itself; nor where it is not.
-  if (waits || inherited() || thread_.get_id() == std::this_thread::get_id()) {
-    thread_.detach();
-  } else {
-    thread_.join();
-  }
+  const auto end = [this](std::thread& thread, bool busy) {
+    if (!thread.joinable()) return;
+    if (busy || inherited() || thread.get_id() == std::this_thread::get_id()) {
+      thread.detach();
+    } else {
+      thread.join();
+    }
+  };
+  end(thread_, waits);
+  end(unmapper_, unmaps);
 }
 
 absl::Status DeviceThread::CheckNotCapturing(cuda::Stream stream) const {
@@ -244,11 +270,7 @@ uint64_t DeviceThread::waiting() const { return state_->waiting.load(); }
 
 void DeviceThread::Worker::Run() {
   while (Take()) {
-    bool any = Look();
-    while (!gone_.empty()) {
-      gone_.pop_back();
-      any |= Look();  // unmapping may take long, and others wait for their pins
-    }
+    const bool any = Look();
     pause_ = any ? kFirstPause : std::min(2 * pause_, kLongestPause);
     MutexLock lock(&state_.mu);
     state_.answered = asked_;
@@ -262,21 +284,17 @@ void DeviceThread::Worker::Run() {
 bool DeviceThread::Worker::Take() {
   MutexLock lock(&state_.mu);
   const Clock::time_point look = Clock::now() + pause_;
-  while (state_.added.empty() && state_.to_destroy.empty() && state_.asked == asked_ &&
-         !(state_.stop && queues_.empty())) {
+  while (state_.added.empty() && state_.asked == asked_ && !(state_.stop && queues_.empty())) {
     if (queues_.empty()) {
       state_.changed.Wait(&state_.mu);
     } else if (!state_.changed.WaitUntil(&state_.mu, look)) {
       break;
     }
   }
-  if (state_.added.empty() && state_.to_destroy.empty() && state_.stop && queues_.empty()) {
-    return false;
-  }
+  if (state_.added.empty() && state_.stop && queues_.empty()) return false;
   if (!state_.added.empty()) pause_ = kFirstPause;
   for (State::Waiting& one : state_.added) queues_[one.stream].push_back(std::move(one));
   state_.added.clear();
-  std::swap(gone_, state_.to_destroy);
   asked_ = state_.asked;
   return true;
 }

@@ -1,5 +1,6 @@
 // What has to wait for a GPU, or may have to, without anybody's thread: pins that go when a stream
-// is done, and the unmapping of memory. One thread for each opened device.
+// is done, and the unmapping of memory. One thread for each opened device; and one that unmaps,
+// which may take the driver as long as the GPU hangs, and no pin waits for it.
 //
 // Streams are marked with events, which the thread asks for while something waits. A host callback
 // would tell by itself, but is work of the stream: what comes behind it waits for it.
@@ -33,7 +34,7 @@ std::chrono::steady_clock::time_point SteadyDeadline(absl::Time deadline);
 class DeviceThread {
  public:
   using Clock = std::chrono::steady_clock;
-  // Something that is kept until then, and destroyed on the thread.
+  // Something that is kept until then, and destroyed on a thread of these.
   class Kept {
    public:
     virtual ~Kept() = default;
@@ -45,7 +46,8 @@ class DeviceThread {
   // RESOURCE_EXHAUSTED: out of threads.
   static absl::StatusOr<std::shared_ptr<DeviceThread>> Start(
       std::shared_ptr<const cuda::PrimaryContext> context);
-  // What is kept for a stream that is not done stays kept, and the thread with it.
+  // What is kept for a stream that is not done stays kept, and the thread with it. Nor does it wait
+  // for what is being unmapped.
   ~DeviceThread();
   DeviceThread(const DeviceThread&) = delete;
   DeviceThread& operator=(const DeviceThread&) = delete;
@@ -59,6 +61,7 @@ class DeviceThread {
   absl::Status KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept);
   // Waits for the same. DEADLINE_EXCEEDED, or what the driver says of the stream.
   absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
+  // On the thread that unmaps.
   void Destroy(std::unique_ptr<Kept> kept);
   // Of what the GPU still works on when nobody will say until when: the daemon takes it back with
   // the process.
@@ -83,8 +86,8 @@ class DeviceThread {
 
   const ForkGuard guard_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
-  const std::shared_ptr<State> state_;  // shared with the thread, which may outlive this
-  std::thread thread_;
+  const std::shared_ptr<State> state_;  // shared with the threads, which may outlive this
+  std::thread thread_, unmapper_;
 };
 
 }  // namespace infercache

@@ -80,7 +80,8 @@ struct HostStaging::Abandoned final : DeviceThread::Kept {
   Returned returned_;
 };
 
-HostStaging::HostStaging(std::shared_ptr<DeviceThread> thread) : thread_(std::move(thread)) {}
+HostStaging::HostStaging(std::shared_ptr<DeviceThread> thread, std::string uuid)
+    : thread_(std::move(thread)), uuid_(std::move(uuid)) {}
 HostStaging::~HostStaging() = default;
 
 absl::StatusOr<std::unique_ptr<HostStaging::Buffer>> HostStaging::Take(Clock::time_point deadline) {

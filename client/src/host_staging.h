@@ -4,10 +4,13 @@
 
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -26,9 +29,17 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
   static constexpr size_t kBufferBytes = size_t{4} << 20;
   static constexpr size_t kMaxBuffers = 4;  // all made with the first copy
 
-  explicit HostStaging(std::shared_ptr<DeviceThread> thread);
+  // Of the GPU `uuid`.
+  HostStaging(std::shared_ptr<DeviceThread> thread, std::string uuid);
   ~HostStaging();
   const std::shared_ptr<DeviceThread>& thread() const { return thread_; }
+  const std::string& uuid() const { return uuid_; }
+
+  // Of objects, to memory of the caller's.
+  struct Copies {
+    std::atomic<uint64_t> to_host{0}, to_host_bytes{0};
+  };
+  Copies& copies() { return copies_; }
 
   // From a GPU to host memory, and returns when it is there, or with DEADLINE_EXCEEDED: then
   // nothing more is written to `to`, and `source` is kept until the GPU has read what was begun.
@@ -51,6 +62,8 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
   void GiveBack(std::unique_ptr<Buffer> buffer);
 
   const std::shared_ptr<DeviceThread> thread_;
+  const std::string uuid_;
+  Copies copies_;
   Mutex mu_;
   CondVar changed_;
   bool made_ ABSL_GUARDED_BY(mu_) = false;

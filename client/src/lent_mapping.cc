@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/src/daemon_status.h"
+#include "client/src/own_export.h"
 #include "common/status_macros.h"
 
 namespace infercache {
@@ -35,7 +36,8 @@ void ReturnAllocation(LocalConnection& connection, uint64_t allocation) {
 
 absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     const v1::LentMemory& memory, const UniqueFd& descriptor, cuda::Device device,
-    std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection) {
+    std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection,
+    bool* never) {
   const auto made = [&](Mapped mapped) {
     return std::shared_ptr<LentMapping>(
         new LentMapping(std::move(mapped), memory, std::move(thread), std::move(connection)));
@@ -45,10 +47,19 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LentMapping::Open(
     if (memory.handle().size() != sizeof handle.bytes) {
       return BadAnswer(absl::StrCat("a legacy handle of ", memory.handle().size(), " bytes"));
     }
+    if (const auto own = OwnExport::Find(memory.handle()); own.has_value()) {
+      if (own->bytes >= memory.size_bytes()) return made(OwnMemory{own->base});
+      *never = true;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "an allocation of ", own->bytes, " bytes that is said to have ", memory.size_bytes()));
+    }
     std::memcpy(handle.bytes, memory.handle().data(), sizeof handle.bytes);
     ASSIGN_OR_RETURN(cuda::IpcMapping mapping,
                      cuda::IpcMapping::Open(thread->shared_context(), handle, memory.size_bytes(),
-                                            memory.pid()));
+                                            {.exporter_pid = memory.pid(),
+                                             .exporter_user = memory.owner_user(),
+                                             .own_user = memory.session_user()},
+                                            never));
     return made(std::move(mapping));
   }
   if (!descriptor.valid()) return BadAnswer("lent memory without handle and descriptor");

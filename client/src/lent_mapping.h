@@ -1,4 +1,5 @@
-// Another worker's allocation, mapped into this process.
+// Another worker's allocation, mapped into this process; or another client's of this process, which
+// lies where it lies.
 
 #pragma once
 
@@ -18,23 +19,31 @@ namespace infercache {
 
 class LentMapping {
  public:
-  // What a MapLent brought. UNIMPLEMENTED, FAILED_PRECONDITION (see cuda::IpcMapping) or
-  // INVALID_ARGUMENT: it will never open here. Others may pass.
+  // What a MapLent brought. Sets *never if it will never open here (see cuda::IpcMapping); other
+  // errors may pass.
   static absl::StatusOr<std::shared_ptr<LentMapping>> Open(
       const v1::LentMemory& memory, const UniqueFd& descriptor, cuda::Device device,
-      std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection);
-  // Unmaps on the device's thread, since a GPU that hangs would keep whoever does it, and tells the
-  // daemon then. REQUIRES: the GPU does nothing with it any more.
+      std::shared_ptr<DeviceThread> thread, std::shared_ptr<LocalConnection> connection,
+      bool* never);
+  // Unmaps on a thread of the device's, since a GPU that hangs would keep whoever does it, and
+  // tells the daemon then. REQUIRES: the GPU does nothing with it any more.
   ~LentMapping();
   LentMapping(const LentMapping&) = delete;
   LentMapping& operator=(const LentMapping&) = delete;
 
   cuda::DevicePointer address() const;
   uint64_t bytes() const { return bytes_; }
+  // This process's own memory, of which nothing is opened.
+  bool is_own() const { return std::holds_alternative<OwnMemory>(mapped_); }
 
  private:
+  struct OwnMemory {
+    cuda::DevicePointer base;
+    cuda::DevicePointer address() const { return base; }
+    static absl::Status Close() { return absl::OkStatus(); }
+  };
   // A descriptor's is for reading only, against accidents; a handle's cannot be.
-  using Mapped = std::variant<cuda::IpcMapping, cuda::Mapping>;
+  using Mapped = std::variant<cuda::IpcMapping, cuda::Mapping, OwnMemory>;
   struct Unmapped;
 
   LentMapping(Mapped mapped, const v1::LentMemory& memory, std::shared_ptr<DeviceThread> thread,

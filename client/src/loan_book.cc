@@ -57,9 +57,10 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
       *lend.add_items() = item;
     }
     const auto count = static_cast<size_t>(lend.items_size());
-    LocalAnswer answer = LendSome(base, export_memory, &lend, deadline);
+    std::unique_ptr<OwnExport> own;
+    LocalAnswer answer = LendSome(base, export_memory, &lend, &own, deadline);
     if (answer.status.ok()) {
-      TakeLent(base, lend, answer.response.lent(), &results);
+      TakeLent(base, lend, answer.response.lent(), std::move(own), &results);
       continue;
     }
     const bool may_be = answer.sent && IsUnreachable(answer.status);
@@ -71,7 +72,7 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
 }
 
 LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                               LocalDeadline deadline) {
+                               std::unique_ptr<OwnExport>* own, LocalDeadline deadline) {
   {
     MutexLock lock(&mu_);
     const auto it = registered_.find(base);
@@ -88,6 +89,7 @@ LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Len
   if (lend->allocation() == 0 || absl::IsNotFound(answer.status)) {
     auto exported = export_memory();
     if (!exported.ok()) return {.status = exported.status(), .sent = false};
+    *own = std::move(exported->own);
     lend->set_allocation(0);
     *request.mutable_lend() = *lend;
     *request.mutable_lend()->mutable_memory() = std::move(exported->memory);
@@ -101,7 +103,7 @@ LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Len
 }
 
 void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                        std::vector<Lent>* results) {
+                        std::unique_ptr<OwnExport> own, std::vector<Lent>* results) {
   MutexLock lock(&mu_);
   for (int i = 0; i < lend.items_size(); ++i) {
     const v1::LentItem& item = lent.items(i);
@@ -114,6 +116,7 @@ void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent
     own_[item.loan()] = base + lend.items(i).offset();
     Registered& registered = registered_[base];
     registered.allocation = lent.allocation();
+    if (own != nullptr) registered.own = std::move(own);
     ++registered.loans;
   }
 }
@@ -218,6 +221,8 @@ void LoanBook::OnSessionOver(const absl::Status& why) {
     over_ = why.ok() ? absl::UnavailableError("the session is over") : Unshared(why);
     opening_is_gone_ = true;
     std::swap(known, known_);
+    // Its owner may free it, and nobody says so here.
+    for (auto& [base, registered] : registered_) registered.own.reset();
     changed_.SignalAll();
   }
   while (!known.empty()) Forget(known.extract(known.begin()));

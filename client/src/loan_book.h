@@ -25,6 +25,7 @@
 #include "client/src/fork_guard.h"
 #include "client/src/lent_mapping.h"
 #include "client/src/local_connection.h"
+#include "client/src/own_export.h"
 #include "common/mutex.h"
 #include "convert/types.h"
 #include "infercache/device.h"
@@ -48,6 +49,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Exported {
     v1::LentMemory memory;
     UniqueFd descriptor;
+    std::unique_ptr<OwnExport> own = {};  // null: other clients of this process open it as well
   };
   using Export = absl::FunctionRef<absl::StatusOr<Exported>()>;
   // Of the allocation at `base`, with offsets in it. One result an item.
@@ -74,9 +76,12 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
     DevicePointer address = 0;
     ObjectDescription object = {};
     std::unique_ptr<Object::Storage> pin = {};  // null: a miss
+    bool found =
+        false;  // with a null pin: it is lent, and `status` says why it has no address here
   };
+  // As LentMapping::Open.
   using Open = absl::FunctionRef<absl::StatusOr<std::shared_ptr<LentMapping>>(
-      const v1::LentMemory& memory, const UniqueFd& descriptor)>;
+      const v1::LentMemory& memory, const UniqueFd& descriptor, bool* never)>;
   // One result a key. REQUIRES: at most kMaxItemsPerFrame keys.
   std::vector<Borrowed> Borrow(const std::string& device, std::span<const std::string_view> keys,
                                Open open, LocalDeadline deadline)
@@ -94,6 +99,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Registered {
     uint64_t allocation = 0;
     uint64_t loans = 0;
+    std::unique_ptr<OwnExport> own = {};
   };
   // Null and a status: it does not open here, and is not tried again.
   struct Known {
@@ -104,12 +110,13 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   explicit LoanBook(std::shared_ptr<LocalConnection> connection);
 
   void Listen() ABSL_LOCKS_EXCLUDED(mu_);
-  // One request; names the allocation in `lend`.
+  // One request; names the allocation in `lend`. *own: if it had to be exported.
   LocalAnswer LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                       LocalDeadline deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lend_mu_)
-      ABSL_LOCKS_EXCLUDED(mu_);
+                       std::unique_ptr<OwnExport>* own, LocalDeadline deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lend_mu_) ABSL_LOCKS_EXCLUDED(mu_);
   void TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                std::vector<Lent>* results) ABSL_LOCKS_EXCLUDED(mu_);
+                std::unique_ptr<OwnExport> own, std::vector<Lent>* results)
+      ABSL_LOCKS_EXCLUDED(mu_);
   // Asks for some of `owned`, and notes that they are lent no longer. Returns how many.
   size_t TakeBackSome(const std::string& device, std::span<Owned* const> owned,
                       v1::LocalRequest* request) ABSL_LOCKS_EXCLUDED(mu_);

@@ -20,22 +20,20 @@ class BorrowedPin final : public Object::Storage {
     mapping_.reset();
     v1::LocalRequest request;
     request.mutable_return_lent()->add_loans(loan_);
+    if (!usable_) request.mutable_return_lent()->add_not_opened(loan_);
     book_->connection()->Tell(request);
   }
   bool zero_copy() const override { return true; }
   void LieIn(std::shared_ptr<LentMapping> mapping) { mapping_ = std::move(mapping); }
+  // Before that the daemon is told that its hit was none.
+  void BecomeUsable() { usable_ = true; }
 
  private:
   const std::shared_ptr<LoanBook> book_;
   const uint64_t loan_;
   std::shared_ptr<LentMapping> mapping_;  // null: it is in this process's own memory
+  bool usable_ = false;
 };
-
-// Whether what failed so would fail again.
-bool IsForGood(const absl::Status& status) {
-  return absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
-         absl::IsUnimplemented(status);
-}
 
 }  // namespace
 
@@ -68,6 +66,7 @@ std::vector<LoanBook::Borrowed> LoanBook::Borrow(const std::string& device,
 void LoanBook::TakeBorrowed(const v1::BorrowedItem& item, Open open, LocalDeadline deadline,
                             Borrowed* result) {
   if (item.loan() == 0) return;
+  result->found = true;
   // Whatever goes wrong from here on, it is returned.
   auto pin = std::make_unique<BorrowedPin>(shared_from_this(), item.loan());
   auto object = FromProto(item.object());
@@ -96,6 +95,7 @@ void LoanBook::TakeBorrowed(const v1::BorrowedItem& item, Open open, LocalDeadli
     result->address = (*mapping)->address() + item.offset();
     pin->LieIn(*std::move(mapping));
   }
+  pin->BecomeUsable();
   result->object = *std::move(object);
   result->pin = std::move(pin);
 }
@@ -129,9 +129,10 @@ absl::StatusOr<std::shared_ptr<LentMapping>> LoanBook::MappingOf(uint64_t alloca
   RETURN_IF_ERROR(answer.status);
   const v1::LentMemory& memory = answer.response.lent_memory();
   if (memory.allocation() != allocation) return BadAnswer("memory of another allocation");
-  auto mapping =
-      open(memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]));
-  bool keep = mapping.ok() || IsForGood(mapping.status());
+  bool never = false;
+  auto mapping = open(
+      memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]), &never);
+  bool keep = mapping.ok() || never;
   {
     MutexLock lock(&mu_);
     opening_ = 0;

@@ -23,7 +23,7 @@ class MappedDeviceChunk final : public DeviceChunk {
   static absl::StatusOr<std::unique_ptr<DeviceChunk>> Map(
       const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device, const UniqueFd& chunk,
       uint64_t chunk_bytes, bool writes, std::shared_ptr<DeviceThread> thread);
-  // Unmapped on the device's thread, since a GPU that hangs would keep whoever does it.
+  // Unmapped on a thread of the device's, since a GPU that hangs would keep whoever does it.
   ~MappedDeviceChunk() override;
 
   // REQUIRES: for kReadWrite, that it was mapped for a client that writes.

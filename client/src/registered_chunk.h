@@ -18,7 +18,7 @@ class RegisteredHostChunk final : public RegisteredChunk {
   // Errors are the driver's.
   static absl::StatusOr<std::unique_ptr<RegisteredChunk>> Register(
       const MappedSegment& chunk, cuda::Device device, std::shared_ptr<DeviceThread> thread);
-  // On the device's thread, since the driver waits for copies that are under way.
+  // On a thread of the device's, since the driver waits for copies that are under way.
   void Release(MappedSegment chunk) override;
 
  private:

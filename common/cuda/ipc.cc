@@ -34,6 +34,11 @@ absl::StatusOr<UniqueFd> ExportDescriptor(const Driver& driver, const AddressRan
   return UniqueFd(fd);
 }
 
+// Drivers differ in what they say of one.
+bool MayMeanOtherUser(Result opened) {
+  return opened == kInvalidValue || opened == kInvalidHandle || opened == kNotPermitted;
+}
+
 }  // namespace
 
 absl::StatusOr<AddressRange> FindRange(const PrimaryContext& context, Device device,
@@ -81,7 +86,7 @@ absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
 
 absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext> context,
                                             const IpcHandle& handle, uint64_t bytes,
-                                            uint64_t exporter_pid) {
+                                            const IpcPeers& peers, bool* never) {
   const CurrentContext current(*context);
   RETURN_IF_ERROR(current.status());
   const Driver& driver = context->driver();
@@ -89,10 +94,19 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
   const Result opened =
       driver.api().ipc_open_mem_handle(&address, handle, kIpcLazyEnablePeerAccess);
   if (opened == kInvalidContext) {
+    *never = true;
     return absl::FailedPreconditionError(absl::StrCat(
         "CUDA takes the process that lends and this one for the same, by their PIDs: it has ",
-        exporter_pid, " in its PID namespace, this process ", getpid(),
+        peers.exporter_pid, " in its PID namespace, this process ", getpid(),
         " in its own; docs/gpu.md has what to do about it: ",
+        driver.Check(opened, "cuIpcOpenMemHandle").message()));
+  }
+  if (MayMeanOtherUser(opened) && peers.exporter_user != peers.own_user) {
+    *never = true;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "CUDA opens no legacy handle of another user's: the process that lends is user ",
+        peers.exporter_user, "'s, this one user ", peers.own_user,
+        "'s; docs/gpu.md has what to do about it: ",
         driver.Check(opened, "cuIpcOpenMemHandle").message()));
   }
   RETURN_IF_ERROR(driver.Check(opened, "cuIpcOpenMemHandle"));
@@ -104,6 +118,7 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
                                "cuMemGetAddressRange"));
   range.bytes = found;
   if (!range.Contains(address, bytes)) {
+    *never = true;
     return absl::InvalidArgumentError(
         absl::StrCat("an allocation of ", found, " bytes that is said to have ", bytes));
   }

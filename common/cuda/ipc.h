@@ -2,8 +2,9 @@
 // to other processes, and memory that another process exported so.
 //
 // CUDA has two ways. A legacy handle, 64 bytes, for cudaMalloc: it names the whole allocation,
-// opens in every process but one with the exporter's PID value, and lets whoever opens it write.
-// And a descriptor, for memory that was made by cuMemCreate to be shared. Movable; not thread-safe.
+// opens in every process of the exporter's user but one with the exporter's PID value, and lets
+// whoever opens it write. And a descriptor, for memory that was made by cuMemCreate to be shared.
+// Movable; not thread-safe.
 
 #pragma once
 
@@ -41,15 +42,24 @@ struct ExportedMemory {
 absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
                                             const AddressRange& range);
 
+// Of the process that exported a handle, and of the one that opens it.
+struct IpcPeers {
+  uint64_t exporter_pid = 0;  // as it sees itself
+  // As somebody saw both. The same: nobody knows of a difference.
+  uint32_t exporter_user = 0, own_user = 0;
+};
+
 // Another process's allocation, opened by its legacy handle. CUDA counts how often a process has
 // opened one and gives it one address.
 class IpcMapping {
  public:
-  // FAILED_PRECONDITION: the exporter's PID, `exporter_pid` to itself, has the same value as this
-  // process's. INVALID_ARGUMENT: the handle is none, or none any more, or names less than `bytes`.
+  // FAILED_PRECONDITION: the exporter's PID has the same value as this process's, or it is another
+  // user's. INVALID_ARGUMENT: the handle is none, or none any more, or names less than `bytes`.
+  // Sets *never after an error that stays in this process whatever happens: codes do not tell,
+  // since a graph that is being captured makes FAILED_PRECONDITION of its own.
   static absl::StatusOr<IpcMapping> Open(std::shared_ptr<const PrimaryContext> context,
                                          const IpcHandle& handle, uint64_t bytes,
-                                         uint64_t exporter_pid);
+                                         const IpcPeers& peers, bool* never);
   IpcMapping(IpcMapping&& other) noexcept;
   IpcMapping& operator=(IpcMapping&& other) noexcept;
   // REQUIRES: the GPU does nothing with it any more. May block on a GPU that hangs.

@@ -40,7 +40,8 @@ absl::Status CheckItemCounts(const v1::LocalRequest& request) {
       return CheckItemCount(request.borrow().keys_size());
     case v1::LocalRequest::kReturnLent:
       return CheckItemCount(size_t{0} + request.return_lent().loans_size() +
-                            request.return_lent().allocations_size());
+                            request.return_lent().allocations_size() +
+                            request.return_lent().not_opened_size());
     default:
       return absl::OkStatus();
   }

@@ -82,8 +82,9 @@ std::string Lending::NameOf(const std::string& scope, const std::string& device,
 
 // --- A member ---
 
-Lending::Member::Member(Lending& lending, std::string scope, std::shared_ptr<Party> party)
-    : lending_(lending), scope_(std::move(scope)), id_(lending.Enter(std::move(party))) {}
+Lending::Member::Member(Lending& lending, uint32_t user, std::string scope,
+                        std::shared_ptr<Party> party)
+    : lending_(lending), scope_(std::move(scope)), id_(lending.Enter(user, std::move(party))) {}
 Lending::Member::~Member() { lending_.Leave(id_); }
 
 absl::Status Lending::Member::Lend(const v1::Lend& request, UniqueFd descriptor,
@@ -107,9 +108,11 @@ bool Lending::Member::StopLending() { return lending_.StopLending(id_); }
 
 // --- Coming and going ---
 
-uint64_t Lending::Enter(std::shared_ptr<Party> party) {
+uint64_t Lending::Enter(uint32_t user, std::shared_ptr<Party> party) {
   MutexLock lock(&mu_);
-  members_[++last_id_].party = std::move(party);
+  MemberState& state = members_[++last_id_];
+  state.user = user;
+  state.party = std::move(party);
   return last_id_;
 }
 
@@ -141,7 +144,7 @@ void Lending::Leave(uint64_t member) {
     MemberState& state = members_.at(member);
     News news;
     for (const auto& [loan, times] : std::map(state.borrowed)) {
-      ReturnLoan(member, loan, times, &news);
+      (void)ReturnLoan(member, loan, times, &news);
     }
     for (const uint64_t id : std::set(state.mapped)) {
       Unmap(member, id, allocations_.at(id).readers.at(member).mapped, &news);

@@ -49,8 +49,9 @@ class Lending {
   // thread-safe.
   class Member {
    public:
-    // `scope` names the namespace and the fingerprint: keys of different ones never meet.
-    Member(Lending& lending, std::string scope, std::shared_ptr<Party> party);
+    // `scope` names the namespace and the fingerprint: keys of different ones never meet. `user` is
+    // the client's.
+    Member(Lending& lending, uint32_t user, std::string scope, std::shared_ptr<Party> party);
     ~Member();
     Member(const Member&) = delete;
     Member& operator=(const Member&) = delete;
@@ -103,6 +104,7 @@ class Lending {
     size_t table_bytes = 0;
   };
   struct MemberState {
+    uint32_t user = 0;
     std::shared_ptr<Party> party;           // null: it hears no more
     std::map<std::string, uint64_t> loans;  // its own, by name
     std::set<uint64_t> allocations;         // its own
@@ -120,7 +122,7 @@ class Lending {
   static std::string NameOf(const std::string& scope, const std::string& device,
                             const std::string& key);
 
-  uint64_t Enter(std::shared_ptr<Party> party) ABSL_LOCKS_EXCLUDED(mu_);
+  uint64_t Enter(uint32_t user, std::shared_ptr<Party> party) ABSL_LOCKS_EXCLUDED(mu_);
   void Leave(uint64_t member) ABSL_LOCKS_EXCLUDED(mu_);
   bool StopLending(uint64_t member) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status Lend(uint64_t member, const std::string& scope, const v1::Lend& request,
@@ -140,7 +142,8 @@ class Lending {
   // The allocation it was of; 0 = there is no such loan.
   uint64_t TakeBackOne(MemberState& member, const std::string& name, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news)
+  // False: it does not have it.
+  bool ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

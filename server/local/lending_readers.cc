@@ -1,6 +1,7 @@
 // What readers do with what others lend.
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "common/duplicate_fd.h"
@@ -72,6 +73,8 @@ absl::Status Lending::MapLent(uint64_t member, uint64_t allocation, v1::LentMemo
   members_.at(member).mapped.insert(allocation);
   *response = of.memory;
   response->set_allocation(allocation);
+  response->set_owner_user(members_.at(of.owner).user);
+  response->set_session_user(members_.at(member).user);
   return absl::OkStatus();
 }
 
@@ -80,17 +83,24 @@ void Lending::ReturnLent(uint64_t member, const v1::ReturnLent& request) {
   {
     MutexLock lock(&mu_);
     News news;
-    for (const uint64_t loan : request.loans()) ReturnLoan(member, loan, 1, &news);
+    std::multiset<uint64_t> not_opened(request.not_opened().begin(), request.not_opened().end());
+    for (const uint64_t loan : request.loans()) {
+      if (!ReturnLoan(member, loan, 1, &news)) continue;
+      const auto it = not_opened.find(loan);
+      if (it == not_opened.end()) continue;
+      not_opened.erase(it);
+      ++counted_.borrows_not_opened;
+    }
     for (const uint64_t allocation : request.allocations()) Unmap(member, allocation, 1, &news);
     messages = Address(std::move(news));
   }
   Send(messages);
 }
 
-void Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news) {
+bool Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news) {
   MemberState& state = members_.at(member);
   const auto it = state.borrowed.find(loan);
-  if (it == state.borrowed.end()) return;
+  if (it == state.borrowed.end()) return false;
   Loan& returned = loans_.at(loan);
   const uint64_t allocation = returned.allocation;
   Allocation& of = allocations_.at(allocation);
@@ -102,6 +112,7 @@ void Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* n
   reader.borrowed -= times;
   if (reader.borrowed == 0 && reader.mapped == 0) of.readers.erase(member);
   counted_.taken_back_after_wait += Settle(allocation, news);
+  return true;
 }
 
 void Lending::Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* news) {

@@ -24,6 +24,7 @@ struct LendingStats {
   // Since the start.
   uint64_t lent = 0;
   uint64_t borrows_found = 0, borrows_not_found = 0;  // keys
+  uint64_t borrows_not_opened = 0;  // of those found: the reader could not open the memory
   // Loans by how they ended: nobody had them, readers gave them back, or their owner's session
   // ended, be it while it waited.
   uint64_t taken_back_at_once = 0, taken_back_after_wait = 0, owner_gone = 0;

@@ -45,14 +45,19 @@ void Loans::Party::OnLentEvents(const v1::LentEvents& events) {
   if (first) wake_();
 }
 
-Loans::Loans(Host& host, const store::Namespace& ns, const Hash128& fingerprint, bool allowed)
-    : host_(host), namespace_(ns), scope_(ScopeOf(ns, fingerprint)), allowed_(allowed) {}
+Loans::Loans(Host& host, uint32_t user, const store::Namespace& ns, const Hash128& fingerprint,
+             bool allowed)
+    : host_(host),
+      user_(user),
+      namespace_(ns),
+      scope_(ScopeOf(ns, fingerprint)),
+      allowed_(allowed) {}
 
 Loans::~Loans() { party_->Close(); }
 
 Lending::Member& Loans::member() {
   if (member_ == nullptr) {
-    member_ = std::make_unique<Lending::Member>(host_.lending, scope_, party_);
+    member_ = std::make_unique<Lending::Member>(host_.lending, user_, scope_, party_);
   }
   return *member_;
 }

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,7 +27,9 @@ namespace infercache::local {
 class Loans {
  public:
   // `allowed`: the session may write to the namespace in place, and is not one with a tier.
-  Loans(Host& host, const store::Namespace& ns, const Hash128& fingerprint, bool allowed);
+  // `user`: the client's.
+  Loans(Host& host, uint32_t user, const store::Namespace& ns, const Hash128& fingerprint,
+        bool allowed);
   ~Loans();
   Loans(const Loans&) = delete;
   Loans& operator=(const Loans&) = delete;
@@ -74,6 +77,7 @@ class Loans {
   Lending::Member& member();
 
   Host& host_;
+  const uint32_t user_;
   const store::Namespace& namespace_;
   const std::string scope_;
   const bool allowed_;

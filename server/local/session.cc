@@ -32,7 +32,7 @@ Session::Session(Host& host, uint32_t user, std::shared_ptr<store::Namespace> ns
       page_(std::move(page)),
       flights_(namespace_, fingerprint_.hash(), access != v1::Welcome::PUT_ACCESS_NONE),
       puts_(host, namespace_, fingerprint_.hash(), *page_, access, flights_),
-      loans_(host, *namespace_, fingerprint_.hash(),
+      loans_(host, user, *namespace_, fingerprint_.hash(),
              access == v1::Welcome::PUT_ACCESS_IN_PLACE && namespace_->spec().device.empty()) {
   namespace_->AttachPage(page_);
 }

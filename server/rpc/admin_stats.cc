@@ -24,6 +24,7 @@ void SetLending(const LendingStats& stats, v1::LendingStats* out) {
   out->set_lent(stats.lent);
   out->set_borrows_found(stats.borrows_found);
   out->set_borrows_not_found(stats.borrows_not_found);
+  out->set_borrows_not_opened(stats.borrows_not_opened);
   out->set_taken_back_at_once(stats.taken_back_at_once);
   out->set_taken_back_after_wait(stats.taken_back_after_wait);
   out->set_owner_gone(stats.owner_gone);

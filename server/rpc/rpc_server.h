@@ -96,7 +96,7 @@ struct LendingStats {
   uint64_t readers = 0, borrowed = 0, mapped = 0;
   uint64_t waiting = 0, longest_wait_ms = 0;
   // Since the start.
-  uint64_t lent = 0, borrows_found = 0, borrows_not_found = 0;
+  uint64_t lent = 0, borrows_found = 0, borrows_not_found = 0, borrows_not_opened = 0;
   uint64_t taken_back_at_once = 0, taken_back_after_wait = 0, owner_gone = 0;
   std::vector<std::pair<std::string_view, uint64_t>> refused;  // by why. Names are valid for ever
 };

@@ -65,7 +65,10 @@ TEST_F(IpcTest, AHandleDoesNotOpenInTheProcessThatMadeIt) {
   const LegacyBuffer buffer(context_);
   const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
   ASSERT_TRUE(exported.ok()) << exported.status();
-  const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes, 17);
+  bool never = false;
+  const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
+                                       {.exporter_pid = 17}, &never);
+  EXPECT_TRUE(never);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(opened.status().message()), HasSubstr("it has 17"));
 }
@@ -118,7 +121,15 @@ TEST_F(IpcTest, ARefusedExportSaysSo) {
 TEST_F(IpcTest, BytesThatAreNoHandleOpenNothing) {
   IpcHandle handle = {};
   handle.bytes[7] = 'x';
-  EXPECT_FALSE(IpcMapping::Open(context_, handle, 1, 17).ok());
+  bool never = false;
+  EXPECT_TRUE(absl::IsInvalidArgument(IpcMapping::Open(context_, handle, 1, {}, &never).status()));
+  EXPECT_FALSE(never) << "the driver may make such a handle yet";
+  const auto of_another =
+      IpcMapping::Open(context_, handle, 1, {.exporter_user = 11, .own_user = 12}, &never);
+  EXPECT_TRUE(absl::IsFailedPrecondition(of_another.status()));
+  EXPECT_THAT(std::string(of_another.status().message()),
+              HasSubstr("is user 11's, this one user 12's"));
+  EXPECT_TRUE(never);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "infercache/client.h"
 #include "infercache/device.h"
 #include "tests/e2e/daemon_process.h"
+#include "tests/e2e/http_get.h"
 #include "tests/e2e/test_client.h"
 #include "tests/fake_cuda/fake_driver.h"
 
@@ -181,6 +182,43 @@ TEST_F(Devices, AClientFindsWhatAnotherStoredAndTheNextDaemon) {
     again = put();
   }
   EXPECT_EQ(again.outcome, PutOutcome::kStored) << again.status;
+}
+
+// It had pointers into the client.
+TEST_F(Devices, ADeviceWorksWithoutItsClientAndEndsItsSessions) {
+  const TemporaryDirectory directory;
+  auto daemon = DaemonProcess::Start(Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB",
+                                              "--socket=" + directory.path() + "/s"}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  auto client = *Client::Connect({.endpoint = "unix:" + directory.path() + "/s"});
+  ASSERT_TRUE(
+      client->Put({.key = "host", .value = {std::as_bytes(std::span("bytes"))}}).status.ok());
+  auto device = client->OpenDevice(FakeDriver::Uuid(0));
+  ASSERT_TRUE(device.ok()) << device.status();
+  client.reset();
+  const ReserveItem item = {.key = "key", .size_bytes = 1000};
+  auto room = (*device)->Reserve({&item, 1});
+  ASSERT_TRUE(room[0].reservation.has_value()) << room[0].status;
+  const DevicePointer address = room[0].reservation->address();
+  const DeviceGetIntoResult into = (*device)->GetInto("host", address, 1000, nullptr);
+  EXPECT_TRUE(into.hit && into.from_host) << into.status;
+  EXPECT_EQ((*device)->Commit({&*room[0].reservation, 1}, nullptr)[0].outcome, PutOutcome::kStored);
+  EXPECT_TRUE((*device)->Get("key").hit());
+  std::byte copy[6];
+  EXPECT_TRUE((*device)->GetIntoHost("host", copy).hit);
+  const DeviceGetResult none = (*device)->Borrow("none");
+  EXPECT_TRUE(none.status.ok() && !none.hit()) << none.status;
+
+  device->reset();
+  const auto no_session = [&] {
+    const auto metrics = Http((*daemon)->http_address(), "GET", "/metrics");
+    return metrics.ok() &&
+           metrics->body.find("\ninfercache_local_sessions 0\n") != metrics->body.npos;
+  };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!no_session() && std::chrono::steady_clock::now() < deadline) {
+  }
+  EXPECT_TRUE(no_session());
 }
 
 }  // namespace

@@ -229,6 +229,7 @@ Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHand
 Result MemUnmap(DevicePointer pointer, size_t bytes) {
   return WithUncaptured([&](Process& process) {
     process.state().calls.unmaps.fetch_add(1);
+    process.AwaitUnmaps();
     return process.Unmap(pointer, bytes);
   });
 }
@@ -297,6 +298,7 @@ Result IpcCloseMemHandle(DevicePointer pointer) {
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     process.state().calls.ipc_closes.fetch_add(1);
+    process.AwaitUnmaps();
     return process.CloseIpcHandle(pointer);
   });
 }

@@ -22,15 +22,23 @@ FakeDriver::FakeDriver(uint32_t devices, uint64_t device_bytes) {
 
 FakeDriver::~FakeDriver() { unlink(path_.c_str()); }
 
+namespace {
+
+void Open(std::atomic<uint32_t>& futex) {
+  futex.store(0);
+  syscall(SYS_futex, &futex, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+}  // namespace
+
 void FakeDriver::StickStreams() { faults().streams_stuck.store(1); }
 
-void FakeDriver::FreeStreams() {
-  faults().streams_stuck.store(0);
-  syscall(SYS_futex, &faults().streams_stuck, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
+void FakeDriver::FreeStreams() { Open(faults().streams_stuck); }
+void FakeDriver::FreeUnmaps() { Open(faults().unmaps_stuck); }
 
 void FakeDriver::ClearFaults() {
   FreeStreams();
+  FreeUnmaps();
   faults().creates_to_fail.store(0);
   faults().refuse_exports.store(0);
   faults().refuse_imports.store(0);
@@ -44,6 +52,7 @@ void FakeDriver::ClearFaults() {
   faults().maps_need_context.store(0);
   faults().inits_not_ready.store(0);
   faults().same_pid.store(0);
+  faults().opens_answer.store(0);
 }
 
 std::string FakeDriver::Uuid(uint32_t device) {

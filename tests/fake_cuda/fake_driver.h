@@ -26,6 +26,7 @@ class FakeDriver {
   Use UseOf(uint32_t device) { return file_->UseOf(device); }
   void StickStreams();
   void FreeStreams();
+  void FreeUnmaps();
   void ClearFaults();
 
   static std::string Uuid(uint32_t device);

@@ -2,10 +2,11 @@
 //
 // A handle is what the driver finds an allocation by: who exported it, and at which address it lies
 // there. So an address that is used again gives the bytes of an old handle a new meaning, as it may
-// with the real one. Another process gets at the memory through /proc, which takes the tests' user.
+// with the real one. Another process gets at the memory through /proc, if it is the same user's.
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -140,6 +141,9 @@ Result Process::GetIpcHandle(cuda::IpcHandle* handle, DevicePointer address) {
 }
 
 Result Process::OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& handle) {
+  if (const uint32_t answer = state().faults.opens_answer.load(); answer != 0) {
+    return static_cast<Result>(answer);
+  }
   HandleBytes bytes;
   std::memcpy(&bytes, &handle, sizeof bytes);
   if (bytes.magic != kHandleMagic) return cuda::kInvalidValue;
@@ -160,6 +164,11 @@ Result Process::OpenIpcHandle(DevicePointer* address, const cuda::IpcHandle& han
   auto memory = std::make_shared<Memory>();
   memory->fd = UniqueFd(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!memory->fd.valid()) return cuda::kInvalidHandle;
+  // Whoever may look into every process may open nobody else's memory all the same.
+  struct stat exported = {};
+  if (fstat(memory->fd.get(), &exported) != 0 || exported.st_uid != geteuid()) {
+    return cuda::kInvalidHandle;
+  }
   memory->id = found.allocation;
   memory->device = found.device;
   memory->bytes = found.bytes;

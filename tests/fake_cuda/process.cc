@@ -126,6 +126,9 @@ Result Process::Create(AllocationHandle* handle, size_t bytes, uint32_t device, 
 }
 
 Result Process::Import(AllocationHandle* handle, int fd) {
+  if (const uint32_t answer = state().faults.opens_answer.load(); answer != 0) {
+    return static_cast<Result>(answer);
+  }
   std::optional<Memory> known = Identify(fd);
   if (!known.has_value() || !has_device(static_cast<int>(known->device))) {
     return cuda::kInvalidValue;

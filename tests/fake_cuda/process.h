@@ -135,6 +135,8 @@ class Process {
   Result CheckContext();
   // Whether the calling thread may do now what cannot be in a graph.
   Result CheckCapture();
+  // See Faults::unmaps_stuck.
+  void AwaitUnmaps();
   // Something was done that no context survives.
   void KillContext() { dead_.store(true); }
   // A context that was once dead stays it, until nobody has it any more.

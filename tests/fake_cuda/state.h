@@ -55,6 +55,10 @@ struct Faults {
   std::atomic<uint32_t> refuse_maps;        // of memory of a device: "out of memory"
   std::atomic<uint32_t> maps_need_context;  // a current one, of the thread that maps
   std::atomic<int32_t> inits_not_ready;     // so many say that the system is not; -1 = all
+  // Not 0: what opening a legacy handle and importing a descriptor answer, a CUresult.
+  std::atomic<uint32_t> opens_answer;
+  // A futex: while it is not 0, unmapping and closing wait, as for a GPU that hangs.
+  std::atomic<uint32_t> unmaps_stuck;
 };
 
 // How often each was called, in all processes.

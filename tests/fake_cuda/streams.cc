@@ -19,6 +19,10 @@ void WaitWhileStuck(std::atomic<uint32_t>& stuck) {
 
 }  // namespace
 
+void Process::AwaitUnmaps() {
+  while (state().faults.unmaps_stuck.load() != 0) WaitWhileStuck(state().faults.unmaps_stuck);
+}
+
 FakeStream::~FakeStream() {
   {
     const std::lock_guard lock(mu_);

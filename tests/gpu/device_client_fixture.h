@@ -48,7 +48,7 @@ class DeviceClient : public GpuLocalFixture {
     if (host_ == nullptr) host_ = *LocalTransport::Connect(lane);
     auto impl = Device::Impl::Open(
         {.lane = lane,
-         .host = host_.get(),
+         .host = host_,
          .deadline = absl::Seconds(30),
          .registers_host_memory = registers,
          .view_in_host =
@@ -79,7 +79,7 @@ class DeviceClient : public GpuLocalFixture {
 
   std::optional<DeviceBuffer> buffer_;
   uint64_t buffers_ = 0;
-  std::unique_ptr<LocalTransport> host_;
+  std::shared_ptr<LocalTransport> host_;
   std::unique_ptr<Device> device_client_;
 };
 

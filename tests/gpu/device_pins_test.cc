@@ -72,6 +72,34 @@ TEST_F(DeviceClient, WhatStreamsAreDoneWithIsWaitedForUntilItIsDestroyed) {
   EXPECT_TRUE(Eventually([&] { return thread->waiting() == 0; }));
 }
 
+// What takes the driver long to unmap.
+struct StuckInTheDriver final : DeviceThread::Kept {
+  struct Doors {
+    std::latch entered{1}, open{1};
+  };
+  explicit StuckInTheDriver(std::shared_ptr<Doors> d) : doors(std::move(d)) {}
+  ~StuckInTheDriver() override {
+    doors->entered.count_down();
+    doors->open.wait();
+  }
+  const std::shared_ptr<Doors> doors;
+};
+struct NothingMuch final : DeviceThread::Kept {};
+
+// A GPU that hung while memory was unmapped kept every pin of its other streams.
+TEST_F(DeviceClient, UnmappingHoldsUpNoPin) {
+  std::shared_ptr<DeviceThread> thread =
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))));
+  const auto doors = std::make_shared<StuckInTheDriver::Doors>();
+  thread->Destroy(std::make_unique<StuckInTheDriver>(doors));
+  doors->entered.wait();
+  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<NothingMuch>();
+  ASSERT_TRUE(thread->KeepUntilDone(nullptr, &kept).ok());
+  EXPECT_TRUE(Eventually([&] { return thread->waiting() == 0; }));
+  thread.reset();  // nor does its end wait
+  doors->open.count_down();
+}
+
 // Two of 1 MiB may be held of the tier's 8 MiB. It was refused while the device's thread had not
 // heard yet that the copies before it were done.
 TEST_F(DeviceClient, GetIntoHasRoomWhereCopiesAreDone) {

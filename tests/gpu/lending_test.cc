@@ -79,6 +79,26 @@ TEST_P(GpuLending, BreaksNoCaptureOfAGraph) {
   EXPECT_EQ(fake().calls().captures_broken.load(), 0u);
 }
 
+// CUDA opens no handle in the process that made it: the other one saw nothing of its loans.
+TEST_P(GpuLending, TwoClientsOfOneProcessLendEachOther) {
+  Told owner = StartOwner(GetParam());
+  EXPECT_EQ(owner.Do("borrow_beside key"), "hit");
+  EXPECT_EQ(owner.Do("read"), "text");
+  EXPECT_EQ(owner.Do("fill changed"), "ok");
+  EXPECT_EQ(owner.Do("read"), "changed") << "the very bytes";
+  EXPECT_EQ(owner.Do("take_back key 50"), "DEADLINE_EXCEEDED");
+  EXPECT_EQ(owner.Do("release"), "ok");
+  EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+  EXPECT_EQ(owner.Do("free"), "ok");
+  EXPECT_TRUE(NothingIsLent());
+  // Another allocation, in its place.
+  EXPECT_EQ(owner.Do(std::string("alloc ") + GetParam()), "ok");
+  EXPECT_EQ(owner.Do("fill next"), "ok");
+  EXPECT_EQ(owner.Do("lend key"), "lent");
+  EXPECT_EQ(owner.Do("borrow_beside key"), "hit");
+  EXPECT_EQ(owner.Do("read"), "next");
+}
+
 // The driver may give a new allocation the handle, and the address, of one that was freed.
 TEST_P(GpuLending, AnotherAllocationIsAnotherWhateverItsHandle) {
   Told owner = Start();
@@ -106,6 +126,28 @@ TEST_P(GpuLending, AStreamKeepsWhatItReads) {
   fake().FreeStreams();
   EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
   EXPECT_EQ(owner.Do("free"), "ok");
+}
+
+// What was borrowed of one owner was had for as long as the driver unmapped another's memory.
+TEST_P(GpuLending, PinsAreReturnedWhileTheDriverUnmaps) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Told first = StartOwner(GetParam(), "text", "first"), second = StartOwner(GetParam());
+  // So that the second's memory stays mapped.
+  EXPECT_EQ(second.Do("lend other"), "lent");
+  Told reader = Start();
+  EXPECT_EQ(reader.Do("borrow first"), "hit");
+  EXPECT_EQ(reader.Do("borrow key"), "hit");
+  const auto unmaps = [] {
+    return fake().calls().unmaps.load() + fake().calls().ipc_closes.load();
+  };
+  const uint64_t before = unmaps();
+  fake().faults().unmaps_stuck.store(1);
+  first.Begin("take_back first 30000");
+  EXPECT_TRUE(Eventually([&] { return unmaps() > before; })) << "the reader is at it";
+  EXPECT_EQ(reader.Do("release_after"), "ok");
+  EXPECT_EQ(second.Do("take_back key 10000"), "OK");
+  fake().FreeUnmaps();
+  EXPECT_EQ(first.Answer(), "OK");
 }
 
 TEST_P(GpuLending, AReaderThatIsKilledIsNotWaitedFor) {
@@ -210,6 +252,24 @@ TEST_P(GpuLending, WhatCannotBeClosedIsHadUntilTheReadersEnd) {
   EXPECT_EQ(owner.Do("free"), "ok");
 }
 
+// A graph that was being captured while a reader opened an allocation left it without for good.
+TEST_P(GpuLending, WhatFailsForAMomentIsTriedAgain) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  Told owner = StartOwner(GetParam());
+  Told reader = Start();
+  for (const cuda::Result answer :
+       {cuda::kStreamCaptureUnsupported, cuda::kInvalidValue, cuda::kNotSupported}) {
+    fake().faults().opens_answer.store(static_cast<uint32_t>(answer));
+    EXPECT_NE(reader.Do("borrow key"), "hit");
+    fake().faults().opens_answer.store(0);
+    EXPECT_EQ(reader.Do("borrow key"), "hit") << answer;
+    EXPECT_EQ(reader.Do("release"), "ok");
+    // So that the next one is opened anew.
+    EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+    EXPECT_EQ(owner.Do("lend key"), "lent");
+  }
+}
+
 TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   fake().faults().same_pid.store(1);
@@ -220,6 +280,17 @@ TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   const uint64_t opens = Opens();
   EXPECT_EQ(reader.Do("borrow key"), legacy ? "FAILED_PRECONDITION" : "hit");
   EXPECT_EQ(Opens(), opens) << "what fails for good is not tried again";
+  // It was a miss like any other, and the daemon counted it as a hit.
+  EXPECT_EQ(reader.Do("in_host"), "none");
+  EXPECT_EQ(reader.Do("not_opened"), legacy ? "2 0 0" : "0 0 0");
+  store::NamespaceVerbs(*store_->FindNamespace("default")).MustPut("key", "host copy");
+  EXPECT_EQ(reader.Do("borrow key"), legacy ? "FAILED_PRECONDITION" : "hit");
+  EXPECT_EQ(reader.Do("in_host"), legacy ? "host copy" : "none");
+  EXPECT_EQ(reader.Do("not_opened"), legacy ? "3 1 9" : "0 0 0");
+  EXPECT_TRUE(Eventually([&] {
+    const local::LendingStats stats = server_->stats().lending;
+    return stats.borrows_found == 3 && stats.borrows_not_opened == (legacy ? 3u : 0u);
+  }));
   // The owner itself needs no handle, and nothing of it stays behind at the reader.
   EXPECT_EQ(owner.Do("borrow key"), "hit");
   EXPECT_EQ(owner.Do("read"), "text");

@@ -8,6 +8,9 @@
 //   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
 //   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
 //   borrow KEY       "hit", "miss", or the code
+//   borrow_beside KEY  the same by another client of this process
+//   in_host          the text that the last borrow found in host memory instead, or "none"
+//   not_opened       borrows_not_opened, borrows_from_host and borrows_from_host_bytes
 //   read             of what was borrowed last. Its text
 //   write TEXT       over it, which only its owner may. "ok", or the code
 //   release          it. "ok"
@@ -29,6 +32,8 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/src/device_impl.h"
 #include "tests/gpu/device_buffer.h"
 #include "tests/gpu/legacy_buffer.h"
@@ -47,19 +52,9 @@ class LendingWorker {
   LendingWorker(const std::string& socket, const std::string& uuid)
       : driver_(OrDie(cuda::Driver::Load())),
         device_(OrDie(cuda::FindDevice(*driver_, uuid))),
-        context_(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))) {
-    const LocalTransport::Options lane = {.path = socket,
-                                          .namespace_name = "default",
-                                          .fingerprint = OrDie(Fingerprint::Make({})),
-                                          .device = {},
-                                          .clock = {}};
-    host_ = OrDie(LocalTransport::Connect(lane));
-    opened_.emplace(OrDie(Device::Impl::Open(
-        {.lane = lane,
-         .host = host_.get(),
-         .deadline = absl::Seconds(30),
-         .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
-        uuid)));
+        context_(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal))),
+        socket_(socket) {
+    opened_.emplace(Open(&host_));
     copies_.emplace(driver_, device_.ordinal);
   }
 
@@ -76,7 +71,17 @@ class LendingWorker {
     }
     if (verb == "lend") return Lend(argument, false);
     if (verb == "lend_or_copy") return Lend(argument, true);
-    if (verb == "borrow") return Borrow(argument);
+    if (verb == "borrow") return Borrow(*opened_, argument);
+    if (verb == "borrow_beside") {
+      if (!beside_.has_value()) beside_.emplace(Open(&host_beside_));
+      return Borrow(*beside_, argument);
+    }
+    if (verb == "in_host") return in_host_;
+    if (verb == "not_opened") {
+      const DeviceStats stats = opened_->stats();
+      return absl::StrCat(stats.borrows_not_opened, " ", stats.borrows_from_host, " ",
+                          stats.borrows_from_host_bytes);
+    }
     if (verb == "read") {
       std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
       return text.substr(0, text.find('.'));
@@ -108,6 +113,26 @@ class LendingWorker {
   }
 
  private:
+  // Keeps its lane in *host.
+  std::unique_ptr<Device::Impl> Open(std::shared_ptr<LocalTransport>* host) {
+    const LocalTransport::Options lane = {.path = socket_,
+                                          .namespace_name = "default",
+                                          .fingerprint = OrDie(Fingerprint::Make({})),
+                                          .device = {},
+                                          .clock = {}};
+    *host = OrDie(LocalTransport::Connect(lane));
+    return OrDie(Device::Impl::Open({.lane = lane,
+                                     .host = *host,
+                                     .deadline = absl::Seconds(30),
+                                     .view_in_host =
+                                         [host](std::string_view key, const CallOptions&) {
+                                           Reached reached = Reached::kNotAsked;
+                                           return std::move((*host)->GetNow(
+                                               {&key, 1}, LocalTransport::Copies::kAllowed,
+                                               absl::Now() + absl::Seconds(30), &reached)[0]);
+                                         }},
+                                    device_.uuid));
+  }
   std::string CodeOf(const absl::Status& status, const char* ok) {
     if (!status.ok()) {
       std::cerr << status << std::endl;
@@ -159,8 +184,13 @@ class LendingWorker {
     if (lent.outcome == LendOutcome::kCopiedToHost) return "copied";
     return CodeOf(lent.status, "lent");
   }
-  std::string Borrow(const std::string& key) {
-    DeviceGetResult got = opened_->Borrow(key);
+  std::string Borrow(Device& device, const std::string& key) {
+    DeviceGetResult got = device.Borrow(key);
+    in_host_ = "none";
+    if (got.in_host.has_value()) {
+      const std::span<const std::byte> bytes = got.in_host->bytes();
+      in_host_.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
     if (!got.hit()) return CodeOf(got.status, "miss");
     object_.emplace(*std::move(got.object));
     return "hit";
@@ -169,15 +199,16 @@ class LendingWorker {
   const std::shared_ptr<const cuda::Driver> driver_;
   const cuda::DeviceInfo device_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;
-  std::unique_ptr<LocalTransport> host_;
-  std::optional<Device> opened_;
+  const std::string socket_;
+  std::shared_ptr<LocalTransport> host_, host_beside_;
+  std::optional<Device> opened_, beside_;
   std::optional<DeviceBuffer> copies_;
   std::optional<LegacyBuffer> legacy_;
   std::optional<DeviceBuffer> vmm_;
   std::optional<PrivateBuffer> private_;
   cuda::DevicePointer address_ = 0;
   std::optional<DeviceObject> object_;
-  std::string why_;
+  std::string why_, in_host_;
 };
 
 }  // namespace

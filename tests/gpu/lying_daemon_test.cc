@@ -76,7 +76,7 @@ class LyingDaemon : public cuda::GpuTest {
     host_ = OrDie(LocalTransport::Connect(lane));
     reader_ = std::make_unique<Device>(OrDie(Device::Impl::Open(
         {.lane = lane,
-         .host = host_.get(),
+         .host = host_,
          .deadline = absl::Seconds(30),
          .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
         device_.uuid)));
@@ -91,7 +91,7 @@ class LyingDaemon : public cuda::GpuTest {
   std::optional<DeviceBuffer> lent_;
   cuda::ExportedMemory exported_;
   std::optional<FakeLocalDaemon> daemon_;
-  std::unique_ptr<LocalTransport> host_;
+  std::shared_ptr<LocalTransport> host_;
   std::unique_ptr<Device> reader_;
 };
 

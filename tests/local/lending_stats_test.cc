@@ -88,6 +88,24 @@ TEST_F(LendingStatsTest, AMappingIsWaitedForToo) {
   EXPECT_EQ(Lending(), (LendingStats{.lent = 1, .borrows_found = 1, .taken_back_after_wait = 1}));
 }
 
+// What no session had, it has not failed to open either.
+TEST_F(LendingStatsTest, TellWhatReadersCouldNotOpen) {
+  Worker owner = Open(), reader = Open();
+  MustLend(owner, {"key"});
+  const uint64_t loan = Borrow(reader, "key").loan();
+  Borrow(reader, "key");
+  v1::LocalRequest request;
+  for (const uint64_t one : {loan, loan + 1, loan, loan}) {
+    request.mutable_return_lent()->add_loans(one);
+  }
+  for (const uint64_t one : {loan, loan + 1}) request.mutable_return_lent()->add_not_opened(one);
+  ASSERT_TRUE(reader.raw().Send(request).ok());
+  reader.Ping();
+  EXPECT_EQ(Lending().borrowed, 0u);
+  EXPECT_EQ(Lending().borrows_found, 2u);
+  EXPECT_EQ(Lending().borrows_not_opened, 1u);
+}
+
 TEST_F(LendingStatsTest, TellWhyWhatWasRefused) {
   Worker owner = Open(), reader = Open(), watcher = Open({.read_only = true});
   MustLend(owner, {"key"});

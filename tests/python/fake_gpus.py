@@ -17,6 +17,7 @@ FAULTS = (
     "creates_to_fail", "refuse_exports", "refuse_imports", "streams_capture", "global_capture",
     "refuse_registers", "refuse_records", "streams_stuck", "contexts_dead", "same_pid", "lost_streams",
     "refuse_maps", "maps_need_context", "inits_not_ready",
+    "opens_answer", "unmaps_stuck",
 )  # fmt: skip
 
 

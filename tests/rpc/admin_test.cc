@@ -166,6 +166,7 @@ TEST_F(AdminTest, ShowsTheSameHostLane) {
                   .lent = 39,
                   .borrows_found = 40,
                   .borrows_not_found = 41,
+                  .borrows_not_opened = 47,
                   .taken_back_at_once = 42,
                   .taken_back_after_wait = 43,
                   .owner_gone = 44,
@@ -189,8 +190,9 @@ TEST_F(AdminTest, ShowsTheSameHostLane) {
                          lending.readers(), lending.borrowed(), lending.mapped(), lending.waiting(),
                          lending.longest_wait_ms(), lending.lent(), lending.borrows_found(),
                          lending.borrows_not_found(), lending.taken_back_at_once(),
-                         lending.taken_back_after_wait(), lending.owner_gone()}),
-            (std::vector<uint64_t>{31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44}));
+                         lending.taken_back_after_wait(), lending.owner_gone(),
+                         lending.borrows_not_opened()}),
+            (std::vector<uint64_t>{31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 47}));
   ASSERT_EQ(lending.refused_size(), 2);
   EXPECT_EQ(lending.refused(1).reason(), "limit");
   EXPECT_EQ(lending.refused(1).count(), 46u);

@@ -361,6 +361,7 @@ TEST(Metrics, ShowTheSameHostLane) {
                    .lent = 38,
                    .borrows_found = 39,
                    .borrows_not_found = 40,
+                   .borrows_not_opened = 46,
                    .taken_back_at_once = 41,
                    .taken_back_after_wait = 42,
                    .owner_gone = 43,
@@ -382,8 +383,8 @@ TEST(Metrics, ShowTheSameHostLane) {
        {"lent_tensors 31", "lent_bytes 32", "lent_allocations 33", "lent_readers 34",
         "lent_borrowed 35", "lent_mapped 36", "lent_waiting 37", "lent_longest_wait_seconds 1.5",
         "lends_total 38", "borrows_total{result=\"hit\"} 39", "borrows_total{result=\"miss\"} 40",
-        "loans_ended_total{result=\"at_once\"} 41", "loans_ended_total{result=\"waited\"} 42",
-        "loans_ended_total{result=\"owner_gone\"} 43",
+        "borrows_not_opened_total 46", "loans_ended_total{result=\"at_once\"} 41",
+        "loans_ended_total{result=\"waited\"} 42", "loans_ended_total{result=\"owner_gone\"} 43",
         "lending_refused_total{reason=\"exists\"} 44",
         "lending_refused_total{reason=\"limit\"} 45"}) {
     EXPECT_THAT(text, HasSubstr(Cat("\ninfercache_", line, "\n")));

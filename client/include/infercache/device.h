@@ -34,8 +34,8 @@
 // says why. NOT_FOUND: the namespace has no tier on this GPU. UNIMPLEMENTED: there is no driver,
 // the tier is off, or its memory cannot be shared. Then host memory is what is left.
 //
-// Thread-safety: a Device as a Client; objects and reservations one thread at a time. The client
-// outlives its devices; objects and reservations may outlive both.
+// Thread-safety: a Device as a Client; objects and reservations one thread at a time. A device may
+// outlive its client, whose session ends with both; objects and reservations may outlive both.
 
 #pragma once
 
@@ -83,6 +83,8 @@ class DeviceObject {
   // As Object's.
   const std::vector<PartSpec>& parts() const { return parts_; }
   DevicePointer part_address(size_t i) const;  // REQUIRES: i < parts().size()
+  // The GPU's. REQUIRES: not moved from.
+  const std::string& uuid() const;
   const ObjectInfo& info() const { return info_; }
 
   // The pin goes when `stream` is done with what it has to do so far, without anybody waiting; or
@@ -103,7 +105,7 @@ class DeviceObject {
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
   // DEADLINE_EXCEEDED: only some are, and no more will be written. REQUIRES: they lie within the
-  // object, which is not released. DeviceStats does not count it.
+  // object, which is not released.
   absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to,
                           absl::Duration deadline = absl::Seconds(5)) const;
 
@@ -119,6 +121,10 @@ class DeviceObject {
 struct DeviceGetResult {
   absl::Status status = {};  // as in GetResult
   std::optional<DeviceObject> object = {};
+  // Of a Borrow that found the tensor and could not open its memory here (`status` says why): what
+  // host memory has under the key. No hit: that it is the same is for whoever put it there to see
+  // to.
+  std::optional<Object> in_host = {};
 
   bool hit() const { return object.has_value(); }
 };
@@ -204,6 +210,7 @@ struct DeviceStats {
   uint64_t chunks_mapped = 0;  // of the daemon's memory; once a session
   uint64_t mapping_failures = 0;
   uint64_t host_to_device_copies = 0, host_to_device_bytes = 0;
+  // By GetIntoHost, and by CopyToHost of this device's objects.
   uint64_t device_to_host_copies = 0, device_to_host_bytes = 0;
   // DeviceOptions::register_host_memory; once for a chunk of the namespace's host memory.
   uint64_t host_chunks_registered = 0, host_registration_failures = 0;
@@ -214,7 +221,9 @@ struct DeviceStats {
   uint64_t borrowed = 0;                                            // hits of Borrow
   // Of other workers' allocations; opened once for each and session, not for each Borrow.
   uint64_t allocations_opened = 0;
-  uint64_t allocation_failures = 0;  // Borrow failed for want of an address
+  uint64_t allocation_failures = 0;  // attempts to open one; what never opens is tried once
+  uint64_t borrows_not_opened = 0;   // tensors that Borrow found and has no address of
+  uint64_t borrows_from_host = 0, borrows_from_host_bytes = 0;  // of those: in_host
 };
 
 struct DeviceOptions {
@@ -249,7 +258,9 @@ class Device {
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
-  // Copies an object of this GPU into host memory, and returns when it is there.
+  // Copies an object of this GPU into host memory, and returns when it is there. What is in host
+  // memory alone, as what was moved down is, is copied from there; no GPU has a part in that, and
+  // DeviceStats does not count it.
   GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
                             const CallOptions& call = {});
 
@@ -286,7 +297,8 @@ class Device {
   // As Get, of what others (or this client) lend: one round trip to the daemon. The first Borrow
   // from an allocation opens it, which may take the driver long; after that the driver is not
   // called. FAILED_PRECONDITION: CUDA cannot tell the two processes apart, because their PIDs are
-  // the same, each in its own container. Any error is a miss.
+  // the same, each in its own container. Any error is a miss, with what host memory has under the
+  // key (DeviceGetResult::in_host) if the tensor was found.
   DeviceGetResult Borrow(std::string_view key, const CallOptions& call = {});
   std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,
                                       const CallOptions& call = {});

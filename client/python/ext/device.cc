@@ -126,6 +126,9 @@ nb::dict PyDevice::Stats() const {
   result["borrowed"] = stats.borrowed;
   result["allocations_opened"] = stats.allocations_opened;
   result["allocation_failures"] = stats.allocation_failures;
+  result["borrows_not_opened"] = stats.borrows_not_opened;
+  result["borrows_from_host"] = stats.borrows_from_host;
+  result["borrows_from_host_bytes"] = stats.borrows_from_host_bytes;
   return result;
 }
 

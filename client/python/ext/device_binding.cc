@@ -93,10 +93,11 @@ Closing the client closes its devices.)");
         R"(Totals since the device was opened.
 
 `chunks_mapped`, `mapping_failures`: of the daemon's memory, once a session. `host_to_device_copies`, `..._bytes`:
-by get_into, of objects in host memory; `device_to_host_copies`, `..._bytes`: by get_into_host.
+by get_into, of objects in host memory; `device_to_host_copies`, `..._bytes`: the other way.
 `host_chunks_registered`, `host_registration_failures`: see `register_host_memory` of Client.device. `held_for_streams`:
 pins that wait for a stream right now. `lent`, `borrowed`: tensors. `lent_as_host_copies`, `..._bytes`: for want of
-memory that can be shared. `allocations_opened`, `allocation_failures`: of other workers.)");
+memory that can be shared. `allocations_opened`, `allocation_failures`: of other workers. `borrows_not_opened`: tensors that
+borrow found and could not open; `borrows_from_host`, `..._bytes`: of those, host memory has the key, for get_into.)");
   DefineKeys(c);
   DefineCopies(c);
 }

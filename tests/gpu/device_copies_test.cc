@@ -1,0 +1,144 @@
+// Copies between a GPU and host memory. Daemon and client are one process here.
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "client/src/device_thread.h"
+#include "client/src/host_staging.h"
+#include "tests/gpu/device_client_fixture.h"
+#include "tests/or_die.h"
+
+namespace infercache::gpu {
+namespace {
+
+using local::Eventually;
+
+TEST_F(DeviceClient, AnObjectInHostMemoryIsCopiedToTheGpuAndCounted) {
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  const DeviceGetIntoResult got =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  ASSERT_TRUE(got.hit) << got.status;
+  EXPECT_TRUE(got.from_host);
+  EXPECT_EQ(buffer_->Read(got.size_bytes), "from host");
+  EXPECT_EQ(device_client_->stats().host_to_device_copies, 1u);
+  EXPECT_EQ(device_client_->stats().host_to_device_bytes, 9u);
+  MustPut("key", "from device");
+  const DeviceGetIntoResult near =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  EXPECT_FALSE(near.from_host);
+  EXPECT_EQ(buffer_->Read(near.size_bytes), "from device");
+  EXPECT_EQ(device_client_->stats().host_to_device_copies, 1u);
+  EXPECT_EQ(device_client_->GetInto("key", buffer_->address(), 3, nullptr).status.code(),
+            absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(DeviceClient, AnObjectInTheGpuIsCopiedToHostMemoryAndCounted) {
+  MustPut("key", "value");
+  std::string value(5, '\0');
+  const auto bytes = std::as_writable_bytes(std::span(value));
+  const GetIntoResult got = device_client_->GetIntoHost("key", bytes);
+  ASSERT_TRUE(got.hit) << got.status;
+  EXPECT_EQ(value, "value");
+  EXPECT_EQ(device_client_->stats().device_to_host_bytes, 5u);
+  EXPECT_EQ(device_client_->GetIntoHost("key", bytes.first(4)).status.code(),
+            absl::StatusCode::kOutOfRange);
+}
+
+// What had moved down was a miss.
+TEST_F(DeviceClient, WhatIsInHostMemoryAloneIsCopiedFromThere) {
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  std::string value(9, '\0');
+  const auto bytes = std::as_writable_bytes(std::span(value));
+  const GetIntoResult got = device_client_->GetIntoHost("key", bytes);
+  ASSERT_TRUE(got.hit) << got.status;
+  EXPECT_EQ(got.size_bytes, 9u);
+  EXPECT_EQ(value, "from host");
+  const GetIntoResult large = device_client_->GetIntoHost("key", bytes.first(3));
+  EXPECT_EQ(large.status.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(large.size_bytes, 9u);
+  const GetIntoResult none = device_client_->GetIntoHost("none", bytes);
+  EXPECT_FALSE(none.hit);
+  EXPECT_TRUE(none.status.ok()) << none.status;
+  EXPECT_EQ(device_client_->stats().device_to_host_copies, 0u);
+  MustPut("key", "device");
+  EXPECT_TRUE(device_client_->GetIntoHost("key", bytes).hit);
+  EXPECT_EQ(value, "deviceost");
+}
+
+TEST_F(DeviceClient, CopiesToHostMemoryEndByTheirDeadline) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  std::string to(5, '.');
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(to));
+  DeviceGetResult view = device_client_->Get("key");
+  fake().StickStreams();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      device_client_->GetIntoHost("key", bytes, {.deadline = absl::Milliseconds(20)}).status));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(view.object->CopyToHost(0, bytes, absl::Milliseconds(20))));
+  view.object.reset();
+  EraseHeld("key");
+  store_->Maintain();
+  EXPECT_GT(Limbo(), 0u) << "the GPU may still read it";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+  EXPECT_EQ(to, ".....") << "written after the call was over";
+}
+
+// More than all buffers that copies go through, in pieces that do not fit them.
+TEST_F(DeviceClient, LargeCopiesComeAndGoWhole) {
+  constexpr uint64_t kLarge = 22 * DeviceBuffer::kBytes;
+  static_assert(kLarge > HostStaging::kBufferBytes * HostStaging::kMaxBuffers);
+  const auto staging = std::make_shared<HostStaging>(
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))),
+      device_.uuid);
+  DeviceBuffer large(driver_, device_.ordinal, kLarge);
+  std::vector<std::byte> value(kLarge - 12345), back(value.size());
+  for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(i * 31 >> 3);
+  const auto deadline = DeviceThread::Clock::now() + std::chrono::seconds(30);
+  ASSERT_TRUE(staging->CopyToDevice(large.address(), value, nullptr, deadline).ok());
+  large.Wait();
+  ASSERT_TRUE(staging->CopyToHost(large.address(), back, nullptr, deadline).ok());
+  EXPECT_TRUE(back == value);
+}
+
+TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  for (const bool registers : {false, true}) {
+    const std::unique_ptr<Device> device = OpenDevice(registers);
+    const uint64_t before = fake().calls().registers.load();
+    fake().StickStreams();
+    for (int i = 0; i < 2; ++i) {
+      const DeviceGetIntoResult got =
+          device->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+      ASSERT_TRUE(got.hit) << got.status;
+    }
+    EXPECT_EQ(device->stats().held_for_streams, 2u);
+    // The namespace's only chunk, once; or memory for copies.
+    EXPECT_EQ(fake().calls().registers.load() - before, registers ? 1u : HostStaging::kMaxBuffers);
+    EXPECT_EQ(device->stats().host_chunks_registered, registers ? 1u : 0u);
+    fake().FreeStreams();
+    EXPECT_TRUE(Eventually([&] { return device->stats().held_for_streams == 0; }));
+    EXPECT_EQ(buffer_->Read(9), "from host");
+  }
+}
+
+TEST_F(DeviceClient, HostMemoryThatCannotBeRegisteredIsCopiedAllTheSame) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  fake().faults().refuse_registers.store(1);
+  const std::unique_ptr<Device> device = OpenDevice(/*registers=*/true);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(device->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr).hit);
+  }
+  EXPECT_EQ(buffer_->Read(9), "from host");
+  EXPECT_EQ(device->stats().host_registration_failures, 1u) << "it is tried once";
+}
+
+}  // namespace
+}  // namespace infercache::gpu
