@@ -174,9 +174,11 @@ absl::Status TestAsChild(std::string_view memory, const std::string& uuid, uint6
   if (memory.size() == 2 * sizeof handle) {
     const std::string raw = absl::HexStringToBytes({memory.data(), memory.size()});
     std::memcpy(&handle, raw.data(), sizeof handle);
+    bool never = false;
     ASSIGN_OR_RETURN(
         const cuda::IpcMapping mapping,
-        cuda::IpcMapping::Open(context, handle, bytes, static_cast<uint64_t>(getppid())));
+        cuda::IpcMapping::Open(context, handle, bytes,
+                               {.exporter_pid = static_cast<uint64_t>(getppid())}, &never));
     return ReadPattern(*context, mapping.address());
   }
   int fd = -1;
