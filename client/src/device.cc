@@ -17,6 +17,12 @@ struct KeptPin final : DeviceThread::Kept {
   const std::shared_ptr<Object::Storage> pin;
 };
 
+struct KeptRoom final : DeviceThread::Kept {
+  explicit KeptRoom(std::shared_ptr<Reservation> r) : room(std::move(r)) {}
+  bool written() const override { return true; }
+  const std::shared_ptr<Reservation> room;
+};
+
 cuda::Stream ToCuda(DeviceStream stream) { return static_cast<cuda::Stream>(stream); }
 
 }  // namespace
@@ -101,6 +107,41 @@ absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to,
   return absl::OkStatus();
 }
 
+DeviceReservation::DeviceReservation(DevicePointer address, uint64_t size_bytes, Reservation room,
+                                     std::shared_ptr<HostStaging> staging)
+    : address_(address),
+      size_bytes_(size_bytes),
+      staging_(std::move(staging)),
+      room_(std::make_shared<Reservation>(std::move(room))) {}
+
+absl::Status DeviceReservation::AbandonAfter(DeviceStream stream) {
+  std::vector<DeviceStream> streams = {stream};
+  return AbandonAfterAll(&streams);
+}
+
+absl::Status DeviceReservation::AbandonAfterAll(std::vector<DeviceStream>* streams) {
+  if (!*this) return absl::OkStatus();
+  if (staging_->thread()->inherited())
+    return absl::UnavailableError("the reservation is the parent process's");
+  while (!streams->empty()) {
+    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptRoom>(room_);
+    RETURN_IF_ERROR(staging_->thread()->KeepUntilDone(ToCuda(streams->front()), &kept));
+    streams->erase(streams->begin());
+  }
+  room_.reset();
+  return absl::OkStatus();
+}
+
+absl::Status DeviceReservation::CheckNotCapturing(DeviceStream stream) const {
+  if (staging_->thread()->inherited())
+    return absl::UnavailableError("the reservation is the parent process's");
+  return staging_->thread()->CheckNotCapturing(ToCuda(stream));
+}
+
+Reservation DeviceReservation::Release() {
+  return room_ == nullptr ? Reservation() : std::move(*room_);
+}
+
 Device::Device(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Device::~Device() {
   // Its locks may be held, and its thread is the parent's.
@@ -139,7 +180,12 @@ std::vector<DeviceReserveResult> Device::Reserve(std::span<const ReserveItem> it
 }
 std::vector<PutResult> Device::Commit(std::span<DeviceReservation> reservations,
                                       DeviceStream stream, const CallOptions& call) {
-  return impl_->Commit(reservations, ToCuda(stream), call);
+  return impl_->Commit(reservations, {&stream, 1}, call);
+}
+std::vector<PutResult> Device::Commit(std::span<DeviceReservation> reservations,
+                                      std::span<const DeviceStream> streams,
+                                      const CallOptions& call) {
+  return impl_->Commit(reservations, streams, call);
 }
 LendResult Device::Lend(const LendItem& item, DeviceStream stream, const CallOptions& call) {
   return std::move(impl_->Lend({&item, 1}, ToCuda(stream), call)[0]);

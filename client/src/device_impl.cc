@@ -266,7 +266,7 @@ DeviceReserveResult Device::Impl::OnDevice(ReserveResult reserved) {
   result.status = address.status();
   if (!address.ok()) return result;
   result.reservation.emplace(*address, place.size_bytes,
-                             Reservation(std::span<std::byte>(), std::move(released)));
+                             Reservation(std::span<std::byte>(), std::move(released)), staging_);
   return result;
 }
 
@@ -286,14 +286,18 @@ std::vector<DeviceReserveResult> Device::Impl::Reserve(std::span<const ReserveIt
 }
 
 std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reservations,
-                                            cuda::Stream stream, const CallOptions& call) {
+                                            std::span<const DeviceStream> streams,
+                                            const CallOptions& call) {
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return FailedBatch<PutResult>(deadline.status(), reservations.size());
   const auto tier = Tier();
   if (!tier.ok()) return FailedBatch<PutResult>(tier.status(), reservations.size());
-  const absl::Status written = thread_->AwaitStream(stream, SteadyDeadline(*deadline));
-  if (!written.ok()) return FailedBatch<PutResult>(written, reservations.size());
+  for (const DeviceStream stream : streams) {
+    const absl::Status written =
+        thread_->AwaitStream(static_cast<cuda::Stream>(stream), SteadyDeadline(*deadline));
+    if (!written.ok()) return FailedBatch<PutResult>(written, reservations.size());
+  }
   std::vector<Reservation> rooms;
   for (DeviceReservation& reservation : reservations) rooms.push_back(reservation.Release());
   Reached reached = Reached::kNotAsked;
@@ -345,7 +349,8 @@ std::vector<PutResult> Device::Impl::Put(std::span<const DevicePutItem> items, c
     rooms.push_back(std::move(room));
     items_of_rooms.push_back(i);
   }
-  std::vector<PutResult> stored = Commit(rooms, stream, {.deadline = *deadline - absl::Now()});
+  const DeviceStream streams[] = {stream};
+  std::vector<PutResult> stored = Commit(rooms, streams, {.deadline = *deadline - absl::Now()});
   for (size_t k = 0; k < stored.size(); ++k) results[items_of_rooms[k]] = std::move(stored[k]);
   if (begun) {
     KeepUntilDone(std::move(rooms), stream);

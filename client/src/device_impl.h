@@ -51,8 +51,8 @@ class Device::Impl {
                              const CallOptions& call);
   std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
                                            const CallOptions& call);
-  std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, cuda::Stream stream,
-                                const CallOptions& call);
+  std::vector<PutResult> Commit(std::span<DeviceReservation> reservations,
+                                std::span<const DeviceStream> streams, const CallOptions& call);
   std::vector<LendResult> Lend(std::span<const LendItem> items, cuda::Stream stream,
                                const CallOptions& call);
   std::vector<DeviceGetResult> Borrow(std::span<const std::string_view> keys,

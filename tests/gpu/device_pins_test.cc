@@ -153,6 +153,54 @@ TEST_F(DeviceClient, NothingIsGivenToAStreamThatIsCaptured) {
   EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
 }
 
+TEST_F(DeviceClient, ACommitWaitsForEachOfItsStreams) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  auto reserved = device_client_->Reserve({&item, 1});
+  DeviceReservation& room = *reserved[0].reservation;
+  const DeviceStream streams[] = {nullptr, reinterpret_cast<DeviceStream>(uintptr_t{4096})};
+  EXPECT_EQ(device_client_->Commit({&room, 1}, streams)[0].status.code(),
+            absl::StatusCode::kInvalidArgument)
+      << "the second is none";
+  EXPECT_TRUE(room) << "still the caller's";
+  EXPECT_EQ(device_client_->Commit({&room, 1}, std::span(streams, 1))[0].outcome,
+            PutOutcome::kStored);
+}
+
+TEST_F(DeviceClient, AnAbandonedReservationIsRoomAgainWhenItsStreamsAreDone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  auto reserved = device_client_->Reserve({&item, 1});
+  DeviceReservation& room = *reserved[0].reservation;
+  fake().StickStreams();
+  std::vector<DeviceStream> streams = {nullptr, nullptr};
+  ASSERT_TRUE(room.AbandonAfterAll(&streams).ok());
+  EXPECT_TRUE(streams.empty());
+  EXPECT_FALSE(room);
+  EXPECT_EQ(device_client_->stats().held_for_streams, 2u);
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      device_client_->Commit({&room, 1}, std::span<const DeviceStream>())[0].status));
+  EXPECT_EQ(Tier()->Stats().reservations, 1u) << "the GPU may still write there";
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().reservations == 0; }));
+  EXPECT_TRUE(room.AbandonAfter(nullptr).ok()) << "there is nothing to do";
+}
+
+TEST_F(DeviceClient, AReservationIsNotGivenToAStreamThatIsCaptured) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const ReserveItem item = {.key = "key", .size_bytes = 5};
+  auto reserved = device_client_->Reserve({&item, 1});
+  DeviceReservation& room = *reserved[0].reservation;
+  fake().faults().streams_capture.store(1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(room.CheckNotCapturing(nullptr)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(room.AbandonAfter(nullptr)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(device_client_->Commit({&room, 1}, nullptr)[0].status));
+  EXPECT_TRUE(room) << "still the caller's";
+  fake().faults().streams_capture.store(0);
+  EXPECT_TRUE(room.CheckNotCapturing(nullptr).ok());
+  EXPECT_EQ(device_client_->Commit({&room, 1}, nullptr)[0].outcome, PutOutcome::kStored);
+}
+
 // vLLM captures graphs in the global mode, in which a query of another thread's made them fail.
 TEST_F(DeviceClient, BreaksNoCaptureOfAnotherThread) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";

@@ -1,7 +1,7 @@
 """A worker that does one thing with a GPU's memory, says so with a line of JSON, and stays until it is killed or
 its input ends.
 
-    python device_worker.py ENDPOINT put|lend|borrow KEY
+    python device_worker.py ENDPOINT put|reserve|hold|lend|borrow KEY
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 import infercache
-from gpu_memory import Driver, GpuArray
+from gpu_memory import Driver, GpuArray, write
 
 VALUE = np.arange(3000, dtype=np.float32).reshape(3, 1000)
 
@@ -19,9 +19,13 @@ def main(endpoint, what, key):
     driver = Driver()
     client = infercache.connect(endpoint)
     device = client.device(driver.ordinal)
-    view = None
+    view = room = None
     if what == "put":
         done = device.put(key, GpuArray(driver, VALUE)).outcome
+    elif what in ("reserve", "hold"):
+        room = device.reserve(key, VALUE.shape, VALUE.dtype)
+        write(driver, room.address, VALUE)
+        done = room.commit().outcome if what == "reserve" else "reserved"
     elif what == "lend":
         done = device.lend(key, GpuArray(driver, VALUE)).outcome
     else:

@@ -84,6 +84,14 @@ def read(driver, address, size):
     return copy
 
 
+def write(driver, address, array):
+    """The bytes of an array to an address of the GPU: as a kernel does."""
+    array = np.ascontiguousarray(array)
+    driver.in_context("cuMemcpyHtoDAsync", 3020, POINTER(address), ctypes.c_void_p(array.ctypes.data),
+                      ctypes.c_size_t(array.nbytes), ctypes.c_void_p(None))  # fmt: skip
+    driver.synchronize()
+
+
 # --- DLPack, from the other side of it ---
 
 

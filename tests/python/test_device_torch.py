@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import until
-from gpu_memory import Consumer, GpuArray
+from gpu_memory import Consumer, GpuArray, write
 from infercache import _arrays
 
 NUMPY = {"bfloat16": ml_dtypes.bfloat16, "float8_e4m3fn": ml_dtypes.float8_e4m3fn}
@@ -171,3 +171,32 @@ def test_torch_without_cuda_is_not_asked(device, gpu, torch):
     torch.cuda.current_stream = None
     assert device.put("key", GpuArray(gpu.driver, np.arange(3)))
     device.get("key").release()
+
+
+def test_a_reservation_is_written_as_a_tensor(device, gpu, torch):
+    array = np.arange(12).astype(ml_dtypes.bfloat16).reshape(3, 4)
+    with device.reserve("key", (3, 4), torch.bfloat16) as room:
+        tensor = room.torch()
+        assert (tensor.data_ptr(), tensor.shape, tensor.dtype) == (room.address, (3, 4), torch.bfloat16)
+        assert not tensor.cloned
+        write(gpu.driver, tensor.data_ptr(), array.view(np.uint8))
+        with pytest.raises(BufferError, match="del it"):
+            room.commit()
+        tensor.owner.let_go(with_gil=True)
+        assert room.commit().outcome == "stored"
+    assert device.get("key").numpy().tobytes() == array.tobytes()
+    with pytest.raises(TypeError, match="part 0: objects have no dtype"):
+        device.reserve("key", 3, Dtype("float64"))
+
+
+def test_a_reservation_waits_for_the_current_streams(device, gpu, torch):
+    room = device.reserve("key", 4, torch.float32)
+    one, other = gpu.driver.stream(), gpu.driver.stream()
+    torch.stream = one
+    room.torch().owner.let_go(with_gil=True)
+    torch.stream = other
+    gpu.state.streams_stuck = 1
+    room.abandon()
+    assert device.stats()["held_for_streams"] == 2, "where torch() was called, and where it is abandoned"
+    gpu.state.streams_stuck = 0
+    until(lambda: device.stats()["held_for_streams"] == 0, "the streams are done")

@@ -130,24 +130,37 @@ struct DeviceGetResult {
 };
 
 // Room in a GPU's memory for an object that nobody sees until it is committed. Destroying it gives
-// the room back: REQUIRES that the GPU does not write there any more. Move-only.
+// the room back: REQUIRES that the GPU does not write there any more; else say AbandonAfter.
+// Move-only.
 class DeviceReservation {
  public:
   DeviceReservation() = default;
-  DeviceReservation(DevicePointer address, uint64_t size_bytes, Reservation room)
-      : address_(address), size_bytes_(size_bytes), room_(std::move(room)) {}
+  DeviceReservation(DevicePointer address, uint64_t size_bytes, Reservation room,
+                    std::shared_ptr<HostStaging> staging);
+  DeviceReservation(DeviceReservation&&) noexcept = default;
+  DeviceReservation& operator=(DeviceReservation&&) noexcept = default;
 
   DevicePointer address() const { return address_; }
   uint64_t size_bytes() const { return size_bytes_; }
-  explicit operator bool() const { return static_cast<bool>(room_); }
+  explicit operator bool() const { return room_ != nullptr && static_cast<bool>(*room_); }
+
+  // As DeviceObject's ReleaseAfter and ReleaseAfterAll: the room is given back when the streams are
+  // done with what they have to do so far. It is not if their context dies before that, of which
+  // nobody says that it writes no more: then the daemon takes it back when this process ends.
+  absl::Status AbandonAfter(DeviceStream stream);
+  absl::Status AbandonAfterAll(std::vector<DeviceStream>* streams);
+
+  // As DeviceObject's, of a stream that is to write here. REQUIRES: not empty.
+  absl::Status CheckNotCapturing(DeviceStream stream) const;
 
   // For Device: takes the room out.
-  Reservation Release() { return std::move(room_); }
+  Reservation Release();
 
  private:
   DevicePointer address_ = 0;
   uint64_t size_bytes_ = 0;
-  Reservation room_;
+  std::shared_ptr<HostStaging> staging_;
+  std::shared_ptr<Reservation> room_;  // shared with the streams that it waits for
 };
 
 struct DeviceReserveResult {
@@ -277,6 +290,10 @@ class Device {
   // has not, and the reservations are still the caller's; as after any other error of the stream.
   // Else they are taken.
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, DeviceStream stream,
+                                const CallOptions& call = {});
+  // The same for all of `streams`.
+  std::vector<PutResult> Commit(std::span<DeviceReservation> reservations,
+                                std::span<const DeviceStream> streams,
                                 const CallOptions& call = {});
 
   // --- Tensors in workers' own memory ---

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "client/python/ext/arguments.h"
+#include "client/python/ext/device_reservation.h"
 #include "client/python/ext/device_view.h"
 #include "client/python/ext/errors.h"
 #include "client/python/ext/fork_epoch.h"
@@ -261,6 +262,38 @@ nb::list PyDevice::PutMany(nb::handle items, uint64_t stream, nb::handle deadlin
     answers.append(PutAnswer(result));
   }
   return answers;
+}
+
+nb::object PyDevice::Reserve(nb::handle key, nb::handle parts, nb::handle info, bool overwrite,
+                             nb::handle deadline) {
+  const std::shared_ptr<OpenedDevice> opened = Use();
+  DeviceValue value(parts);
+  ReserveItem item = {
+      .key = KeyBytes(key), .info = InfoFrom(info), .parts = value.parts, .overwrite = overwrite};
+  for (const DevicePiece& piece : value.pieces) item.size_bytes += piece.size_bytes;
+  const CallOptions call = CallWith(deadline);
+  DeviceReserveResult result;
+  {
+    nb::gil_scoped_release nogil;
+    stranded_->TryAgain();
+    result = std::move(opened->device->Reserve({&item, 1}, call)[0]);
+  }
+  if (result.exists) {
+    Remember(absl::AlreadyExistsError("an object is there under the key, and stays"));
+  }
+  if (!result.reservation.has_value()) {
+    Note(result.status);
+    return nb::none();
+  }
+  return nb::cast(PyDeviceReservation(
+      std::make_shared<DevicePin>(
+          DeviceRoom{*std::move(result.reservation), std::move(value.parts)}, id_, stranded_),
+      nb::find(this)));
+}
+
+nb::object PyDevice::NotedResult(const PutResult& result) {
+  if (result.outcome == PutOutcome::kRefused) Note(result.status);
+  return nb::module_::import_("infercache._client").attr("PutResult")(*PutAnswer(result));
 }
 
 nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadline) {

@@ -46,6 +46,8 @@ class PyDevice {
   nanobind::object last_failure() const { return FailureObject(last_failure_.get()); }
   nanobind::dict Stats() const;
 
+  std::shared_ptr<OpenedDevice> Use() const;  // ClosedError, ForkedError
+
   // Streams are handles, None where no one is to be named.
   // Those of readers with their owners, None where nobody has to keep the stream.
   nanobind::list GetMany(nanobind::handle keys, nanobind::handle stream, nanobind::handle owner,
@@ -58,6 +60,11 @@ class PyDevice {
                                nanobind::handle deadline);
   // `items`: as in DevicePutBatch. (outcome, code, reason) of each.
   nanobind::list PutMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
+  // `parts`: as in DeviceValue, but without addresses. None: there is one already, or last_failure.
+  nanobind::object Reserve(nanobind::handle key, nanobind::handle parts, nanobind::handle info,
+                           bool overwrite, nanobind::handle deadline);
+  // infercache.PutResult; raises what is the caller's mistake.
+  nanobind::object NotedResult(const PutResult& result);
   // `items`: (key, parts, info, whether to copy to host) of each. (outcome, code, reason) of each.
   nanobind::list LendMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
   // "OK", or a code that last_failure explains.
@@ -70,7 +77,6 @@ class PyDevice {
   using GetCall = std::vector<DeviceGetResult> (Device::*)(std::span<const std::string_view>,
                                                            const CallOptions&);
 
-  std::shared_ptr<OpenedDevice> Use() const;  // ClosedError, ForkedError
   nanobind::list Views(GetCall call, nanobind::handle keys, nanobind::handle stream,
                        nanobind::handle owner, nanobind::handle deadline);
   void Note(const absl::Status& status);  // raises what is the caller's mistake

@@ -61,6 +61,8 @@ Returns when the bytes are there. What is in host memory alone is a miss: Client
 ValueError: the object is larger than the buffer, into which nothing is written then.)");
   c.def("_put_many", &PyDevice::PutMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
+  c.def("_reserve", &PyDevice::Reserve, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
+        nb::arg("overwrite"), nb::arg("deadline").none());
   c.def("_lend_many", &PyDevice::LendMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
   c.def("_take_back", &PyDevice::TakeBack, nb::arg("key"), nb::arg("deadline").none());

@@ -10,8 +10,15 @@ namespace infercache::python {
 
 namespace {
 
-// Unpinned it might be overwritten while the GPU reads it.
-void KeepForGood(DeviceObject object) { new DeviceObject(std::move(object)); }
+// Given back it might be overwritten while the GPU reads it, or written by it when it is another's.
+void KeepForGood(DeviceMemory memory) { new DeviceMemory(std::move(memory)); }
+
+absl::Status LetGoAfterAll(DeviceMemory& memory, Streams* streams) {
+  if (auto* const object = std::get_if<DeviceObject>(&memory)) {
+    return object->ReleaseAfterAll(streams);
+  }
+  return std::get<DeviceRoom>(memory).reservation.AbandonAfterAll(streams);
+}
 
 }  // namespace
 
@@ -33,18 +40,18 @@ Stranded::~Stranded() {
     const WithoutGil nogil;
     TryAgain();
   }
-  for (One& one : all_) KeepForGood(std::move(one.object));
+  for (One& one : all_) KeepForGood(std::move(one.memory));
 }
 
 bool Stranded::Settle(One& one) {
-  const absl::Status status = one.object.ReleaseAfterAll(&one.streams);
+  const absl::Status status = LetGoAfterAll(one.memory, &one.streams);
   if (absl::IsFailedPrecondition(status)) return false;
-  if (!status.ok()) KeepForGood(std::move(one.object));
+  if (!status.ok()) KeepForGood(std::move(one.memory));
   return true;
 }
 
-void Stranded::Release(DeviceObject object, Streams streams, SharedOwners owners) {
-  One one{std::move(object), std::move(streams), std::move(owners)};
+void Stranded::Release(DeviceMemory memory, Streams streams, SharedOwners owners) {
+  One one{std::move(memory), std::move(streams), std::move(owners)};
   if (Settle(one)) return;
   const std::lock_guard lock(mu_);
   all_.push_back(std::move(one));
@@ -62,9 +69,9 @@ void Stranded::TryAgain() {
   for (One& one : some) all_.push_back(std::move(one));
 }
 
-DevicePin::DevicePin(DeviceObject object, std::shared_ptr<const DeviceId> device,
+DevicePin::DevicePin(DeviceMemory memory, std::shared_ptr<const DeviceId> device,
                      std::shared_ptr<Stranded> stranded)
-    : object_(std::move(object)),
+    : memory_(std::move(memory)),
       device_(std::move(device)),
       stranded_(std::move(stranded)),
       fork_epoch_(ForkEpoch()) {}
@@ -73,10 +80,34 @@ DevicePin::~DevicePin() {
   if (inherited()) return;  // the parent has the pin
   const WithoutGil nogil;
   stranded_->TryAgain();
-  stranded_->Release(std::move(object_), streams_.empty() ? Streams{nullptr} : streams_, owners_);
+  stranded_->Release(std::move(memory_), streams_.empty() ? Streams{nullptr} : streams_, owners_);
 }
 
 bool DevicePin::inherited() const { return fork_epoch_ != ForkEpoch(); }
+
+const std::vector<PartSpec>& DevicePin::parts() const {
+  return writable() ? std::get<DeviceRoom>(memory_).parts : object().parts();
+}
+
+DevicePointer DevicePin::address() const {
+  return writable() ? std::get<DeviceRoom>(memory_).reservation.address() : object().address();
+}
+
+uint64_t DevicePin::size_bytes() const {
+  return writable() ? std::get<DeviceRoom>(memory_).reservation.size_bytes()
+                    : object().size_bytes();
+}
+
+DevicePointer DevicePin::part_address(size_t part) const {
+  DevicePointer address = this->address();
+  for (size_t k = 0; k < part; ++k) address += parts()[k].size_bytes;
+  return address;
+}
+
+absl::Status DevicePin::CheckNotCapturing(DeviceStream stream) const {
+  return writable() ? std::get<DeviceRoom>(memory_).reservation.CheckNotCapturing(stream)
+                    : object().CheckNotCapturing(stream);
+}
 
 void DevicePin::UsedBy(DeviceStream stream) {
   const std::lock_guard lock(mu_);
@@ -90,11 +121,22 @@ void DevicePin::UsedBy(DeviceStream stream, nanobind::handle owner) {
   UsedBy(stream);
 }
 
-absl::Status DevicePin::Release(DeviceStream also) {
-  const WithoutGil nogil;
+Streams DevicePin::StreamsAnd(DeviceStream also) {
   Streams streams = streams_;
   if (std::find(streams.begin(), streams.end(), also) == streams.end()) streams.push_back(also);
-  return object_.ReleaseAfterAll(&streams);
+  return streams;
+}
+
+absl::Status DevicePin::Release(DeviceStream also) {
+  const WithoutGil nogil;
+  Streams streams = StreamsAnd(also);
+  return LetGoAfterAll(memory_, &streams);
+}
+
+PutResult DevicePin::Commit(Device& device, DeviceStream also, const CallOptions& call) {
+  const WithoutGil nogil;
+  DeviceReservation& room = std::get<DeviceRoom>(memory_).reservation;
+  return device.Commit({&room, 1}, std::span<const DeviceStream>(StreamsAnd(also)), call)[0];
 }
 
 }  // namespace infercache::python

@@ -74,14 +74,14 @@ DeviceStream ToReadersStream(uint64_t handle) {
   constexpr uint64_t kPerThreadDefault = 2;  // DLPack's number and the driver's
   if (handle == kPerThreadDefault) {
     throw nb::value_error(
-        "the per-thread default stream (2) is another one in each thread: a view that it reads "
-        "could not wait for it; name a stream of its own");
+        "the per-thread default stream (2) is another one in each thread: what it uses could not "
+        "wait for it; name a stream of its own");
   }
   return ToStream(handle);
 }
 
-void ReadIn(DevicePin& pin, DeviceStream stream, nb::handle owner) {
-  const absl::Status status = pin.object().CheckNotCapturing(stream);
+void UseIn(DevicePin& pin, DeviceStream stream, nb::handle owner) {
+  const absl::Status status = pin.CheckNotCapturing(stream);
   if (absl::IsFailedPrecondition(status)) ThrowDeviceError(status);
   pin.UsedBy(stream, owner);
 }
@@ -96,28 +96,30 @@ DeviceStream StreamOf(nb::handle stream, nb::object* owner) {
 
 void ThrowIfInherited(const DevicePin& pin) {
   if (pin.inherited()) {
-    ThrowForked("this view was made before a fork; the GPU is not to be used in the child");
+    ThrowForked("it was made before a fork; the GPU is not to be used in the child");
   }
 }
 
 const char* const kDlpackDoc =
-    R"(A DLPack capsule; the object stays pinned until its consumer lets go of it.
+    R"(A DLPack capsule; the memory stays what it is until its consumer lets go of it.
 
-`stream`: what the consumer reads it in (None, 0, 1: the legacy default stream); it is waited for before the
-bytes may be reused. It says that it is read-only where `max_version` is (1, 0) or more. BufferError: a copy, or
+`stream`: what the consumer uses it in (None, 0, 1: the legacy default stream); it is waited for before the
+bytes may be reused, or a reservation is committed. It says that an object is read-only where `max_version` is (1, 0)
+or more. BufferError: a copy, or
 another device, is asked for; or its elements are not aligned, since parts lie back to back. DeviceError: the
 stream is being captured for a graph.)";
 const char* const kRecordStreamDoc =
-    "`stream` reads the object too: it is waited for before the bytes may be reused. A stream of "
-    "torch or CuPy, which is kept until then; or a handle, whose stream must exist until the view "
-    "and what was made from it are gone. DeviceError: it is being captured for a graph.";
+    "`stream` uses the memory too: it is waited for before the bytes may be reused, or a "
+    "reservation is committed. A stream of torch or CuPy, which is kept until then; or a handle, "
+    "whose stream must exist until this and what was made from it are gone. DeviceError: it is "
+    "being captured for a graph.";
 void RecordStream(const SharedPin& pin, nb::handle stream) {
   nb::object owner;
   const DeviceStream handle = StreamOf(stream, &owner);
-  ReadIn(*pin, handle, owner);
+  UseIn(*pin, handle, owner);
 }
 const char* const kInterfaceDoc =
-    "Version 3, read-only. Its consumer's stream is not known: say record_stream of the view. "
+    "Version 3; an object is read-only. Its consumer's stream is not known: say record_stream. "
     "AttributeError: bfloat16 or float8, which it cannot express. BufferError: its elements are "
     "not aligned.";
 
@@ -135,7 +137,8 @@ nb::dict InterfaceOf(const DeviceTensor& tensor) {
   interface["typestr"] = type;
   interface["shape"] =
       part.dtype == DataType::kBytes ? nb::make_tuple(part.size_bytes) : ShapeOf(part);
-  interface["data"] = nb::make_tuple(part.size_bytes == 0 ? 0 : tensor.address(), true);
+  interface["data"] =
+      nb::make_tuple(part.size_bytes == 0 ? 0 : tensor.address(), !tensor.pin()->writable());
   interface["strides"] = nb::none();
   interface["stream"] = nb::none();  // complete: nothing has to be waited for
   return interface;
@@ -156,7 +159,7 @@ nb::object DlpackOf(const DeviceTensor& tensor, nb::handle stream, nb::handle ma
   // read in; -1 says that it will tell by itself.
   const int64_t handle = stream.is_none() ? 0 : nb::cast<int64_t>(stream);
   if (handle < -1) throw nb::value_error("a stream is -1 or a handle");
-  if (handle >= 0) ReadIn(*pin, ToReadersStream(static_cast<uint64_t>(handle)));
+  if (handle >= 0) UseIn(*pin, ToReadersStream(static_cast<uint64_t>(handle)));
   return ExportPart(pin, tensor.part(), versioned, /*as_bytes=*/false);
 }
 
@@ -167,9 +170,9 @@ nb::tuple DlpackDeviceOf(const DeviceId& device) {
 void DefineDeviceTensor(nb::module_& m) {
   nb::class_<DeviceTensor>(
       m, "DeviceTensor", nb::is_weak_referenceable(),
-      R"(One part of a DeviceView, for libraries that know DLPack or __cuda_array_interface__.
+      R"(One part of a DeviceView or DeviceReservation, for libraries that know DLPack or __cuda_array_interface__.
 
-Keeps the object pinned while it lives, and what is made from it does. Read-only: see DeviceView.)")
+Keeps the memory while it lives, and what is made from it does. `read_only`: that of a view is not to be changed.)")
       .def("__dlpack__", &DlpackOf, nb::kw_only(), nb::arg("stream") = nb::none(),
            nb::arg("max_version") = nb::none(), nb::arg("dl_device") = nb::none(),
            nb::arg("copy") = nb::none(), nb::sig(kDlpackSignature), kDlpackDoc)
@@ -184,7 +187,7 @@ Keeps the object pinned while it lives, and what is made from it does. Read-only
       .def(
           "_bytes_capsule",
           [](const DeviceTensor& self, uint64_t stream) {
-            ReadIn(*self.pin(), ToReadersStream(stream));
+            UseIn(*self.pin(), ToReadersStream(stream));
             return ExportPart(self.pin(), self.part(), /*versioned=*/false, /*as_bytes=*/true);
           },
           nb::arg("stream"))
@@ -193,6 +196,9 @@ Keeps the object pinned while it lives, and what is made from it does. Read-only
           [](const DeviceTensor& self, nb::handle stream) { RecordStream(self.pin(), stream); },
           nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
           kRecordStreamDoc)
+      .def_prop_ro(
+          "read_only", [](const DeviceTensor& self) { return !self.pin()->writable(); },
+          "Whether it is of an object, and not of a reservation.")
       .def_prop_ro("address", &DeviceTensor::address, "In this process, of the first byte.")
       .def_prop_ro(
           "ordinal", [](const DeviceTensor& self) { return self.pin()->device().ordinal; },

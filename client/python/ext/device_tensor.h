@@ -1,5 +1,6 @@
-// infercache.DeviceTensor: one part of an object in a GPU's memory, and the protocols by which
-// other libraries take it. It is device_view.h that says what keeps the memory.
+// infercache.DeviceTensor: one part of an object in a GPU's memory, or of room for one, and the
+// protocols by which other libraries take it. It is device_view.h and device_reservation.h that say
+// what keeps the memory.
 
 #pragma once
 
@@ -14,13 +15,13 @@ namespace infercache::python {
 
 // A number of a stream as DLPack and Python have it: 0 and 1 are the legacy default stream.
 DeviceStream ToStream(uint64_t handle);
-// Of one that reads a view, which may be let go of by another thread. ValueError: the per-thread
+// Of one that uses what may be let go of by another thread. ValueError: the per-thread
 // default stream, which would be that thread's then.
 DeviceStream ToReadersStream(uint64_t handle);
 
-// `stream`, which is `owner`'s or nobody's (none), reads it from now on. DeviceError: it is being
-// captured, and the graph would read the object when nothing pins it any more.
-void ReadIn(DevicePin& pin, DeviceStream stream, nanobind::handle owner = nanobind::none());
+// `stream`, which is `owner`'s or nobody's (none), reads or writes it from now on. DeviceError: it
+// is being captured, and the graph would do so when it is another's.
+void UseIn(DevicePin& pin, DeviceStream stream, nanobind::handle owner = nanobind::none());
 // A stream, or its handle, as Python has it; *owner is the object, or none.
 DeviceStream StreamOf(nanobind::handle stream, nanobind::object* owner);
 
@@ -36,8 +37,8 @@ class DeviceTensor {
     return pin_;
   }
   size_t part() const { return part_; }
-  const PartSpec& spec() const { return pin()->object().parts()[part_]; }
-  DevicePointer address() const { return pin()->object().part_address(part_); }
+  const PartSpec& spec() const { return pin()->parts()[part_]; }
+  DevicePointer address() const { return pin()->part_address(part_); }
 
  private:
   SharedPin pin_;

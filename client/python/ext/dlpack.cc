@@ -76,7 +76,7 @@ void DeleteCapsule(PyObject* capsule) {
 
 template <class M>
 nb::object Export(SharedPin pin, size_t index, bool as_bytes) {
-  const PartSpec& part = pin->object().parts()[index];
+  const PartSpec& part = pin->parts()[index];
   auto exported = std::make_unique<Exported<M>>();
   if (as_bytes || part.dtype == DataType::kBytes) {
     exported->shape = {static_cast<int64_t>(part.size_bytes)};
@@ -89,7 +89,7 @@ nb::object Export(SharedPin pin, size_t index, bool as_bytes) {
     exported->strides[d] = stride;
   }
   const DataType dtype = as_bytes ? DataType::kUInt8 : part.dtype;
-  const DevicePointer address = pin->object().part_address(index);
+  const DevicePointer address = pin->part_address(index);
   M& managed = exported->managed;
   managed.tensor = {.data = reinterpret_cast<void*>(static_cast<uintptr_t>(address)),
                     .device = {dlpack::kCuda, pin->device().ordinal},
@@ -103,7 +103,7 @@ nb::object Export(SharedPin pin, size_t index, bool as_bytes) {
   const char* name = kName;
   if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) {
     managed.version = {1, 0};
-    managed.flags = kReadOnly;
+    managed.flags = pin->writable() ? 0 : kReadOnly;
     name = kVersionedName;
   }
   exported->pin = std::move(pin);

@@ -52,8 +52,8 @@ struct ManagedVersioned {
 
 }  // namespace dlpack
 
-// A capsule of part `part` of a pinned object, which stays pinned until its consumer lets go.
-// `versioned`: as DLPack 1.0 has it, which can say that it is read-only; `as_bytes`:
+// A capsule of part `part` of a pinned object or of room, which stays so until its consumer lets
+// go. `versioned`: as DLPack 1.0 has it, which can say that an object is read-only; `as_bytes`:
 // one-dimensional uint8 whatever its dtype, which every consumer knows.
 nanobind::object ExportPart(SharedPin pin, size_t part, bool versioned, bool as_bytes);
 

@@ -2,6 +2,7 @@
 
 #include "client/python/ext/client.h"
 #include "client/python/ext/device.h"
+#include "client/python/ext/device_reservation.h"
 #include "client/python/ext/device_tensor.h"
 #include "client/python/ext/device_view.h"
 #include "client/python/ext/fork_epoch.h"
@@ -16,5 +17,6 @@ NB_MODULE(_core, m) {
   infercache::python::DefineClient(m);
   infercache::python::DefineDeviceTensor(m);
   infercache::python::DefineDeviceView(m);
+  infercache::python::DefineDeviceReservation(m);
   infercache::python::DefineDevice(m);
 }

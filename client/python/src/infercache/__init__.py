@@ -15,7 +15,7 @@ nothing but numpy.
 from ._arrays import Part
 from ._async import AsyncClient
 from ._client import Client, Put, PutResult, connect
-from ._core import DeviceTensor, DeviceView, View
+from ._core import DeviceReservation, DeviceTensor, DeviceView, View
 from ._device import Device, Lend, LendResult
 from ._errors import ClosedError, DaemonError, DeviceError, Error, Failure, ForkedError
 from ._memoize import memoize
@@ -28,6 +28,7 @@ __all__ = [
     "DaemonError",
     "Device",
     "DeviceError",
+    "DeviceReservation",
     "DeviceTensor",
     "DeviceView",
     "Error",

@@ -189,5 +189,14 @@ def code_of_name(name: str) -> int:
     return code
 
 
+def name_of_code(code: int) -> str:
+    return _NAMES[code]
+
+
+def element_bytes(code: int) -> int:
+    dtype = _NUMPY_DTYPES.get(_NAMES[code])
+    return dtype.itemsize if dtype is not None else 2 if _NAMES[code] == "bfloat16" else 1
+
+
 def type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"

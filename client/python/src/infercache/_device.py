@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import _core, _device_arrays
 from ._client import Key, Kind, Put, PutResult, info_of, put_info
-from ._core import DeviceTensor, DeviceView
+from ._core import DeviceReservation, DeviceTensor, DeviceView
 from ._device_arrays import stream_handle, torch_stream, view_to_numpy, view_to_torch
 from ._errors import ClosedError, ForkedError
 
@@ -123,7 +123,7 @@ class Device(_core._Device):
         there, and `stats` counts it. ValueError: the object is larger than the tensor, into which nothing is
         written then.
         """
-        if isinstance(tensor, (DeviceView, DeviceTensor)):
+        if isinstance(tensor, DeviceView) or (isinstance(tensor, DeviceTensor) and tensor.read_only):
             raise TypeError("a view is read-only")
         source = _device_arrays.describe(tensor, self.ordinal, stream)
         if len(source.parts) != 1:
@@ -173,6 +173,39 @@ class Device(_core._Device):
             for put, source in zip(batch, sources, strict=True)
         ]
         return [PutResult(*answer) for answer in self._put_many(items, written_in, deadline)]
+
+    def reserve(
+        self,
+        key: Key,
+        shape: int | Iterable[int] | None = None,
+        dtype: Any = None,
+        *,
+        parts: Iterable[tuple[int | Iterable[int], Any]] | None = None,
+        kind: Kind = "blob",
+        compute_cost_ms: float = 0.0,
+        class_id: int = 0,
+        ttl: float | None = None,
+        parent: Key | None = None,
+        overwrite: bool = False,
+        deadline: float | None = None,
+    ) -> DeviceReservation | None:
+        """Room in this GPU's memory for an object that kernels write in place, and that nobody finds before its
+        `commit`; nothing is copied. None: there is an object already (ALREADY_EXISTS in `last_failure`), or it is
+        refused.
+
+        `shape`, `dtype`: of the tensor, as torch.empty has them; the dtype is one of torch or numpy, or its name.
+        `parts`: instead of them a (shape, dtype) for each tensor of an object of several, which lie back to back.
+        The other arguments are those of Client.put. TypeError: no such dtype. ValueError: no byte, elements that
+        would not be aligned, a key or argument out of range.
+        """
+        if parts is None and shape is not None and dtype is not None:
+            parts = [(shape, dtype)]
+        elif parts is None or shape is not None or dtype is not None:
+            raise TypeError("what is reserved has a shape and a dtype, or parts, each of which is (shape, dtype)")
+        described = _device_arrays.describe_room(parts)
+        info = info_of(kind, compute_cost_ms, class_id, ttl, parent)
+        room: DeviceReservation | None = self._reserve(key, described, info, bool(overwrite), deadline)
+        return room
 
     def exists(self, key: Key, *, deadline: float | None = None) -> bool:
         """Whether the key is present in this GPU's memory. Not a use of it."""

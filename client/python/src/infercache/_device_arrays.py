@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -190,6 +192,65 @@ def _count(shape: tuple[int, ...]) -> int:
     for length in shape:
         count *= length
     return count
+
+
+def describe_room(parts: Iterable[tuple[int | Iterable[int], Any]]) -> list[PartIn]:
+    """Parts that are to be written, (shape, dtype) of each; they have no address yet. TypeError, ValueError."""
+    described: list[PartIn] = []
+    at = 0
+    for number, part in enumerate(parts):
+        if not isinstance(part, tuple) or len(part) != 2:
+            raise TypeError(f"part {number} is to be a tuple (shape, dtype); not {part!r}")
+        shape = _shape(part[0], number)
+        name, code, element_bytes = _element(part[1], number)
+        size = _count(shape) * element_bytes
+        if size and at % element_bytes:
+            raise ValueError(
+                f"part {number} ({name}) would begin at byte {at}, and its elements not be aligned: reserve parts of "
+                "larger elements first"
+            )
+        described.append((0, size, code, shape))
+        at += size
+    if at == 0:
+        raise ValueError("an object in a GPU's memory has at least one byte; this one is empty")
+    if at >= 1 << 63:  # more than the extension can say; the client refuses what no object has
+        raise ValueError(f"no object has {at} bytes")
+    return described
+
+
+def _shape(shape: int | Iterable[int], number: int) -> tuple[int, ...]:
+    try:
+        lengths = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        result = tuple(operator.index(length) for length in lengths)
+    except TypeError:
+        raise TypeError(f"part {number}: a shape is an int, or ints; not {shape!r}") from None
+    if any(length < 0 for length in result):
+        raise ValueError(f"part {number}: a shape has no negative length: {result}")
+    return result
+
+
+def _element(dtype: Any, number: int) -> tuple[str, int, int]:
+    """Its name, the number of the dtype, and its bytes."""
+    if isinstance(dtype, str) and dtype == "bytes":
+        raise TypeError(f"part {number}: plain bytes have no shape; reserve uint8")
+    torch = sys.modules.get("torch")
+    try:
+        if torch is not None and isinstance(dtype, torch.dtype):
+            code = _arrays.code_of_torch(torch, dtype)
+        else:
+            code = _arrays.code_of_name(dtype if isinstance(dtype, str) else _numpy_name(dtype))
+    except TypeError as error:
+        raise TypeError(f"part {number}: {error}") from None
+    return _arrays.name_of_code(code), code, _arrays.element_bytes(code)
+
+
+def _numpy_name(dtype: Any) -> str:
+    if dtype is None or not isinstance(dtype, (type, np.dtype)):
+        raise TypeError(f"a dtype is one of torch or numpy, or its name; not {dtype!r}")
+    known = np.dtype(dtype)
+    if not known.isnative:
+        raise TypeError(f"{dtype!r} is not of this machine's byte order")
+    return known.name
 
 
 # --- Out ---
