@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes what tests/run_gpu.sh runs on a machine that has a GPU and its driver, but none of our libraries
-# and no network: daemon, CLI, the tests labelled gpu and bench/gpu, with every library they need; and the
-# Python client for the minor version of the python3 here, where pip reaches a package index.
+# and no network: daemon, CLI, the tests labelled gpu and bench/gpu, with every library they need; and, where
+# pip reaches a package index, the Python client for the minor version of the python3 here, with what builds
+# it there for another one.
 #
 #   tests/make_gpu_bundle.sh [--build-dir DIR] [-o FILE.tar.gz]
 #     --build-dir  take the programs from there as they are [build them in build/bundle]
@@ -13,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 build=
 output=build/infercache-gpu.tar.gz
-most_bytes=$((60 << 20))
+most_bytes=$((57 << 20))
 # Where each is in a build folder.
 programs=(bin/infercached bin/infercachectl bench/gpu/infercache_gpu_bench
   tests/conformance/conformance_test tests/cuda/cuda_test tests/cuda/cuda_holder
@@ -76,6 +77,24 @@ add_python_client() {
   strip "$bundle"/python/infercache/_core*.so
   rm -rf "$bundle"/python/*.dist-info "$bundle"/python/infercache/__pycache__
   install -m 644 tests/python/gpu_interop.py tests/python/gpu_memory.py "$bundle/python/"
+  add_python_source "$("$venv/bin/python" -c 'import nanobind; print(nanobind.__path__[0])')"
+}
+
+# add_python_source NANOBIND: what tests/gpu_bundle_python.sh builds the extension from.
+add_python_source() {
+  local source=$bundle/python/source archive absl
+  install tests/gpu_bundle_python.sh "$bundle/python/build.sh" &&
+    mkdir -p "$source"/{client/python/ext,include,lib,nanobind/ext} &&
+    cp client/python/ext/*.{cc,h} client/python/ext/exports.map "$source/client/python/ext" &&
+    cp -r "$1/include" "$1/src" "$source/nanobind" &&
+    cp -r "$1/ext/robin_map" "$source/nanobind/ext" &&
+    cp -r "$build/python/client/include/infercache" "$source/include" || return 1
+  # Where the compiler finds them by itself.
+  absl=$(echo '#include <absl/base/config.h>' | c++ -x c++ -std=c++20 -M -E - | grep -o '/[^ ]*/absl/base/config.h') || return 1
+  cp -r "${absl%/base/config.h}" "$source/include" || return 1
+  for archive in "$build"/python/client/lib/*.a; do
+    strip --strip-debug -o "$source/lib/${archive##*/}" "$archive" || return 1
+  done
 }
 if ! add_python_client; then
   rm -rf "$bundle/python"

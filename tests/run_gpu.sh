@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Runs the tests labelled gpu and bench/gpu on a machine with a GPU, from the bundle that
 # tests/make_gpu_bundle.sh made elsewhere: needs the GPU's driver and a shell, neither gRPC nor a network. Then
-# the Python client's test with PyTorch, where there are PyTorch and the minor version of Python that the bundle
-# has the client for; else it is skipped, and says why.
+# the Python client's test with PyTorch, where that is: with the client of the bundle, or, for a Python of another
+# minor version, one that is built here, which takes a compiler and Python.h. Else it is skipped, and the line
+# before the last says why.
 #
-#   run_gpu.sh [--fake] [--quick] [BUNDLE]
-#     --fake   on the bundle's stand-in for the driver: shows that the bundle works, measures nothing
-#     --quick  measure briefly and give no verdict
-#     BUNDLE   the folder, or the .tar.gz [where this script is]
-#   PYTHON     in the environment: the interpreter [python3]
+#   run_gpu.sh [--fake] [--quick] [--require-python] [--only TEST] [BUNDLE]
+#     --fake            on the bundle's stand-in for the driver: shows that the bundle works, measures nothing
+#     --quick           measure briefly and give no verdict
+#     --require-python  it is a failure if the Python client's test is skipped
+#     --only            run this one: cuda_test, ..., python_interop, measurements
+#     BUNDLE            the folder, or the .tar.gz [where this script is]
+#   in the environment: PYTHON, the interpreter [python3]; CXX, the compiler [c++]
 #
 # Says which driver and GPU it used. The last line is "N passed, N failed"; exit status 0 only if nothing
 # failed and no measurement missed its target.
@@ -16,6 +19,8 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 fake=
 quick=
+python_required=
+only=
 bundle=
 
 fail() {
@@ -27,6 +32,8 @@ while [ $# -gt 0 ]; do
   case $1 in
     --fake) fake=yes ;;
     --quick) quick=yes ;;
+    --require-python) python_required=yes ;;
+    --only) only=${2:?} && shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "$0" && exit 0 ;;
     -*) fail "unknown option '$1'; --help lists what there is" ;;
     *) bundle=$1 ;;
@@ -75,11 +82,16 @@ skipped=()
 check() {
   local name=$1 status=0
   shift
+  [ -z "$only" ] || [ "$only" = "$name" ] || return 0
   printf '\n=== %s\n' "$name"
-  "$@" || status=$?
+  "$@" 2>&1 | tee "$work/told"
+  status=${PIPESTATUS[0]}
   case $status in
     0) passed=$((passed + 1)) ;;
-    77) skipped+=("$name") ;;
+    77)
+      skipped+=("$name: $(sed -n 's/^SKIPPED: //p' "$work/told" | tail -n 1)")
+      [ -z "$python_required" ] || [ "$name" != python_interop ] || failed=$((failed + 1))
+      ;;
     *)
       failed=$((failed + 1))
       printf '=== %s: FAILED\n' "$name"
@@ -93,13 +105,21 @@ skip() {
 }
 
 python_interop() {
-  local python=${PYTHON:-python3} suffix
+  local python=${PYTHON:-python3} suffix client=$bundle/python status=0
   [ -d "$bundle/python" ] || skip 'the bundle has no Python client' || return
   suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') ||
     skip "there is no $python; PYTHON names another" || return
-  [ -e "$bundle/python/infercache/_core$suffix" ] ||
-    skip "$python loads _core$suffix; the bundle has $(cd "$bundle/python/infercache" && echo _core*.so)" || return
-  PYTHONDONTWRITEBYTECODE=1 "$python" "$bundle/python/gpu_interop.py" --daemon "$bundle/bin/infercached" \
+  if [ ! -e "$client/infercache/_core$suffix" ]; then
+    client=$work/python
+    printf 'The bundle has no _core%s: it is built\n' "$suffix"
+    "$bundle/python/build.sh" "$python" "$client" >"$work/build" 2>&1 || status=$?
+    [ "$status" != 77 ] || skip "the bundle has no _core$suffix for $python, and $(cat "$work/build")" || return
+    [ "$status" = 0 ] || {
+      tail -n 40 "$work/build"
+      return 1
+    }
+  fi
+  PYTHONDONTWRITEBYTECODE=1 "$python" "$client/gpu_interop.py" --daemon "$bundle/bin/infercached" \
     ${fake:+--fake}
 }
 
@@ -115,6 +135,8 @@ measure=("$bundle/bin/infercache_gpu_bench" --daemon-binary "$bundle/bin/inferca
 [ -z "$fake$quick" ] || measure+=(--quick --value-bytes 1048576)
 check measurements "${measure[@]}"
 
-[ "${#skipped[@]}" = 0 ] || printf '\nSkipped (why: above): %s\n' "${skipped[*]}"
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ $((passed + failed + ${#skipped[@]})) -gt 0 ] || fail "there is no test '$only'"
+printf '\n'
+[ "${#skipped[@]}" = 0 ] || printf 'SKIPPED %s\n' "${skipped[@]}"
+printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

@@ -16,7 +16,7 @@ import pytest
 
 import infercache
 
-pytest_plugins = ["gpus"]
+pytest_plugins = ["gpus", "fake_torch"]
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("INFERCACHE_BUILD_DIR", ROOT / "build" / "dev"))

@@ -81,6 +81,9 @@ class TorchMemory:
         )
         return tensor.data_ptr(), tensor.view(-1).view(self.torch.uint8).cpu().numpy().tobytes()
 
+    def write(self, room, dtype):
+        room.torch().copy_(self.make(dtype))
+
     def bytes_of(self, tensor):
         return tensor.view(-1).view(self.torch.uint8).cpu().numpy().tobytes()
 
@@ -118,6 +121,11 @@ class PlainMemory:
         bits = read(self.driver, address, view.parts[part].nbytes).tobytes()
         consumer.let_go(with_gil=False)
         return address, bits
+
+    def write(self, room, dtype):
+        from gpu_memory import write
+
+        write(self.driver, room.address, self._array(dtype))
 
     def bytes_of(self, tensor):
         return tensor.numpy().tobytes()
@@ -216,6 +224,31 @@ def an_object_is_copied_into_a_tensor(memory, device, _):
     assert memory.bytes_of(target) == memory.bits("float32")
 
 
+def what_is_written_in_place_is_read_bit_for_bit(memory, device, _):
+    for dtype in memory.dtypes:
+        with device.reserve(f"in place/{dtype}", SHAPE, dtype) as room:
+            memory.write(room, dtype)
+            assert room.commit().outcome == "stored", device.last_failure
+        _, bits = memory.read(device.get(f"in place/{dtype}"))
+        assert bits == memory.bits(dtype), f"other bytes: {dtype}"
+
+
+def a_commit_waits_for_the_kernel_that_writes(memory, device, _):
+    torch = memory.torch
+    ones = torch.ones(1 << 20, dtype=torch.float32, device="cuda")
+    busy = torch.randn(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), device.reserve("sum", 1 << 20, torch.float32) as room:
+        for _ in range(50):
+            busy = torch.tanh(busy @ busy)
+        torch.add(ones, ones, out=room.torch())
+        assert not stream.query(), "the stream was done too soon: this shows nothing"
+        assert room.commit(), device.last_failure
+        assert stream.query(), "it was committed before it was written"
+    assert device.get("sum").torch().sum().item() == 2 << 20
+
+
 def a_view_may_be_dropped_while_its_stream_still_reads_it(memory, device, _):
     torch = memory.torch
     ones = torch.ones(1 << 20, dtype=torch.float32, device="cuda")
@@ -241,8 +274,12 @@ TESTS = (
     a_lent_tensor_is_read_in_another_process_without_a_copy,
     what_a_killed_worker_put_is_there_bit_for_bit,
     an_object_is_copied_into_a_tensor,
+    what_is_written_in_place_is_read_bit_for_bit,
 )
-TESTS_OF_KERNELS = (a_view_may_be_dropped_while_its_stream_still_reads_it,)
+TESTS_OF_KERNELS = (
+    a_commit_waits_for_the_kernel_that_writes,
+    a_view_may_be_dropped_while_its_stream_still_reads_it,
+)
 
 
 def start_daemon(options, directory, uuid):
