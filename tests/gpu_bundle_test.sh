@@ -6,6 +6,7 @@
 set -euo pipefail
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
+chmod 0755 "$work" # some tests have workers of another user
 trap 'rm -rf "$work"' EXIT
 "$tests/make_gpu_bundle.sh" --build-dir "$1" -o "$work/bundle.tar.gz"
 tar -C "$work" -xzf "$work/bundle.tar.gz"

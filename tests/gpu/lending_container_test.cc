@@ -88,6 +88,11 @@ class LendingUsers : public GpuLending {
     GpuLending::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     if (geteuid() != 0) GTEST_SKIP() << "becoming another user takes root";
+    const std::string worker = HelperPath(LENDING_WORKER_BINARY);
+    if (std::system(
+            ("setpriv --reuid=1 --regid=1 --clear-groups test -r '" + worker + "'").c_str()) != 0) {
+      GTEST_SKIP() << "other users cannot read " << worker;
+    }
     using std::filesystem::perms;
     const auto add = std::filesystem::perm_options::add;
     const auto directory = std::filesystem::path(socket_path()).parent_path();
