@@ -42,6 +42,7 @@ while [ $# -gt 0 ]; do
 done
 
 work=$(mktemp -d) || exit 2
+chmod 0711 "$work" || exit 2 # some tests have workers of another user
 trap 'rm -rf "$work"' EXIT
 if [ -z "$bundle" ]; then
   bundle=$here
