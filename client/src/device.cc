@@ -25,6 +25,19 @@ struct KeptRoom final : DeviceThread::Kept {
 
 cuda::Stream ToCuda(DeviceStream stream) { return static_cast<cuda::Stream>(stream); }
 
+// Keeps `what` until each of `streams` is done. Those that it will wait for leave the list, so that
+// after an error only the others have to be tried again.
+template <class Kept, class What>
+absl::Status KeepUntilAllDone(DeviceThread& thread, std::vector<DeviceStream>* streams,
+                              const std::shared_ptr<What>& what) {
+  while (!streams->empty()) {
+    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<Kept>(what);
+    RETURN_IF_ERROR(thread.KeepUntilDone(ToCuda(streams->front()), &kept));
+    streams->erase(streams->begin());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> DeviceUuid(int ordinal) {
@@ -79,11 +92,7 @@ absl::Status DeviceObject::ReleaseAfterAll(std::vector<DeviceStream>* streams) {
   if (pin_ == nullptr) return absl::OkStatus();
   if (staging_->thread()->inherited())
     return absl::UnavailableError("the object is the parent process's");
-  while (!streams->empty()) {
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptPin>(pin_);
-    RETURN_IF_ERROR(staging_->thread()->KeepUntilDone(ToCuda(streams->front()), &kept));
-    streams->erase(streams->begin());
-  }
+  RETURN_IF_ERROR(KeepUntilAllDone<KeptPin>(*staging_->thread(), streams, pin_));
   pin_.reset();
   address_ = 0;
   return absl::OkStatus();
@@ -123,11 +132,7 @@ absl::Status DeviceReservation::AbandonAfterAll(std::vector<DeviceStream>* strea
   if (!*this) return absl::OkStatus();
   if (staging_->thread()->inherited())
     return absl::UnavailableError("the reservation is the parent process's");
-  while (!streams->empty()) {
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptRoom>(room_);
-    RETURN_IF_ERROR(staging_->thread()->KeepUntilDone(ToCuda(streams->front()), &kept));
-    streams->erase(streams->begin());
-  }
+  RETURN_IF_ERROR(KeepUntilAllDone<KeptRoom>(*staging_->thread(), streams, room_));
   room_.reset();
   return absl::OkStatus();
 }

@@ -46,6 +46,15 @@ class DeviceTiersTest : public GpuTest {
     DeviceTiers tiers(std::move(options));
     return tiers.Add(*store_, {.ns = ns_, .device = device, .bytes = bytes});
   }
+  void ExpectToBeAddedAfterWaits(int expected) {
+    int waits = 0;
+    const TierResult added = Add({.wait = [&waits](absl::Duration) {
+      ++waits;
+      return true;
+    }});
+    EXPECT_TRUE(added.status.ok()) << added.status;
+    EXPECT_EQ(waits, expected);
+  }
   std::shared_ptr<Namespace> Tier() { return *ns_->FindDeviceTier(device_.uuid); }
 
   ManualClock clock_;
@@ -168,13 +177,7 @@ TEST_F(DeviceTiersTest, WithoutADriverItIsOffAndSaysWhy) {
 TEST_F(DeviceTiersTest, AsksAFullGpuAgainUntilItHasRoom) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   fake().faults().creates_to_fail.store(3);
-  int waits = 0;
-  const TierResult added = Add({.wait = [&waits](absl::Duration) {
-    ++waits;
-    return true;
-  }});
-  EXPECT_TRUE(added.status.ok()) << added.status;
-  EXPECT_EQ(waits, 3);
+  ExpectToBeAddedAfterWaits(3);
 }
 
 TEST_F(DeviceTiersTest, StopsAskingWhenItIsNoLongerWorthIt) {
@@ -196,13 +199,7 @@ TEST_F(DeviceTiersTest, StopsAskingWhenItIsNoLongerWorthIt) {
 TEST_F(DeviceTiersTest, AsksAMachineThatIsNotReadyAgain) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   fake().faults().inits_not_ready.store(3);
-  int waits = 0;
-  const TierResult added = Add({.wait = [&waits](absl::Duration) {
-    ++waits;
-    return true;
-  }});
-  EXPECT_TRUE(added.status.ok()) << added.status;
-  EXPECT_EQ(waits, 3);
+  ExpectToBeAddedAfterWaits(3);
 }
 
 TEST_F(DeviceTiersTest, OfAMachineThatIsNeverReadyAllAreOffAfterOnePatience) {
