@@ -49,28 +49,9 @@ void DefineMemory(Class& c) {
 
 Its use in torch's current stream of this thread is known; if kernels of another stream write it, say
 record_stream(stream) of the reservation. It has to be gone when the reservation is committed. ImportError: torch
-is not installed. TypeError: this torch lacks the dtype. IndexError: no such part.)")
-      .def(
-          "__dlpack__",
-          [](const PyDeviceReservation& self, nb::handle stream, nb::handle max_version,
-             nb::handle device, nb::handle copy) {
-            return DlpackOf(self.only_part(), stream, max_version, device, copy);
-          },
-          nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("max_version") = nb::none(),
-          nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none(),
-          nb::sig(kDlpackSignature), kDlpackDoc)
-      .def(
-          "__dlpack_device__",
-          [](const PyDeviceReservation& self) { return DlpackDeviceOf(self.pin()->device()); },
-          nb::sig("def __dlpack_device__(self) -> tuple[int, int]"),
-          "(2, ordinal): CUDA, and the GPU's number in this process.")
-      .def(
-          "record_stream",
-          [](const PyDeviceReservation& self, nb::handle stream) {
-            RecordStream(self.pin(), stream);
-          },
-          nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
-          kRecordStreamDoc);
+is not installed. TypeError: this torch lacks the dtype. IndexError: no such part.)");
+  DefineDlpack<PyDeviceReservation>(
+      c, [](const PyDeviceReservation& self) { return self.only_part(); });
 }
 
 void DefineEnd(Class& c) {

@@ -58,6 +58,27 @@ nanobind::object DlpackOf(const DeviceTensor& tensor, nanobind::handle stream,
                           nanobind::handle max_version, nanobind::handle device,
                           nanobind::handle copy);
 nanobind::tuple DlpackDeviceOf(const DeviceId& device);
+// __dlpack__, of the part that `part` says, __dlpack_device__ and record_stream.
+template <class T>
+void DefineDlpack(nanobind::class_<T>& c, DeviceTensor (*part)(const T&)) {
+  namespace nb = nanobind;
+  c.def(
+       "__dlpack__",
+       [part](const T& self, nb::handle stream, nb::handle max_version, nb::handle device,
+              nb::handle copy) { return DlpackOf(part(self), stream, max_version, device, copy); },
+       nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("max_version") = nb::none(),
+       nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none(), nb::sig(kDlpackSignature),
+       kDlpackDoc)
+      .def(
+          "__dlpack_device__", [](const T& self) { return DlpackDeviceOf(self.pin()->device()); },
+          nb::sig("def __dlpack_device__(self) -> tuple[int, int]"),
+          "(2, ordinal): CUDA, and the GPU's number in this process.")
+      .def(
+          "record_stream",
+          [](const T& self, nb::handle stream) { RecordStream(self.pin(), stream); },
+          nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
+          kRecordStreamDoc);
+}
 // __cuda_array_interface__: AttributeError where it cannot express the dtype.
 nanobind::dict InterfaceOf(const DeviceTensor& tensor);
 

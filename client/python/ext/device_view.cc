@@ -81,20 +81,6 @@ Waits for the copy and for no stream of yours. DeviceError DEADLINE_EXCEEDED: th
 seconds. TypeError: bfloat16 or float8 and no `ml_dtypes` installed.
 DeviceError: the driver refuses. IndexError: no such part.)")
       .def("_copy_part", &CopyPart, nb::arg("part"), nb::arg("buffer"), nb::arg("deadline"))
-      .def(
-          "__dlpack__",
-          [](const DeviceView& self, nb::handle stream, nb::handle max_version, nb::handle device,
-             nb::handle copy) {
-            return DlpackOf(self.only_part(), stream, max_version, device, copy);
-          },
-          nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("max_version") = nb::none(),
-          nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none(),
-          nb::sig(kDlpackSignature), kDlpackDoc)
-      .def(
-          "__dlpack_device__",
-          [](const DeviceView& self) { return DlpackDeviceOf(self.pin()->device()); },
-          nb::sig("def __dlpack_device__(self) -> tuple[int, int]"),
-          "(2, ordinal): CUDA, and the GPU's number in this process.")
       .def_prop_ro(
           "__cuda_array_interface__",
           [](DeviceView& self) {
@@ -103,23 +89,19 @@ DeviceError: the driver refuses. IndexError: no such part.)")
             return interface;
           },
           nb::sig("def __cuda_array_interface__(self) -> dict[str, typing.Any]"), kInterfaceDoc);
+  DefineDlpack<DeviceView>(c, [](const DeviceView& self) { return self.only_part(); });
 }
 
 void DefineLifetime(Class& c) {
   c.def(
-       "record_stream",
-       [](const DeviceView& self, nb::handle stream) { RecordStream(self.pin(), stream); },
-       nb::arg("stream"), nb::sig("def record_stream(self, stream: typing.Any) -> None"),
-       kRecordStreamDoc)
-      .def(
-          "release_after",
-          [](DeviceView& self, nb::handle stream) {
-            nb::object owner;
-            const DeviceStream handle = StreamOf(stream, &owner);
-            self.Release(handle, owner);
-          },
-          nb::arg("stream"), nb::sig("def release_after(self, stream: typing.Any) -> None"),
-          R"(Lets go of the bytes when `stream`, too, has done what it was given so far. Nobody waits.
+       "release_after",
+       [](DeviceView& self, nb::handle stream) {
+         nb::object owner;
+         const DeviceStream handle = StreamOf(stream, &owner);
+         self.Release(handle, owner);
+       },
+       nb::arg("stream"), nb::sig("def release_after(self, stream: typing.Any) -> None"),
+       R"(Lets go of the bytes when `stream`, too, has done what it was given so far. Nobody waits.
 
 Give the GPU nothing more that reads the view. What was made from it keeps the bytes while it lives.
 ValueError: no such stream. DeviceError: the stream is being captured for a graph; nothing has changed then.)")
