@@ -34,7 +34,7 @@ Finding GpuFinding(const cuda::DeviceInfo& device, const GpuSelfTest& tested) {
   if (tested.descriptors.ok()) {
     return {"gpu", Level::kWarn,
             fmt::format("{}: memory of cudaMalloc cannot be shared (tiers can): {}", which, why),
-            "lend with or_copy_to_host, or memory of cuMemCreate; docs/gpu.md"};
+            "lend with a copy in host memory, or memory of cuMemCreate; docs/gpu.md"};
   }
   return {"gpu", Level::kWarn,
           fmt::format("{}: memory cannot be shared: {}; by legacy handle: {}", which, why,

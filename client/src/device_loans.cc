@@ -93,8 +93,10 @@ std::vector<LendResult> DeviceLoans::Lend(std::span<const LendItem> items, absl:
   }
   for (const auto& [base, group] : groups) LendGroup(*book, group, deadline, results);
   for (size_t i = 0; i < items.size(); ++i) {
-    if (items[i].or_copy_to_host && absl::IsUnimplemented(results[i].status)) {
-      CopyToHostInstead(items[i], deadline, &results[i]);
+    const bool fallback = absl::IsUnimplemented(results[i].status);
+    if (items[i].host_copy == HostCopy::kNever || !(fallback || results[i].lent)) continue;
+    if (fallback || items[i].host_copy == HostCopy::kAlways) {
+      CopyToHost(items[i], deadline, &results[i]);
     }
   }
   return results;
@@ -109,7 +111,7 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
     result.status = lent[i].status;
     if (lent[i].loan == 0 && !lent[i].may_be) continue;
     if (lent[i].loan != 0) {
-      result.outcome = LendOutcome::kLent;
+      result.lent = true;
       lent_.fetch_add(1);
     }
     auto record = std::make_shared<Lent>(
@@ -123,7 +125,7 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
   }
 }
 
-void DeviceLoans::CopyToHostInstead(const LendItem& item, absl::Time deadline, LendResult* result) {
+void DeviceLoans::CopyToHost(const LendItem& item, absl::Time deadline, LendResult* result) {
   std::vector<std::byte> bytes(item.size_bytes);
   // After its deadline the caller may free the tensor, once what is begun is done: as with Put.
   result->status =
@@ -135,7 +137,8 @@ void DeviceLoans::CopyToHostInstead(const LendItem& item, absl::Time deadline, L
   Reached reached = Reached::kNotAsked;
   result->status = host_->PutNow({&put, 1}, deadline, &reached)[0].status;
   if (!result->status.ok()) return;
-  result->outcome = LendOutcome::kCopiedToHost;
+  result->copied_to_host = true;
+  if (!result->lent) lent_as_host_copies_.fetch_add(1);
   host_copies_.fetch_add(1);
   host_copies_bytes_.fetch_add(item.size_bytes);
 }
@@ -226,8 +229,9 @@ std::vector<DeviceGetResult> DeviceLoans::Borrow(std::span<const std::string_vie
 
 void DeviceLoans::AddTo(DeviceStats* stats) const {
   stats->lent = lent_.load();
-  stats->lent_as_host_copies = host_copies_.load();
-  stats->lent_as_host_copies_bytes = host_copies_bytes_.load();
+  stats->lent_as_host_copies = lent_as_host_copies_.load();
+  stats->lend_host_copies = host_copies_.load();
+  stats->lend_host_copies_bytes = host_copies_bytes_.load();
   stats->borrowed = borrowed_.load();
   stats->allocations_opened = opened_.load();
   stats->allocation_failures = failures_.load();

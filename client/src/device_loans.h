@@ -69,7 +69,7 @@ class DeviceLoans {
   absl::StatusOr<LoanBook::Exported> Export(const cuda::AddressRange& range) const;
   void LendGroup(const std::shared_ptr<LoanBook>& book, const Group& group, absl::Time deadline,
                  std::span<LendResult> results) ABSL_LOCKS_EXCLUDED(mu_);
-  void CopyToHostInstead(const LendItem& item, absl::Time deadline, LendResult* result);
+  void CopyToHost(const LendItem& item, absl::Time deadline, LendResult* result);
   DeviceGetResult Take(std::string_view key, LoanBook::Borrowed borrowed, absl::Time deadline);
 
   const cuda::DeviceInfo device_;
@@ -78,7 +78,7 @@ class DeviceLoans {
   const std::shared_ptr<LocalTransport> host_;
   const ViewInHost view_in_host_;
 
-  std::atomic<uint64_t> lent_{0}, host_copies_{0}, host_copies_bytes_{0};
+  std::atomic<uint64_t> lent_{0}, lent_as_host_copies_{0}, host_copies_{0}, host_copies_bytes_{0};
   std::atomic<uint64_t> borrowed_{0}, opened_{0}, failures_{0};
   std::atomic<uint64_t> not_opened_{0}, from_host_{0}, from_host_bytes_{0};
 

@@ -283,10 +283,11 @@ TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   // It was a miss like any other, and the daemon counted it as a hit.
   EXPECT_EQ(reader.Do("in_host"), "none");
   EXPECT_EQ(reader.Do("not_opened"), legacy ? "2 0 0" : "0 0 0");
-  store::NamespaceVerbs(*store_->FindNamespace("default")).MustPut("key", "host copy");
-  EXPECT_EQ(reader.Do("borrow key"), legacy ? "FAILED_PRECONDITION" : "hit");
-  EXPECT_EQ(reader.Do("in_host"), legacy ? "host copy" : "none");
-  EXPECT_EQ(reader.Do("not_opened"), legacy ? "3 1 9" : "0 0 0");
+  // An owner that has such readers puts a copy beside it.
+  EXPECT_EQ(owner.Do("lend_and_copy both"), "lent and copied");
+  EXPECT_EQ(reader.Do("borrow both"), legacy ? "FAILED_PRECONDITION" : "hit");
+  EXPECT_EQ(reader.Do("in_host"), legacy ? "text" : "none");
+  EXPECT_EQ(reader.Do("not_opened"), legacy ? "3 1 64" : "0 0 0");
   EXPECT_TRUE(Eventually([&] {
     const local::LendingStats stats = server_->stats().lending;
     return stats.borrows_found == 3 && stats.borrows_not_opened == (legacy ? 3u : 0u);
@@ -297,6 +298,7 @@ TEST_P(GpuLending, TheSamePidIsToldApartOnlyByADescriptor) {
   EXPECT_EQ(owner.Do("release"), "ok");
   EXPECT_EQ(reader.Do(legacy ? "borrow other" : "release"), legacy ? "miss" : "ok");
   EXPECT_EQ(owner.Do("take_back key 30000"), "OK");
+  EXPECT_EQ(owner.Do("take_back both 30000"), "OK");
 }
 
 }  // namespace

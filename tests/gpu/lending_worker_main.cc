@@ -6,7 +6,8 @@
 //                    lies at kOffset lies in two allocations. "ok"
 //   fill TEXT        writes it at kOffset. "ok"
 //   lend KEY         kSize bytes from kOffset on. "lent", or the code of its status
-//   lend_or_copy KEY the same, with or_copy_to_host. Also "copied"
+//   lend_or_copy KEY, lend_and_copy KEY  the same, with HostCopy::kFallback and kAlways. Also
+//                    "copied", and "lent and copied"
 //   borrow KEY       "hit", "miss", or the code
 //   borrow_beside KEY  the same by another client of this process
 //   in_host          the text that the last borrow found in host memory instead, or "none"
@@ -69,8 +70,9 @@ class LendingWorker {
       copies_->WriteTo(address_ + kOffset, argument);
       return "ok";
     }
-    if (verb == "lend") return Lend(argument, false);
-    if (verb == "lend_or_copy") return Lend(argument, true);
+    if (verb == "lend") return Lend(argument, HostCopy::kNever);
+    if (verb == "lend_or_copy") return Lend(argument, HostCopy::kFallback);
+    if (verb == "lend_and_copy") return Lend(argument, HostCopy::kAlways);
     if (verb == "borrow") return Borrow(*opened_, argument);
     if (verb == "borrow_beside") {
       if (!beside_.has_value()) beside_.emplace(Open(&host_beside_));
@@ -83,8 +85,7 @@ class LendingWorker {
                           stats.borrows_from_host_bytes);
     }
     if (verb == "read") {
-      std::string text = copies_->ReadFrom(object_->address(), object_->size_bytes());
-      return text.substr(0, text.find('.'));
+      return TextOf(copies_->ReadFrom(object_->address(), object_->size_bytes()));
     }
     if (verb == "write") return CodeOf(Overwrite(argument), "ok");
     if (verb == "release") {
@@ -133,6 +134,9 @@ class LendingWorker {
                                          }},
                                     device_.uuid));
   }
+  static std::string TextOf(const std::string& filled) {
+    return filled.substr(0, filled.find('.'));
+  }
   std::string CodeOf(const absl::Status& status, const char* ok) {
     if (!status.ok()) {
       std::cerr << status << std::endl;
@@ -177,19 +181,19 @@ class LendingWorker {
     if (kind == "private") address_ = private_.emplace(driver_, device_.ordinal).address();
     return "ok";
   }
-  std::string Lend(const std::string& key, bool or_copy) {
+  std::string Lend(const std::string& key, HostCopy host_copy) {
     const LendResult lent = opened_->Lend(
-        {.key = key, .source = address_ + kOffset, .size_bytes = kSize, .or_copy_to_host = or_copy},
+        {.key = key, .source = address_ + kOffset, .size_bytes = kSize, .host_copy = host_copy},
         nullptr);
-    if (lent.outcome == LendOutcome::kCopiedToHost) return "copied";
-    return CodeOf(lent.status, "lent");
+    if (!lent.copied_to_host) return CodeOf(lent.status, "lent");
+    return CodeOf(lent.status, lent.lent ? "lent and copied" : "copied");
   }
   std::string Borrow(Device& device, const std::string& key) {
     DeviceGetResult got = device.Borrow(key);
     in_host_ = "none";
     if (got.in_host.has_value()) {
       const std::span<const std::byte> bytes = got.in_host->bytes();
-      in_host_.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      in_host_ = TextOf({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     }
     if (!got.hit()) return CodeOf(got.status, "miss");
     object_.emplace(*std::move(got.object));

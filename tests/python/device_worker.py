@@ -27,7 +27,7 @@ def main(endpoint, what, key):
         write(driver, room.address, VALUE)
         done = room.commit().outcome if what == "reserve" else "reserved"
     elif what == "lend":
-        done = device.lend(key, GpuArray(driver, VALUE)).outcome
+        done = "lent" if device.lend(key, GpuArray(driver, VALUE)).lent else str(device.last_failure)
     else:
         view = device.borrow(key)
         done = str(device.last_failure) if view is None else view.numpy().sum().item()

@@ -19,7 +19,7 @@ def gpu_client(gpu_daemon, connect):
 
 def test_a_lent_tensor_is_read_where_it_is_and_comes_back(device, gpu, worker):
     array = gpu.array(VALUE)
-    assert device.lend("lent", array).outcome == "lent"
+    assert device.lend("lent", array).lent
     assert device.get("lent") is None, "what is lent is borrowed"
     reader = worker("borrow", "lent")
     assert reader.said == VALUE.sum()
@@ -97,17 +97,42 @@ def test_memory_that_cannot_be_shared(device, gpu, gpu_client):
     array = gpu.array(np.arange(10))
     refused = device.lend("private", array)
     assert not refused and (refused.code, device.last_failure.code) == ("UNIMPLEMENTED",) * 2 and refused.reason
-    assert device.lend("private", array, or_copy_to_host=True).outcome == "copied"
+    copied = device.lend("private", array, host_copy="fallback")
+    assert copied and (copied.lent, copied.copied_to_host, copied.code) == (False, True, "OK")
     assert device.stats()["lent_as_host_copies"] == 1
     assert (gpu_client.get("private").numpy() == np.arange(10)).all()
     assert device.borrow("private") is None
+
+
+def test_a_copy_beside_what_is_lent(device, gpu, gpu_client):
+    array = gpu.array(np.arange(10))
+    assert device.lend("only lent", array, host_copy="fallback") == (True, False, "OK", "")
+    assert gpu_client.get("only lent") is None
+    assert device.lend("both", array, host_copy="always") == (True, True, "OK", "")
+    assert (gpu_client.get("both").numpy() == np.arange(10)).all()
+    assert (device.borrow("both").numpy() == np.arange(10)).all()
+    stats = device.stats()
+    assert (stats["lent"], stats["lent_as_host_copies"]) == (2, 0)
+    assert (stats["lend_host_copies"], stats["lend_host_copies_bytes"]) == (1, 80)
+    with pytest.raises(ValueError, match="host_copy is one of never, fallback, always; not 'sometimes'"):
+        device.lend("neither", array, host_copy="sometimes")
+    assert device.take_back("both", deadline=30) and device.take_back("only lent", deadline=30)
+    assert gpu_client.get("both") is not None, "an object of its own"
+
+
+def test_a_lend_whose_copy_finds_no_room(device, gpu, gpu_client):
+    big = gpu.array(np.zeros(129 << 20, np.uint8))  # the namespace has 128 MiB
+    result = device.lend("big", big, host_copy="always")
+    assert result and (result.lent, result.copied_to_host) == (True, False) and result.code != "OK" and result.reason
+    assert device.last_failure.code == result.code
+    assert device.take_back("big", deadline=30)
 
 
 def test_many_are_lent_at_once_each_for_itself(device, gpu):
     arrays = [gpu.array(np.full(10, i)) for i in range(3)]
     device.lend("b", arrays[1])
     results = device.lend_many([infercache.Lend(key, array) for key, array in zip("abc", arrays)])
-    assert [r.outcome for r in results] == ["lent", "refused", "lent"]
+    assert [r.lent for r in results] == [True, False, True]
     assert results[1].code == "ALREADY_EXISTS"
     assert all((device.borrow(key).numpy() == i).all() for i, key in enumerate("abc"))
     gone = weakref.ref(arrays[2])

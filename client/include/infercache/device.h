@@ -194,6 +194,15 @@ struct DeviceGetIntoResult {
   uint64_t size_bytes = 0;
 };
 
+// Whether a lend puts a copy of the tensor into host memory, in the place of what is there under
+// the key, for Client::Get, Device::GetInto and DeviceGetResult::in_host. It is an object like any
+// other, which Client::Delete takes away and TakeBack does not know.
+enum class HostCopy {
+  kNever,
+  kFallback,  // if the memory cannot be lent, because it was not allocated to be shared
+  kAlways,    // beside lending too, for workers that cannot open what is lent (Borrow)
+};
+
 // A tensor of the caller's own memory.
 struct LendItem {
   std::string_view key = {};
@@ -201,21 +210,13 @@ struct LendItem {
   std::vector<PartSpec> parts = {};  // empty = one part of plain bytes
   DevicePointer source = 0;          // in one allocation of this GPU, of this process
   uint64_t size_bytes = 0;
-  // If the memory cannot be lent, because it was not allocated to be shared, put a copy into host
-  // memory instead, in the place of what is there under the key, for Device::GetInto and
-  // Client::Get. Counted, and told by the outcome; TakeBack knows nothing of it.
-  bool or_copy_to_host = false;
-};
-
-enum class LendOutcome {
-  kRefused,       // `status` says why
-  kLent,          // until TakeBack says OK
-  kCopiedToHost,  // nothing of the caller's is lent
+  HostCopy host_copy = HostCopy::kNever;
 };
 
 struct LendResult {
-  absl::Status status = {};
-  LendOutcome outcome = LendOutcome::kRefused;
+  absl::Status status = {};     // why it is not lent, or there is no copy where one was asked for
+  bool lent = false;            // until TakeBack says OK
+  bool copied_to_host = false;  // LendItem::host_copy
 };
 
 // Totals since the device was opened.
@@ -229,9 +230,10 @@ struct DeviceStats {
   uint64_t host_chunks_registered = 0, host_registration_failures = 0;
   uint64_t held_for_streams = 0;  // right now
 
-  uint64_t lent = 0;                                                // tensors
-  uint64_t lent_as_host_copies = 0, lent_as_host_copies_bytes = 0;  // for want of shareable memory
-  uint64_t borrowed = 0;                                            // hits of Borrow
+  uint64_t lent = 0;                 // tensors
+  uint64_t lent_as_host_copies = 0;  // in place of lending, for want of shareable memory
+  uint64_t lend_host_copies = 0, lend_host_copies_bytes = 0;  // those, and HostCopy::kAlways
+  uint64_t borrowed = 0;                                      // hits of Borrow
   // Of other workers' allocations; opened once for each and session, not for each Borrow.
   uint64_t allocations_opened = 0;
   uint64_t allocation_failures = 0;  // attempts to open one; what never opens is tried once

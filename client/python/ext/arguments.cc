@@ -56,6 +56,9 @@ PartSpec SpecOf(nb::handle dtype, nb::handle shape) {
   return spec;
 }
 
+// `value` is a number of HostCopy, to which Python's words were turned.
+HostCopy HostCopyFrom(nb::handle value) { return static_cast<HostCopy>(nb::cast<int>(value)); }
+
 }  // namespace
 
 std::string_view KeyBytes(nb::handle key) {
@@ -189,7 +192,7 @@ LendBatch::LendBatch(nb::handle items) : owner_(TupleOf(items, "items")) {
                       .parts = std::move(value.parts),
                       .source = value.pieces[0].address,
                       .size_bytes = value.pieces[0].size_bytes,
-                      .or_copy_to_host = Item(item, 3).ptr() == Py_True});
+                      .host_copy = HostCopyFrom(Item(item, 3))});
   }
 }
 

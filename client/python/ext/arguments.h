@@ -121,7 +121,7 @@ class DevicePutBatch {
   std::vector<DevicePutItem> items_;
 };
 
-// What is lent: the same with whether to copy to host memory instead, last.
+// What is lent: the same, with a number of HostCopy last.
 class LendBatch {
  public:
   explicit LendBatch(nanobind::handle items);  // ValueError: one is of several tensors

@@ -123,7 +123,8 @@ nb::dict PyDevice::Stats() const {
   result["held_for_streams"] = stats.held_for_streams;
   result["lent"] = stats.lent;
   result["lent_as_host_copies"] = stats.lent_as_host_copies;
-  result["lent_as_host_copies_bytes"] = stats.lent_as_host_copies_bytes;
+  result["lend_host_copies"] = stats.lend_host_copies;
+  result["lend_host_copies_bytes"] = stats.lend_host_copies_bytes;
   result["borrowed"] = stats.borrowed;
   result["allocations_opened"] = stats.allocations_opened;
   result["allocation_failures"] = stats.allocation_failures;
@@ -308,11 +309,9 @@ nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadli
   nb::list answers;
   for (const LendResult& result : results) {
     // Nothing is raised: others of the batch are lent, and whoever keeps them has to know.
-    if (result.outcome == LendOutcome::kRefused) Remember(result.status);
-    answers.append(Answer(result.outcome == LendOutcome::kLent           ? "lent"
-                          : result.outcome == LendOutcome::kCopiedToHost ? "copied"
-                                                                         : "refused",
-                          result.status));
+    if (!result.status.ok()) Remember(result.status);
+    answers.append(nb::make_tuple(result.lent, result.copied_to_host, CodeName(result.status),
+                                  std::string(result.status.message())));
   }
   return answers;
 }

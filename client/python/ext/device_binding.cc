@@ -49,7 +49,9 @@ void DefineCopies(Class& c) {
   c.def("_borrow_many", &PyDevice::BorrowMany, nb::arg("keys"), nb::arg("stream").none(),
         nb::arg("owner").none(), nb::arg("deadline").none());
   c.def("_get_into", &PyDevice::GetInto, nb::arg("key"), nb::arg("address"), nb::arg("capacity"),
-        nb::arg("stream"), nb::arg("deadline").none());
+        nb::arg("stream"), nb::arg("deadline").none(),
+        nb::sig("def _get_into(self, key: object, address: int, capacity: int, stream: int, "
+                "deadline: object | None) -> int | None"));
   c.def(
       "get_into_host", &PyDevice::GetIntoHost, nb::arg("key"), nb::arg("buffer"),
       nb::arg("deadline") = nb::none(),
@@ -57,12 +59,14 @@ void DefineCopies(Class& c) {
               "= None) -> int | None"),
       R"(Copies an object of this GPU into a writable, contiguous buffer; its size in bytes, or None for a miss.
 
-Returns when the bytes are there. What is in host memory alone is a miss: Client.get_into has it.
+Returns when the bytes are there. What is in host memory alone, as what moved down is, is copied from there.
 ValueError: the object is larger than the buffer, into which nothing is written then.)");
   c.def("_put_many", &PyDevice::PutMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
   c.def("_reserve", &PyDevice::Reserve, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
-        nb::arg("overwrite"), nb::arg("deadline").none());
+        nb::arg("overwrite"), nb::arg("deadline").none(),
+        nb::sig("def _reserve(self, key: object, parts: object, info: object, overwrite: bool, "
+                "deadline: object | None) -> DeviceReservation | None"));
   c.def("_lend_many", &PyDevice::LendMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
   c.def("_take_back", &PyDevice::TakeBack, nb::arg("key"), nb::arg("deadline").none());
@@ -97,8 +101,8 @@ Closing the client closes its devices.)");
 `chunks_mapped`, `mapping_failures`: of the daemon's memory, once a session. `host_to_device_copies`, `..._bytes`:
 by get_into, of objects in host memory; `device_to_host_copies`, `..._bytes`: the other way.
 `host_chunks_registered`, `host_registration_failures`: see `register_host_memory` of Client.device. `held_for_streams`:
-pins that wait for a stream right now. `lent`, `borrowed`: tensors. `lent_as_host_copies`, `..._bytes`: for want of
-memory that can be shared. `allocations_opened`, `allocation_failures`: of other workers. `borrows_not_opened`: tensors that
+pins that wait for a stream right now. `lent`, `borrowed`: tensors. `lent_as_host_copies`: in place of lending, for want
+of memory that can be shared. `lend_host_copies`, `..._bytes`: those, and `host_copy="always"`. `allocations_opened`, `allocation_failures`: of other workers. `borrows_not_opened`: tensors that
 borrow found and could not open; `borrows_from_host`, `..._bytes`: of those, host memory has the key, for get_into.)");
   DefineKeys(c);
   DefineCopies(c);

@@ -38,6 +38,10 @@ class _Loan:
 _loans: set[_Loan] = set()
 
 
+HostCopy = Literal["never", "fallback", "always"]
+_HOST_COPIES: dict[str, int] = {"never": 0, "fallback": 1, "always": 2}  # as in infercache/device.h
+
+
 class Lend(NamedTuple):
     """One tensor of a `lend_many`. See `Device.lend`."""
 
@@ -46,18 +50,19 @@ class Lend(NamedTuple):
     kind: Kind = "blob"
     compute_cost_ms: float = 0.0
     class_id: int = 0
-    or_copy_to_host: bool = False
+    host_copy: HostCopy = "never"
 
 
 class LendResult(NamedTuple):
-    """What became of a lend. True unless it was refused."""
+    """What became of a lend. True if others can read the tensor, or a copy of it in host memory."""
 
-    outcome: Literal["lent", "copied", "refused"]  # copied: to host memory; the tensor is not lent
-    code: str  # a gRPC status code; "OK" unless refused
-    reason: str  # empty unless refused
+    lent: bool  # until take_back is True
+    copied_to_host: bool  # see host_copy
+    code: str  # a gRPC status code; "OK" unless it is not lent, or not copied as asked
+    reason: str  # why not; else empty
 
     def __bool__(self) -> bool:
-        return self.outcome != "refused"
+        return self.lent or self.copied_to_host
 
 
 class Device(_core._Device):
@@ -131,8 +136,7 @@ class Device(_core._Device):
         if _device_arrays.is_read_only(tensor):
             raise ValueError("the tensor is read-only")
         address, capacity, _, _ = source.parts[0]
-        size: int | None = self._get_into(key, address, capacity, source.stream, deadline)
-        return size
+        return self._get_into(key, address, capacity, source.stream, deadline)
 
     def put(
         self,
@@ -204,8 +208,7 @@ class Device(_core._Device):
             raise TypeError("what is reserved has a shape and a dtype, or parts, each of which is (shape, dtype)")
         described = _device_arrays.describe_room(parts)
         info = info_of(kind, compute_cost_ms, class_id, ttl, parent)
-        room: DeviceReservation | None = self._reserve(key, described, info, bool(overwrite), deadline)
-        return room
+        return self._reserve(key, described, info, bool(overwrite), deadline)
 
     def exists(self, key: Key, *, deadline: float | None = None) -> bool:
         """Whether the key is present in this GPU's memory. Not a use of it."""
@@ -226,7 +229,7 @@ class Device(_core._Device):
         kind: Kind = "blob",
         compute_cost_ms: float = 0.0,
         class_id: int = 0,
-        or_copy_to_host: bool = False,
+        host_copy: HostCopy = "never",
         deadline: float | None = None,
     ) -> LendResult:
         """Lets other workers of this host read a tensor where it is, under `key`, until `take_back` is True.
@@ -235,11 +238,13 @@ class Device(_core._Device):
         its memory is not reused: until it is taken back, or for the life of the process, also if the device is
         closed before that. Borrowers map the whole allocation that it lies in, which with torch
         is more than the tensor. Refused: ALREADY_EXISTS: somebody lends this key; UNIMPLEMENTED: its memory
-        cannot be shared (cudaMallocAsync, expandable segments); with `or_copy_to_host` a copy is put into host
-        memory instead, for `get_into` and Client.get ("copied"). After DEADLINE_EXCEEDED and UNAVAILABLE it
+        cannot be shared (cudaMallocAsync, expandable segments). After DEADLINE_EXCEEDED and UNAVAILABLE it
         may be lent: take it back. If the daemon goes, nothing is lent any more.
+
+        `host_copy` puts a copy into host memory, for `get_into` and Client.get: "fallback" in place of lending
+        what cannot be shared, "always" also beside it, for workers that cannot open it (`borrow`).
         """
-        item = Lend(key, tensor, kind, compute_cost_ms, class_id, or_copy_to_host)
+        item = Lend(key, tensor, kind, compute_cost_ms, class_id, host_copy)
         return self.lend_many((item,), stream=stream, deadline=deadline)[0]
 
     def lend_many(
@@ -248,10 +253,13 @@ class Device(_core._Device):
         """`lend` of many in one call: tensors of one allocation take one round trip, however many they are. Each
         is lent or not for itself, also if another is a ValueError. All were written in one stream."""
         batch = list(lends)
+        for lend in batch:
+            if lend.host_copy not in _HOST_COPIES:
+                raise ValueError(f"host_copy is one of {', '.join(_HOST_COPIES)}; not {lend.host_copy!r}")
         sources, written_in = _device_arrays.describe_all([lend.tensor for lend in batch], self.ordinal, stream)
         items = [
             (lend.key, source.parts, info_of(lend.kind, lend.compute_cost_ms, lend.class_id, None, None),
-             bool(lend.or_copy_to_host))
+             _HOST_COPIES[lend.host_copy])
             for lend, source in zip(batch, sources, strict=True)
         ]  # fmt: skip
         loans = [_Loan(lend.tensor, source.keep) for lend, source in zip(batch, sources, strict=True)]
@@ -261,7 +269,7 @@ class Device(_core._Device):
         try:
             results = [LendResult(*answer) for answer in self._lend_many(items, written_in, deadline)]
             may_be_lent = [
-                result.outcome == "lent" or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") for result in results
+                result.lent or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") for result in results
             ]
         except (TypeError, ValueError, ClosedError, ForkedError):
             may_be_lent = [False] * len(batch)
@@ -291,7 +299,8 @@ class Device(_core._Device):
     def borrow(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
         """As `get`, of what another worker, or this one, lends. Its owner may not have it back before the view
         and what was made from it are gone, and their streams done. FAILED_PRECONDITION in `last_failure`: CUDA
-        cannot tell the processes apart, whose PIDs are the same, each in its own container."""
+        cannot tell the processes apart, whose PIDs are the same, each in its own container. If the owner put a copy
+        into host memory (`host_copy`), `get_into` and Client.get find that."""
         return self.borrow_many((key,), stream=stream, deadline=deadline)[0]
 
     def borrow_many(

@@ -250,7 +250,7 @@ def _numpy_name(dtype: Any) -> str:
     known = np.dtype(dtype)
     if not known.isnative:
         raise TypeError(f"{dtype!r} is not of this machine's byte order")
-    return known.name
+    return str(known.name)
 
 
 # --- Out ---

@@ -260,7 +260,7 @@ def _fill(page: list[np.ndarray[Any, Any]], view: View) -> bool:
     with view:
         if [part.nbytes for part in view.parts] != [len(piece) for piece in page]:
             return False
-        stored = np.frombuffer(view, np.uint8)
+        stored = np.frombuffer(memoryview(view), np.uint8)
         for piece in page:
             np.copyto(piece, stored[: len(piece)])
             stored = stored[len(piece) :]
