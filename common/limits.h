@@ -78,6 +78,9 @@ inline constexpr size_t kMaxLoanTableBytesPerSession = size_t{16} << 20;
 inline constexpr size_t kMaxLoanTableBytes = size_t{64} << 20;
 inline constexpr size_t kLoanOverheadBytes = 512;
 inline constexpr size_t kMaxBorrowedPerSession = 65'536;
+// Of all sessions together, about 100 bytes each; one user's may have three quarters of it.
+inline constexpr size_t kMaxBorrowed = 524'288;
+inline constexpr size_t kMaxBorrowedPerUser = kMaxBorrowed / 4 * 3;
 inline constexpr uint32_t kMaxMapsPerAllocation = 16;  // of one session
 inline constexpr size_t kMaxDeviceNameBytes = 64;
 inline constexpr size_t kLegacyHandleBytes = 64;

@@ -129,7 +129,7 @@ bool Lending::StopLending(uint64_t member) {
     for (const uint64_t id : allocations) Recall(id, allocations_.at(id), &news);
     for (const auto& [name, loan] : std::map(state.loans)) ForgetLoan(loan);
     for (const uint64_t id : allocations) ForgetAllocation(id);
-    has_something = !state.borrowed.empty() || !state.mapped.empty();
+    has_something = !state.reads.empty();
     messages = Address(std::move(news));
   }
   Send(messages);
@@ -143,11 +143,10 @@ void Lending::Leave(uint64_t member) {
     MutexLock lock(&mu_);
     MemberState& state = members_.at(member);
     News news;
-    for (const auto& [loan, times] : std::map(state.borrowed)) {
-      (void)ReturnLoan(member, loan, times, &news);
-    }
-    for (const uint64_t id : std::set(state.mapped)) {
-      Unmap(member, id, allocations_.at(id).readers.at(member).mapped, &news);
+    for (const uint64_t id : std::set(state.reads)) {
+      const Reader has = allocations_.at(id).readers.at(member);
+      for (const auto& [loan, times] : has.borrowed) (void)ReturnLoan(member, loan, times, &news);
+      Unmap(member, id, has.mapped, &news);
     }
     members_.erase(member);
     messages = Address(std::move(news));
@@ -202,6 +201,7 @@ absl::Status Lending::Register(uint64_t member, const v1::LentMemory& memory, Un
   Allocation& made = allocations_[last_id_];
   made.owner = member;
   made.memory = memory;
+  made.memory.DiscardUnknownFields();  // whose bytes nothing counts
   made.descriptor = std::move(descriptor);
   state.allocations.insert(last_id_);
   return absl::OkStatus();
@@ -306,10 +306,6 @@ void Lending::ForgetLoan(uint64_t loan) {
   const auto it = loans_.find(loan);
   const Loan& gone = it->second;
   Allocation& of = allocations_.at(gone.allocation);
-  // Only the end of its owner forgets what readers have.
-  if (gone.borrowed > 0) {
-    for (const auto& [member, reader] : of.readers) members_.at(member).borrowed.erase(loan);
-  }
   if (gone.taken_back) {
     --of.waiting;
     waiting_.erase({*gone.taken_back, loan});
@@ -328,8 +324,11 @@ void Lending::ForgetLoan(uint64_t loan) {
 
 void Lending::ForgetAllocation(uint64_t allocation) {
   const auto it = allocations_.find(allocation);
+  // Only the end of its owner forgets what readers have.
   for (const auto& [member, reader] : it->second.readers) {
-    members_.at(member).mapped.erase(allocation);
+    MemberState& state = members_.at(member);
+    state.reads.erase(allocation);
+    CountBorrowed(state, -static_cast<ptrdiff_t>(reader.borrowed.size()));
   }
   members_.at(it->second.owner).allocations.erase(allocation);
   allocations_.erase(it);
@@ -357,7 +356,7 @@ LendingStats Lending::stats() const {
   stats.loans = loans_.size();
   stats.allocations = allocations_.size();
   for (const auto& [id, member] : members_) {
-    if (!member.borrowed.empty() || !member.mapped.empty()) ++stats.readers;
+    if (!member.reads.empty()) ++stats.readers;
   }
   stats.waiting = waiting_.size();
   if (!waiting_.empty()) {
@@ -365,10 +364,8 @@ LendingStats Lending::stats() const {
     stats.longest_wait_ms = static_cast<uint64_t>(
         std::chrono::duration_cast<std::chrono::milliseconds>(waited).count());
   }
-  for (const auto& [id, allocation] : allocations_) {
-    stats.mapped += allocation.mapped;
-    for (const auto& [member, reader] : allocation.readers) stats.borrowed += reader.borrowed;
-  }
+  for (const auto& [id, allocation] : allocations_) stats.mapped += allocation.mapped;
+  for (const auto& [id, loan] : loans_) stats.borrowed += loan.borrowed;
   return stats;
 }
 

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -81,7 +82,7 @@ class Lending {
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
   struct Reader {
-    uint64_t borrowed = 0;  // loans of the allocation, each as often as it was borrowed
+    std::unordered_map<uint64_t, uint64_t> borrowed;  // loans of the allocation, and how often
     uint32_t mapped = 0;
   };
   // Without a visible loan it is only waited for: nothing more is lent of it, and nobody maps it.
@@ -108,8 +109,8 @@ class Lending {
     std::shared_ptr<Party> party;           // null: it hears no more
     std::map<std::string, uint64_t> loans;  // its own, by name
     std::set<uint64_t> allocations;         // its own
-    std::map<uint64_t, uint64_t> borrowed;  // loans, and how often
-    std::set<uint64_t> mapped;              // allocations
+    std::set<uint64_t> reads;               // allocations that it is a reader of
+    size_t borrowed = 0;                    // loans of these
     size_t table_bytes = 0;
   };
   using News = std::map<uint64_t, v1::LentEvents>;  // by member
@@ -142,6 +143,13 @@ class Lending {
   // The allocation it was of; 0 = there is no such loan.
   uint64_t TakeBackOne(MemberState& member, const std::string& name, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // RESOURCE_EXHAUSTED: the member, its user or all together would have too many loans.
+  absl::Status CheckBorrows(const MemberState& member, size_t more)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The member has borrowed so many loans more (or fewer).
+  void CountBorrowed(MemberState& member, ptrdiff_t loans) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The member is no reader of it any more if it has nothing of it.
+  void DropIfIdle(uint64_t member, uint64_t allocation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // False: it does not have it.
   bool ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -165,6 +173,8 @@ class Lending {
   std::unordered_map<std::string, uint64_t> visible_ ABSL_GUARDED_BY(mu_);  // loans, by name
   std::set<std::pair<TimePoint, uint64_t>> waiting_ ABSL_GUARDED_BY(mu_);   // loans taken back
   size_t table_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t borrowed_ ABSL_GUARDED_BY(mu_) = 0;  // loans, by all readers together
+  std::map<uint32_t, size_t> borrowed_by_user_ ABSL_GUARDED_BY(mu_);
   LendingStats counted_ ABSL_GUARDED_BY(mu_);  // bytes, and all totals
 };
 

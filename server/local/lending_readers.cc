@@ -12,6 +12,36 @@
 
 namespace infercache::local {
 
+absl::Status Lending::CheckBorrows(const MemberState& member, size_t more) {
+  constexpr absl::string_view kWhat = "borrowed tensors";
+  if (member.borrowed + more > kMaxBorrowedPerSession) {
+    return TooMany(kWhat, kMaxBorrowedPerSession, "the session");
+  }
+  const auto user = borrowed_by_user_.find(member.user);
+  if (user != borrowed_by_user_.end() && user->second + more > kMaxBorrowedPerUser) {
+    return TooMany(kWhat, kMaxBorrowedPerUser, absl::StrCat("user ", member.user));
+  }
+  if (borrowed_ + more > kMaxBorrowed) return TooMany(kWhat, kMaxBorrowed, "the daemon");
+  return absl::OkStatus();
+}
+
+void Lending::CountBorrowed(MemberState& member, ptrdiff_t loans) {
+  if (loans == 0) return;
+  const auto more = static_cast<size_t>(loans);  // or fewer, modulo 2^64
+  member.borrowed += more;
+  borrowed_ += more;
+  const auto user = borrowed_by_user_.try_emplace(member.user).first;
+  if ((user->second += more) == 0) borrowed_by_user_.erase(user);
+}
+
+void Lending::DropIfIdle(uint64_t member, uint64_t allocation) {
+  Allocation& of = allocations_.at(allocation);
+  const auto reader = of.readers.find(member);
+  if (!reader->second.borrowed.empty() || reader->second.mapped > 0) return;
+  of.readers.erase(reader);
+  members_.at(member).reads.erase(allocation);
+}
+
 absl::Status Lending::Borrow(uint64_t member, const std::string& scope, const v1::Borrow& request,
                              v1::Borrowed* response) {
   RETURN_IF_ERROR(CheckDevice(request.device()));
@@ -31,17 +61,16 @@ absl::Status Lending::Borrow(uint64_t member, const std::string& scope, const v1
     return absl::ResourceExhaustedError(
         "the answer does not fit a frame: ask for fewer keys at once");
   }
-  if (state.borrowed.size() + found.size() > kMaxBorrowedPerSession) {
-    return TooMany("borrowed tensors", kMaxBorrowedPerSession, "the session");
-  }
+  RETURN_IF_ERROR(CheckBorrows(state, found.size()));
   for (const uint64_t loan : found) {
     v1::BorrowedItem& item = *response->add_items();
     ++(loan != 0 ? counted_.borrows_found : counted_.borrows_not_found);
     if (loan == 0) continue;
     Loan& lent = loans_.at(loan);
     ++lent.borrowed;
-    ++state.borrowed[loan];
-    ++allocations_.at(lent.allocation).readers[member].borrowed;
+    state.reads.insert(lent.allocation);
+    uint64_t& times = allocations_.at(lent.allocation).readers[member].borrowed[loan];
+    if (times++ == 0) CountBorrowed(state, 1);
     item.set_loan(loan);
     item.set_allocation(lent.allocation);
     item.set_offset(lent.item.offset());
@@ -70,7 +99,6 @@ absl::Status Lending::MapLent(uint64_t member, uint64_t allocation, v1::LentMemo
   }
   ++reader.mapped;
   ++of.mapped;
-  members_.at(member).mapped.insert(allocation);
   *response = of.memory;
   response->set_allocation(allocation);
   response->set_owner_user(members_.at(of.owner).user);
@@ -98,32 +126,36 @@ void Lending::ReturnLent(uint64_t member, const v1::ReturnLent& request) {
 }
 
 bool Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* news) {
-  MemberState& state = members_.at(member);
-  const auto it = state.borrowed.find(loan);
-  if (it == state.borrowed.end()) return false;
-  Loan& returned = loans_.at(loan);
+  const auto found = loans_.find(loan);
+  if (found == loans_.end()) return false;
+  Loan& returned = found->second;
   const uint64_t allocation = returned.allocation;
   Allocation& of = allocations_.at(allocation);
-  Reader& reader = of.readers.at(member);
+  const auto reader = of.readers.find(member);
+  if (reader == of.readers.end()) return false;
+  auto& borrowed = reader->second.borrowed;
+  const auto it = borrowed.find(loan);
+  if (it == borrowed.end()) return false;
   times = std::min(times, it->second);
-  if ((it->second -= times) == 0) state.borrowed.erase(it);
+  if ((it->second -= times) == 0) {
+    borrowed.erase(it);
+    CountBorrowed(members_.at(member), -1);
+  }
   returned.borrowed -= times;
   if (returned.borrowed == 0 && returned.taken_back) of.idle.insert(loan);
-  reader.borrowed -= times;
-  if (reader.borrowed == 0 && reader.mapped == 0) of.readers.erase(member);
+  DropIfIdle(member, allocation);
   counted_.taken_back_after_wait += Settle(allocation, news);
   return true;
 }
 
 void Lending::Unmap(uint64_t member, uint64_t allocation, uint32_t times, News* news) {
-  MemberState& state = members_.at(member);
-  if (!state.mapped.contains(allocation)) return;
+  if (!members_.at(member).reads.contains(allocation)) return;
   Allocation& of = allocations_.at(allocation);
   Reader& reader = of.readers.at(member);
   times = std::min(times, reader.mapped);
   of.mapped -= times;
-  if ((reader.mapped -= times) == 0) state.mapped.erase(allocation);
-  if (reader.borrowed == 0 && reader.mapped == 0) of.readers.erase(member);
+  reader.mapped -= times;
+  DropIfIdle(member, allocation);
   counted_.taken_back_after_wait += Settle(allocation, news);
 }
 

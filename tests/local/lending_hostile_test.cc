@@ -158,14 +158,43 @@ TEST_F(LendingTest, TheTableOfLoansIsBounded) {
   EXPECT_EQ(server_->stats().lending.loans, lent);
 }
 
-TEST_F(LendingTest, AReaderBorrowsSoManyAndNoMore) {
+// What they have is all of it counted, also when its owner ends.
+TEST_F(LendingTest, AReaderBorrowsSoManyAndNoMoreAndSoDoesAUser) {
+  constexpr size_t kAtOnce = 4'096;
+  std::vector<Worker> owners;
+  std::vector<std::vector<std::string>> batches(kMaxBorrowedPerSession / kAtOnce);
+  for (size_t b = 0; b < batches.size(); ++b) {
+    if (b % 4 == 0) owners.push_back(Open());  // whose tables of loans are bounded
+    for (size_t i = 0; i < kAtOnce; ++i) {
+      batches[b].push_back(std::to_string(b) + "/" + std::to_string(i));
+    }
+    MustLend(owners.back(), batches[b]);
+  }
+  MustLend(owners[0], {"more"});
+  const auto refused = [&](Worker& worker) { return TryBorrow(worker, {"more"}).status(); };
+
+  std::vector<Worker> readers;
+  for (size_t r = 0; r < kMaxBorrowedPerUser / kMaxBorrowedPerSession; ++r) {
+    Worker& reader = readers.emplace_back(Open());
+    for (const auto& keys : batches) ASSERT_TRUE(TryBorrow(reader, keys).ok());
+    EXPECT_THAT(refused(reader).message(), HasSubstr("the session has 65536 borrowed tensors"));
+  }
+  Worker one_more = Open();
+  EXPECT_THAT(refused(one_more).message(), HasSubstr("has 393216 borrowed tensors"));
+  owners.pop_back();
+  EXPECT_TRUE(Eventually([&] { return refused(one_more).ok(); }));
+  EXPECT_TRUE(refused(readers[0]).ok());
+  readers.clear();
+  Worker another = Open();
+  for (size_t b = 0; b + 4 < batches.size(); ++b) ASSERT_TRUE(TryBorrow(another, batches[b]).ok());
+}
+
+TEST_F(LendingTest, AReaderMapsAnAllocationSoOftenAndNoMore) {
   Worker owner = Open(), reader = Open();
-  std::vector<std::string> keys;
-  for (int i = 0; i < 4'000; ++i) keys.push_back("key" + std::to_string(i));
-  MustLend(owner, keys);
+  const uint64_t allocation = MustLend(owner, {"key"}).allocation();
   // As often as it likes, but a key is one tensor.
-  for (int i = 0; i < 20; ++i) ASSERT_TRUE(TryBorrow(reader, keys).ok());
-  const uint64_t allocation = Borrow(reader, "key0").allocation();
+  const std::vector<std::string> often(4'000, "key");
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(TryBorrow(reader, often).ok());
   for (uint32_t i = 0; i < kMaxMapsPerAllocation; ++i) ASSERT_TRUE(Map(reader, allocation).ok());
   EXPECT_EQ(Map(reader, allocation).status().code(), absl::StatusCode::kResourceExhausted);
 }
