@@ -330,9 +330,10 @@ def main():
         import numpy  # noqa: F401
 
         memory = PlainMemory() if options.fake else TorchMemory()
-        import infercache
     except ImportError as error:
         skip(error)
+    import infercache
+
     if options.role is None:
         run(memory, options)
         return

@@ -41,6 +41,9 @@ class Driver:
         self.in_context("cuStreamCreate", 2000, ctypes.byref(handle), ctypes.c_uint(1))
         return handle.value
 
+    def destroy(self, stream):
+        self.in_context("cuStreamDestroy", 4000, ctypes.c_void_p(stream))
+
     def synchronize(self, stream=None):
         self.in_context("cuStreamSynchronize", 2000, ctypes.c_void_p(stream))
 

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import infercache
 from conftest import until
+from infercache import _arrays
 from gpu_memory import Consumer, read
 from gpus import MIB, TIER
 
@@ -49,14 +51,18 @@ def test_what_was_made_from_a_view_keeps_it(device, gpu, how):
     keeper = view.part() if how == "part" else view
     if how == "interface":
         assert view.__cuda_array_interface__["data"][0] == view.address
+    gpu.state.streams_stuck = 1  # so that it is seen whether anything was let go of
     if how != "drop":
         view.release()
         with pytest.raises(ValueError, match="released"):
             view.address
     del view
     gc.collect()
-    assert gpu.limbo() > 0
+    assert device.stats()["held_for_streams"] == 0 and gpu.limbo() > 0
     del keeper
+    gc.collect()
+    assert device.stats()["held_for_streams"] == 1
+    gpu.state.streams_stuck = 0
     until(lambda: gpu.limbo() == 0, "the bytes are free again")
 
 
@@ -120,17 +126,20 @@ def test_a_stream_that_is_no_more_keeps_the_object_until_the_process_ends(device
     device.put("key", gpu.array(np.arange(1000)))
     program = f"""
 import sys, infercache
+from gpu_memory import Driver
 client = infercache.connect({gpu.daemon.endpoint!r}, fingerprint={device.client.fingerprint!r})
-device = client.device(0)
-view = device.get("key")
-view.record_stream(4096)
+device, driver = client.device(0), Driver()
+view, stream = device.get("key"), driver.stream()
+view.record_stream(stream)
+driver.destroy(stream)
 del view
 print("dropped", flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
         assert process.stdout.readline() == "dropped\n"
         device.delete("key")
         # Nobody can say what that stream still does. What another view had goes meanwhile.
@@ -183,8 +192,66 @@ def test_what_a_graph_is_to_read_is_refused(device, gpu):
         with pytest.raises(infercache.DeviceError, match="FAILED_PRECONDITION.*captured"):
             read_in(1)
     view.__dlpack__(stream=-1)
+    # Also by who lets go of a view whose tensors live on, and by who gets one.
+    part = view.part()
+    for call in (lambda: view.release_after(1), lambda: device.get("key", stream=1)):
+        with pytest.raises(infercache.DeviceError, match="FAILED_PRECONDITION.*captured"):
+            call()
+    assert not view.released
     gpu.state.streams_capture = 0
     view.record_stream(1)
+    device.get("key", stream=1).release()
+    view.release_after(1)
+
+
+def test_a_stream_that_is_none_is_refused_before_anything_changes(device, gpu):
+    device.put("key", gpu.array(np.arange(3)))
+    view = device.get("key")
+    part = view.part()
+    for call in (view.record_stream, view.release_after, lambda stream: device.get("key", stream=stream)):
+        with pytest.raises(ValueError, match="CUDA_ERROR_INVALID_HANDLE"):
+            call(4096)
+    assert not view.released
+    view.release()
+    del part
+    until(lambda: device.stats()["held_for_streams"] == 0, "its streams were waited for")
+
+
+class LetsGo:
+    """A stream whose user lets go of the memory while it is asked for its handle, as another thread may."""
+
+    def __init__(self, let_go):
+        self.let_go = let_go
+
+    @property
+    def cuda_stream(self):
+        self.let_go()
+        return 0
+
+
+def test_memory_that_is_let_go_of_while_a_stream_is_named(device, gpu):
+    device.put("key", gpu.array(np.arange(3)))
+    view = device.get("key")
+    view.record_stream(LetsGo(view.release))
+    assert view.released
+    room = device.reserve("room", 4, "int64")
+    room.record_stream(LetsGo(room.abandon))
+    assert not room.open
+
+
+def test_parts_that_are_asked_for_while_the_view_is_released(device, gpu, gpu_client, monkeypatch):
+    device.put("key", [gpu.array(np.arange(3, dtype=np.int8)) for _ in range(8)])
+    gpu_client.put("key", [np.arange(3, dtype=np.int8) for _ in range(8)])
+    part = _arrays.Part
+    for view in (device.get("key"), gpu_client.get("key")):
+
+        def made(*facts, view=view):
+            view.release()
+            return part(*facts)
+
+        monkeypatch.setattr(_arrays, "Part", made)
+        assert view.parts == [("int8", (3,), 3)] * 8
+        assert view.released
 
 
 def test_a_copy_to_host_memory_ends_by_its_deadline(device, gpu):
@@ -206,11 +273,12 @@ def test_a_view_that_is_dropped_while_streams_are_captured_goes_later(device, gp
     assert not view.released
     del view
     assert device.put("other", gpu.array(np.arange(3))).code == "FAILED_PRECONDITION"
-    assert gpu.limbo() > 0
     gpu.state.streams_capture = 0
-    device.put("other", gpu.array(np.arange(3)))
-    device.get("other").release()
-    until(lambda: gpu.limbo() == 0, "the next release tries it again")
+    gpu.state.streams_stuck = 1  # so that it is seen that it was still there
+    assert device.get("nothing") is None, "which tries it again"
+    assert device.stats()["held_for_streams"] == 1 and gpu.limbo() > 0
+    gpu.state.streams_stuck = 0
+    until(lambda: gpu.limbo() == 0, "the bytes are free again")
 
 
 def test_a_view_outlives_its_device_and_client(device, gpu, gpu_client):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,15 +208,17 @@ def test_a_stream_that_is_none_commits_nothing(device, gpu):
     assert room.commit(), "what was no stream is not asked again"
 
 
-@pytest.mark.parametrize("named", ["room.record_stream(4096)", "room.__dlpack__(stream=4096)"])
+@pytest.mark.parametrize("named", ["room.record_stream(stream)", "room.__dlpack__(stream=stream)"])
 def test_a_stream_that_is_no_more_is_not_committed_after_and_keeps_the_room(device, gpu, named):
-    """That every stream that was named is asked shows by one that is none: all others the fake driver sticks at once."""
+    """That every stream that was named is asked shows by one that is gone: all others the fake driver sticks at once."""
     program = f"""
 import sys, infercache
+from gpu_memory import Driver
 client = infercache.connect({gpu.daemon.endpoint!r}, fingerprint={device.client.fingerprint!r})
-device = client.device(0)
-room = device.reserve("key", 4, "int64")
+device, driver = client.device(0), Driver()
+room, stream = device.reserve("key", 4, "int64"), driver.stream()
 {named}
+driver.destroy(stream)
 try:
     room.commit()
 except ValueError as error:
@@ -225,8 +228,9 @@ print("dropped", flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
         assert process.stdout.readline() == "True\n" and process.stdout.readline() == "dropped\n"
         # Nobody can say what that stream still writes. What another reservation had goes meanwhile.
         one = reserved(gpu)
@@ -428,7 +432,6 @@ def test_it_is_not_to_be_pickled(device):
 def test_the_stub_tells_of_all_that_it_has():
     """What is checked by type and completed by editors is what is there."""
     import ast
-    from pathlib import Path
 
     path = Path(infercache._core.__file__).with_name("_core.pyi")
     if not path.exists():

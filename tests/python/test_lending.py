@@ -85,6 +85,11 @@ def test_what_is_not_lent_is_not_kept(device, gpu):
     alive = weakref.ref(array)
     with pytest.raises(ValueError, match="key"):
         device.lend("", array)
+    # Those that are no keys were found out after the tensor was kept, and the good ones of their batch, too.
+    for key in (bytearray(b"key"), [1], "\ud800"):
+        with pytest.raises((TypeError, UnicodeEncodeError)):
+            device.lend_many([infercache.Lend("good", array), infercache.Lend(key, array)])
+    assert device.borrow("good") is None
     gpu.state.refuse_exports = 1
     assert not device.lend("private", array)
     del array

@@ -155,7 +155,9 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
     SharedPin& pin = pins.emplace_back();
     if (!result.hit()) continue;
     pin = std::make_shared<DevicePin>(*std::move(result.object), id_, stranded_);
-    if (reader) pin->UsedBy(*reader, owner);
+    if (!reader) continue;
+    ThrowIfUnusable(*pin, *reader);
+    pin->UsedBy(*reader, owner);
   }
   nb::list views;
   for (size_t i = 0; i < pins.size(); ++i) {

@@ -105,6 +105,7 @@ DevicePointer DevicePin::part_address(size_t part) const {
 }
 
 absl::Status DevicePin::CheckNotCapturing(DeviceStream stream) const {
+  const WithoutGil nogil;
   return writable() ? std::get<DeviceRoom>(memory_).reservation.CheckNotCapturing(stream)
                     : object().CheckNotCapturing(stream);
 }

@@ -72,7 +72,8 @@ anything else it is over. ValueError: it is over already, or no such stream. Clo
           "abandon", &PyDeviceReservation::Abandon, nb::sig("def abandon(self) -> None"),
           R"(Gives the room back, without anybody waiting: when all that was made from it is gone and the streams that were
 named, and torch's current stream or the legacy default one, have done what they were given by then. Leaving `with`
-and dropping the reservation do the same. Idempotent; nothing if it is committed.)")
+does the same. Dropping the reservation waits for the streams that were named alone, or the legacy default one if none
+was. Idempotent; nothing if it is committed.)")
       .def(
           "__enter__", [](nb::handle self) { return nb::borrow(self); },
           nb::sig("def __enter__(self) -> DeviceReservation"))

@@ -80,9 +80,14 @@ DeviceStream ToReadersStream(uint64_t handle) {
   return ToStream(handle);
 }
 
-void UseIn(DevicePin& pin, DeviceStream stream, nb::handle owner) {
+void ThrowIfUnusable(const DevicePin& pin, DeviceStream stream) {
   const absl::Status status = pin.CheckNotCapturing(stream);
+  ThrowIfCallersMistake(status);
   if (absl::IsFailedPrecondition(status)) ThrowDeviceError(status);
+}
+
+void UseIn(DevicePin& pin, DeviceStream stream, nb::handle owner) {
+  ThrowIfUnusable(pin, stream);
   pin.UsedBy(stream, owner);
 }
 
@@ -113,7 +118,7 @@ const char* const kRecordStreamDoc =
     "reservation is committed. A stream of torch or CuPy, which is kept until then; or a handle, "
     "whose stream must exist until this and what was made from it are gone. DeviceError: it is "
     "being captured for a graph.";
-void RecordStream(const SharedPin& pin, nb::handle stream) {
+void RecordStream(SharedPin pin, nb::handle stream) {
   nb::object owner;
   const DeviceStream handle = StreamOf(stream, &owner);
   UseIn(*pin, handle, owner);

@@ -19,8 +19,11 @@ DeviceStream ToStream(uint64_t handle);
 // default stream, which would be that thread's then.
 DeviceStream ToReadersStream(uint64_t handle);
 
-// `stream`, which is `owner`'s or nobody's (none), reads or writes it from now on. DeviceError: it
-// is being captured, and the graph would do so when it is another's.
+// DeviceError: `stream` is being captured, and the graph would use the memory when it is another's.
+// ValueError: it is none. The GIL is not held while the driver is asked: the caller has a share.
+void ThrowIfUnusable(const DevicePin& pin, DeviceStream stream);
+// `stream`, which is `owner`'s or nobody's (none), reads or writes it from now on, unless it
+// cannot.
 void UseIn(DevicePin& pin, DeviceStream stream, nanobind::handle owner = nanobind::none());
 // A stream, or its handle, as Python has it; *owner is the object, or none.
 DeviceStream StreamOf(nanobind::handle stream, nanobind::object* owner);
@@ -51,7 +54,8 @@ inline constexpr const char* kDlpackSignature =
 extern const char* const kDlpackDoc;
 extern const char* const kInterfaceDoc;
 extern const char* const kRecordStreamDoc;
-void RecordStream(const SharedPin& pin, nanobind::handle stream);
+// The pin is its own: what it asks Python may let go of another's.
+void RecordStream(SharedPin pin, nanobind::handle stream);
 
 // __dlpack__, whose arguments these are: BufferError.
 nanobind::object DlpackOf(const DeviceTensor& tensor, nanobind::handle stream,

@@ -200,6 +200,12 @@ DeviceTensor DeviceView::only_part() const {
 
 void DeviceView::Release(DeviceStream also, nb::handle owner) {
   if (released_) return;
+  if (!pin_->inherited() && (interface_taken_ || pin_.use_count() > 1)) {
+    // Another thread, which has the GIL meanwhile, may release the view.
+    const SharedPin mine = pin_;
+    ThrowIfUnusable(*mine, also);
+    if (released_) return;
+  }
   released_ = true;
   if (pin_->inherited() || interface_taken_ || pin_.use_count() > 1) {
     pin_->UsedBy(also, owner);

@@ -2,6 +2,8 @@
 
 #include <nanobind/stl/string.h>
 
+#include <vector>
+
 namespace infercache::python {
 
 namespace nb = nanobind;
@@ -17,9 +19,11 @@ nb::tuple ShapeOf(const PartSpec& part) {
 }
 
 nb::list PartList(std::span<const PartSpec> parts) {
+  // Their own: what runs in Python meanwhile may let go of the object.
+  const std::vector<PartSpec> copy(parts.begin(), parts.end());
   const nb::object type = nb::module_::import_("infercache._arrays").attr("Part");
   nb::list result;
-  for (const PartSpec& part : parts) {
+  for (const PartSpec& part : copy) {
     result.append(type(DataTypeName(part.dtype), ShapeOf(part), part.size_bytes));
   }
   return result;
@@ -34,7 +38,7 @@ size_t PartIndex(std::span<const PartSpec> parts, Py_ssize_t index) {
   return static_cast<size_t>(index);
 }
 
-const PartSpec& OnlyPart(std::span<const PartSpec> parts) {
+PartSpec OnlyPart(std::span<const PartSpec> parts) {
   if (parts.size() != 1) {
     throw nb::value_error(
         ("the object has " + std::to_string(parts.size()) + " parts; ask `parts` for each")

@@ -22,7 +22,7 @@ nanobind::list PartList(std::span<const PartSpec> parts);
 size_t PartIndex(std::span<const PartSpec> parts, Py_ssize_t index);
 
 // For dtype and shape, which an object of several parts has several of: ValueError.
-const PartSpec& OnlyPart(std::span<const PartSpec> parts);
+PartSpec OnlyPart(std::span<const PartSpec> parts);
 
 // Seconds; None: it does not expire.
 nanobind::object TtlSeconds(const ObjectInfo& info);

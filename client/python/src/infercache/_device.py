@@ -262,11 +262,12 @@ class Device(_core._Device):
              _HOST_COPIES[lend.host_copy])
             for lend, source in zip(batch, sources, strict=True)
         ]  # fmt: skip
+        keys = [_bytes_of(lend.key) for lend in batch]
         loans = [_Loan(lend.tensor, source.keep) for lend, source in zip(batch, sources, strict=True)]
-        for lend, loan in zip(batch, loans, strict=True):
-            self._keep(lend.key, loan)  # before it may be lent: an interrupt may come before the result does
         may_be_lent = [True] * len(batch)
         try:
+            for key, loan in zip(keys, loans, strict=True):
+                self._keep(key, loan)  # before it may be lent: an interrupt may come before the result does
             results = [LendResult(*answer) for answer in self._lend_many(items, written_in, deadline)]
             may_be_lent = [
                 result.lent or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") for result in results
@@ -275,25 +276,25 @@ class Device(_core._Device):
             may_be_lent = [False] * len(batch)
             raise
         finally:
-            for lend, loan, may_be in zip(batch, loans, may_be_lent, strict=True):
+            for key, loan, may_be in zip(keys, loans, may_be_lent, strict=True):
                 loan.told = True
                 if not may_be:
-                    self._let_go(lend.key, [loan])
+                    self._let_go(key, [loan])
         for result in results:
             if result.code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
                 raise ValueError(result.reason)
         return results
 
-    def _keep(self, key: Key, loan: _Loan) -> None:
+    def _keep(self, key: bytes, loan: _Loan) -> None:
         with self._lent_lock:
             _loans.add(loan)
-            self._lent.setdefault(_bytes_of(key), []).append(loan)
+            self._lent.setdefault(key, []).append(loan)
 
-    def _let_go(self, key: Key, loans: list[_Loan]) -> None:
+    def _let_go(self, key: bytes, loans: list[_Loan]) -> None:
         with self._lent_lock:
-            left = [loan for loan in self._lent.pop(_bytes_of(key), []) if loan not in loans]
+            left = [loan for loan in self._lent.pop(key, []) if loan not in loans]
             if left:
-                self._lent[_bytes_of(key)] = left
+                self._lent[key] = left
             _loans.difference_update(loans)
 
     def borrow(self, key: Key, *, stream: Any = None, deadline: float | None = None) -> DeviceView | None:
@@ -322,9 +323,11 @@ class Device(_core._Device):
             loans = [loan for loan in self._lent.get(_bytes_of(key), []) if loan.told]
         code = self._take_back(key, deadline)
         if code in ("OK", "NOT_FOUND"):
-            self._let_go(key, loans)
+            self._let_go(_bytes_of(key), loans)
         return bool(code == "OK")
 
 
 def _bytes_of(key: Key) -> bytes:
+    if not isinstance(key, (str, bytes)):
+        raise TypeError(f"a key is str or bytes, not {type(key).__name__}")
     return key.encode() if isinstance(key, str) else key
