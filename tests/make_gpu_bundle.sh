@@ -114,6 +114,7 @@ for library in libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libreso
 done
 install -m 755 "$(realpath /lib64/ld-linux-x86-64.so.2)" "$bundle/glibc/ld-linux-x86-64.so.2"
 getconf GNU_LIBC_VERSION | cut -d' ' -f2 >"$bundle/glibc/version"
+install -m 644 tests/gpu_bundle_glibc.sh "$bundle/glibc/choice.sh"
 git -c safe.directory="$root" rev-parse HEAD >"$bundle/revision"
 
 mkdir -p "$(dirname "$output")"

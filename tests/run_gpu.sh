@@ -9,12 +9,13 @@
 #     --fake            on the bundle's stand-in for the driver: shows that the bundle works, measures nothing
 #     --quick           measure briefly and give no verdict
 #     --require-python  it is a failure if the Python client's test is skipped
-#     --only            run this one: cuda_test, ..., python_interop, measurements
+#     --only            run this one: cuda_test, ..., doctor, python_interop, measurements
 #     BUNDLE            the folder, or the .tar.gz [where this script is]
 #   in the environment: PYTHON, the interpreter [python3]; CXX, the compiler [c++]
 #
-# Says which driver and GPU it used. The last line is "N passed, N failed"; exit status 0 only if nothing
-# failed and no measurement missed its target.
+# Says which driver and GPU it used, and before the last line what was skipped. The last line is "N passed, N
+# failed"; exit status 0 only if nothing failed and no measurement missed its target. What hangs is ended and has
+# failed.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 fake=
@@ -65,7 +66,7 @@ if [ -z "$fake" ]; then
   [ -n "$driver" ] || fail 'there is no libcuda.so.1 here; --fake runs on the stand-in for it'
 fi
 mkdir "$work/driver" && ln -s "$(realpath "$driver")" "$work/driver/libcuda.so.1"
-export LD_LIBRARY_PATH=$work/driver
+export LD_LIBRARY_PATH=$work/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export INFERCACHE_TEST_PROGRAMS=$bundle/bin
 export TMPDIR=$work
 
@@ -79,14 +80,18 @@ passed=0
 failed=0
 skipped=()
 
+bounded=(timeout -k 10 900) # with all that the program started
+
 # check NAME COMMAND...: counts one more that passed or failed. 77 says that it was skipped.
 check() {
-  local name=$1 status=0
+  local name=$1 status=0 cases
   shift
   [ -z "$only" ] || [ "$only" = "$name" ] || return 0
   printf '\n=== %s\n' "$name"
-  "$@" 2>&1 | tee "$work/told"
+  "$@" 2>&1 | tee "$work/told" | grep --line-buffered -vE '^\[( RUN      |       OK |-+)\]'
   status=${PIPESTATUS[0]}
+  cases=$(sed -n 's/^\[  SKIPPED \] \([0-9]\+ tests\?\), listed below:/\1/p' "$work/told")
+  [ -z "$cases" ] || skipped+=("$name: $cases, named above")
   case $status in
     0) passed=$((passed + 1)) ;;
     77)
@@ -95,7 +100,8 @@ check() {
       ;;
     *)
       failed=$((failed + 1))
-      printf '=== %s: FAILED\n' "$name"
+      grep -E '^\[ RUN      \]' "$work/told" | tail -n 1
+      printf '=== %s: FAILED (%d)\n' "$name" "$status"
       ;;
   esac
 }
@@ -120,21 +126,33 @@ python_interop() {
       return 1
     }
   fi
-  PYTHONDONTWRITEBYTECODE=1 "$python" "$client/gpu_interop.py" --daemon "$bundle/bin/infercached" \
-    ${fake:+--fake}
+  PYTHONDONTWRITEBYTECODE=1 "${bounded[@]}" "$python" "$client/gpu_interop.py" \
+    --daemon "$bundle/bin/infercached" ${fake:+--fake}
+}
+
+# Whether one process reads what another wrote into memory of each GPU, both ways that there are.
+doctor() {
+  # shellcheck source=tests/gpu_bundle_glibc.sh
+  . "$bundle/glibc/choice.sh"
+  [ "$INFERCACHE_BUNDLE_GLIBC" = system ] ||
+    skip "the system's C library is old, and with the bundle's a program cannot start itself again" || return
+  # There is no daemon, which it says too.
+  "${bounded[@]}" "$bundle/bin/infercachectl" doctor --endpoint "unix:$work/none" >"$work/findings" 2>&1
+  cat "$work/findings"
+  grep -q 'another process reads what this one wrote, by descriptor and by legacy handle' "$work/findings"
 }
 
 for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test \
   gpu_lending_test; do
-  check "$test" "$bundle/bin/$test" --gtest_brief=1
+  check "$test" "${bounded[@]}" "$bundle/bin/$test"
 done
-check conformance_test "$bundle/bin/conformance_test" --gtest_brief=1 '--gtest_filter=*/Gpu.*'
-
+check conformance_test "${bounded[@]}" "$bundle/bin/conformance_test" '--gtest_filter=*/Gpu.*'
+check doctor doctor
 check python_interop python_interop
 
 measure=("$bundle/bin/infercache_gpu_bench" --daemon-binary "$bundle/bin/infercached")
 [ -z "$fake$quick" ] || measure+=(--quick --value-bytes 1048576)
-check measurements "${measure[@]}"
+check measurements "${bounded[@]}" "${measure[@]}"
 
 [ $((passed + failed + ${#skipped[@]})) -gt 0 ] || fail "there is no test '$only'"
 printf '\n'
