@@ -137,7 +137,7 @@ doctor() {
   [ "$INFERCACHE_BUNDLE_GLIBC" = system ] ||
     skip "the system's C library is old, and with the bundle's a program cannot start itself again" || return
   # There is no daemon, which it says too.
-  "${bounded[@]}" "$bundle/bin/infercachectl" doctor --endpoint "unix:$work/none" >"$work/findings" 2>&1
+  FAKE_CUDA_STATE=$work/gpus "${bounded[@]}" "$bundle/bin/infercachectl" doctor --endpoint "unix:$work/none" >"$work/findings" 2>&1
   cat "$work/findings"
   grep -q 'another process reads what this one wrote, by descriptor and by legacy handle' "$work/findings"
 }
