@@ -429,6 +429,53 @@ def test_it_is_not_to_be_pickled(device):
             pickle.dumps(room)
 
 
+def test_many_are_reserved_and_committed_at_once_each_for_itself(device, gpu):
+    device.put("b", gpu.array(np.arange(3)))
+    wanted = [infercache.Reserve("a", 4, "int64"), infercache.Reserve("b", 4, "int64"),
+              infercache.Reserve("c", parts=[(4, "int64"), (2, "int8")], kind="kv", overwrite=True)]  # fmt: skip
+    rooms = device.reserve_many(wanted)
+    assert [room is not None for room in rooms] == [True, False, True]
+    assert device.last_failure.code == "ALREADY_EXISTS"
+    rooms = [room for room in rooms if room]
+    for value, room in enumerate(rooms):
+        write(gpu.driver, room.address, np.full(4, value))
+    assert [result.outcome for result in device.commit_many(iter(rooms), gpu.driver.stream())] == ["stored"] * 2
+    assert not any(room.open for room in rooms)
+    assert (device.get("a").numpy() == 0).all()
+    view = device.get("c")
+    assert view.kind == "kv" and (view.numpy(0) == 1).all()
+    assert device.reserve_many([]) == device.commit_many([]) == []
+    with pytest.raises(TypeError, match="shape and a dtype, or parts"):
+        device.reserve_many([infercache.Reserve("d", 4, "int64"), infercache.Reserve("e")])
+    assert reserved(gpu) == 0
+
+
+def test_of_many_none_is_committed_if_one_cannot_be(device, gpu):
+    rooms = device.reserve_many([infercache.Reserve(key, 4, "int64") for key in "abc"])
+    part = rooms[1].part()
+    with pytest.raises(BufferError, match="still there"):
+        device.commit_many(rooms)
+    del part
+    other = device.client.device(device.uuid)
+    with pytest.raises(ValueError, match="another device's"):
+        other.commit_many(rooms)
+    for wrong, error in (([*rooms, rooms[0]], ValueError), ([*rooms, None], TypeError), ([*rooms, "c"], TypeError)):
+        with pytest.raises(error):
+            device.commit_many(wrong)
+    with pytest.raises(ValueError, match="INVALID_HANDLE"):
+        device.commit_many(rooms, 4096)
+    gpu.state.streams_stuck = 1
+    results = device.commit_many(rooms, deadline=0.05)
+    assert [(result.outcome, result.code) for result in results] == [("refused", "DEADLINE_EXCEEDED")] * 3
+    gpu.state.streams_stuck = 0
+    assert all(room.open for room in rooms) and not device.exists("a")
+    rooms[0].abandon()
+    with pytest.raises(ValueError, match="is over"):
+        device.commit_many(rooms)
+    assert all(device.commit_many(rooms[1:])) and device.exists("c") and not device.exists("a")
+    other.close()
+
+
 def test_the_stub_tells_of_all_that_it_has():
     """What is checked by type and completed by editors is what is there."""
     import ast

@@ -2,6 +2,7 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -260,43 +261,67 @@ nb::list PyDevice::PutMany(nb::handle items, uint64_t stream, nb::handle deadlin
     results = opened->device->Put(batch.items(), ToStream(stream), call);
   }
   nb::list answers;
-  for (const PutResult& result : results) {
-    if (result.outcome == PutOutcome::kRefused) Note(result.status);
-    answers.append(PutAnswer(result));
+  for (const PutResult& result : results) answers.append(NotedAnswer(result));
+  return answers;
+}
+
+nb::list PyDevice::ReserveMany(nb::handle items, nb::handle deadline) {
+  const std::shared_ptr<OpenedDevice> opened = Use();
+  const DevicePutBatch batch(items);
+  std::vector<ReserveItem> rooms;
+  for (const DevicePutItem& item : batch.items()) {
+    ReserveItem& room = rooms.emplace_back(ReserveItem{
+        .key = item.key, .info = item.info, .parts = item.parts, .overwrite = item.overwrite});
+    for (const DevicePiece& piece : item.pieces) room.size_bytes += piece.size_bytes;
+  }
+  const CallOptions call = CallWith(deadline);
+  std::vector<DeviceReserveResult> results;
+  {
+    nb::gil_scoped_release nogil;
+    stranded_->TryAgain();
+    results = opened->device->Reserve(rooms, call);
+  }
+  nb::list reserved;
+  for (size_t i = 0; i < results.size(); ++i) {
+    DeviceReserveResult& result = results[i];
+    if (result.reservation.has_value()) {
+      DeviceRoom room{*std::move(result.reservation), std::move(rooms[i].parts)};
+      reserved.append(nb::cast(PyDeviceReservation(
+          std::make_shared<DevicePin>(std::move(room), id_, stranded_), nb::find(this))));
+      continue;
+    }
+    if (result.exists) {
+      Remember(absl::AlreadyExistsError("an object is there under the key, and stays"));
+    }
+    Note(result.status);
+    reserved.append(nb::none());
+  }
+  return reserved;
+}
+
+nb::list PyDevice::CommitMany(nb::handle reservations, nb::handle stream, nb::handle deadline) {
+  const nb::list all(reservations);  // which keeps them
+  std::vector<PyDeviceReservation*> rooms;
+  for (const nb::handle one : all) {
+    PyDeviceReservation* room = nullptr;
+    if (!nb::try_cast(one, room) || room == nullptr) {
+      throw nb::type_error("what is committed is a DeviceReservation");
+    }
+    if (std::ranges::find(rooms, room) != rooms.end()) {
+      throw nb::value_error("a reservation is there twice");
+    }
+    rooms.push_back(room);
+  }
+  nb::list answers;
+  for (const PutResult& result : PyDeviceReservation::CommitAll(*this, rooms, stream, deadline)) {
+    answers.append(NotedAnswer(result));
   }
   return answers;
 }
 
-nb::object PyDevice::Reserve(nb::handle key, nb::handle parts, nb::handle info, bool overwrite,
-                             nb::handle deadline) {
-  const std::shared_ptr<OpenedDevice> opened = Use();
-  DeviceValue value(parts);
-  ReserveItem item = {
-      .key = KeyBytes(key), .info = InfoFrom(info), .parts = value.parts, .overwrite = overwrite};
-  for (const DevicePiece& piece : value.pieces) item.size_bytes += piece.size_bytes;
-  const CallOptions call = CallWith(deadline);
-  DeviceReserveResult result;
-  {
-    nb::gil_scoped_release nogil;
-    stranded_->TryAgain();
-    result = std::move(opened->device->Reserve({&item, 1}, call)[0]);
-  }
-  if (result.exists) {
-    Remember(absl::AlreadyExistsError("an object is there under the key, and stays"));
-  }
-  if (!result.reservation.has_value()) {
-    Note(result.status);
-    return nb::none();
-  }
-  return nb::cast(PyDeviceReservation(
-      std::make_shared<DevicePin>(
-          DeviceRoom{*std::move(result.reservation), std::move(value.parts)}, id_, stranded_),
-      nb::find(this)));
-}
-
-nb::object PyDevice::NotedResult(const PutResult& result) {
+nb::tuple PyDevice::NotedAnswer(const PutResult& result) {
   if (result.outcome == PutOutcome::kRefused) Note(result.status);
-  return nb::module_::import_("infercache._client").attr("PutResult")(*PutAnswer(result));
+  return PutAnswer(result);
 }
 
 nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadline) {

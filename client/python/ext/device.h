@@ -60,11 +60,14 @@ class PyDevice {
                                nanobind::handle deadline);
   // `items`: as in DevicePutBatch. (outcome, code, reason) of each.
   nanobind::list PutMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
-  // `parts`: as in DeviceValue, but without addresses. None: there is one already, or last_failure.
-  nanobind::object Reserve(nanobind::handle key, nanobind::handle parts, nanobind::handle info,
-                           bool overwrite, nanobind::handle deadline);
-  // infercache.PutResult; raises what is the caller's mistake.
-  nanobind::object NotedResult(const PutResult& result);
+  // `items`: as in DevicePutBatch, but without addresses. A DeviceReservation of each; None: there
+  // is one already, or last_failure.
+  nanobind::list ReserveMany(nanobind::handle items, nanobind::handle deadline);
+  // `reservations`: of this device. (outcome, code, reason) of each.
+  nanobind::list CommitMany(nanobind::handle reservations, nanobind::handle stream,
+                            nanobind::handle deadline);
+  // (outcome, code, reason); raises what is the caller's mistake.
+  nanobind::tuple NotedAnswer(const PutResult& result);
   // `items`: (key, parts, info, whether to copy to host) of each. (outcome, code, reason) of each.
   nanobind::list LendMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
   // "OK", or a code that last_failure explains.

@@ -63,10 +63,9 @@ Returns when the bytes are there. What is in host memory alone, as what moved do
 ValueError: the object is larger than the buffer, into which nothing is written then.)");
   c.def("_put_many", &PyDevice::PutMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
-  c.def("_reserve", &PyDevice::Reserve, nb::arg("key"), nb::arg("parts"), nb::arg("info"),
-        nb::arg("overwrite"), nb::arg("deadline").none(),
-        nb::sig("def _reserve(self, key: object, parts: object, info: object, overwrite: bool, "
-                "deadline: object | None) -> DeviceReservation | None"));
+  c.def("_reserve_many", &PyDevice::ReserveMany, nb::arg("items"), nb::arg("deadline").none());
+  c.def("_commit_many", &PyDevice::CommitMany, nb::arg("reservations"), nb::arg("stream").none(),
+        nb::arg("deadline").none());
   c.def("_lend_many", &PyDevice::LendMany, nb::arg("items"), nb::arg("stream"),
         nb::arg("deadline").none());
   c.def("_take_back", &PyDevice::TakeBack, nb::arg("key"), nb::arg("deadline").none());

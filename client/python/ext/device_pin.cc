@@ -122,22 +122,36 @@ void DevicePin::UsedBy(DeviceStream stream, nanobind::handle owner) {
   UsedBy(stream);
 }
 
-Streams DevicePin::StreamsAnd(DeviceStream also) {
-  Streams streams = streams_;
-  if (std::find(streams.begin(), streams.end(), also) == streams.end()) streams.push_back(also);
-  return streams;
+void DevicePin::AddStreamsTo(Streams* streams) const {
+  for (const DeviceStream stream : streams_) {
+    if (std::find(streams->begin(), streams->end(), stream) == streams->end()) {
+      streams->push_back(stream);
+    }
+  }
 }
 
 absl::Status DevicePin::Release(DeviceStream also) {
   const WithoutGil nogil;
-  Streams streams = StreamsAnd(also);
+  Streams streams = {also};
+  AddStreamsTo(&streams);
   return LetGoAfterAll(memory_, &streams);
 }
 
-PutResult DevicePin::Commit(Device& device, DeviceStream also, const CallOptions& call) {
+std::vector<PutResult> DevicePin::Commit(std::span<const SharedPin> rooms, Device& device,
+                                         DeviceStream also, const CallOptions& call) {
   const WithoutGil nogil;
-  DeviceReservation& room = std::get<DeviceRoom>(memory_).reservation;
-  return device.Commit({&room, 1}, std::span<const DeviceStream>(StreamsAnd(also)), call)[0];
+  Streams streams = {also};
+  std::vector<DeviceReservation> reservations;
+  for (const SharedPin& pin : rooms) {
+    pin->AddStreamsTo(&streams);
+    reservations.push_back(std::move(std::get<DeviceRoom>(pin->memory_).reservation));
+  }
+  std::vector<PutResult> results =
+      device.Commit(reservations, std::span<const DeviceStream>(streams), call);
+  for (size_t i = 0; i < rooms.size(); ++i) {
+    std::get<DeviceRoom>(rooms[i]->memory_).reservation = std::move(reservations[i]);
+  }
+  return results;
 }
 
 }  // namespace infercache::python

@@ -111,14 +111,15 @@ class DevicePin {
   void UsedBy(DeviceStream stream, nanobind::handle owner);
   // For the last owner, who wants to hear of an error: then nothing has changed.
   absl::Status Release(DeviceStream also);
-  // For the last owner of room: commits it when all that UsedBy named, and `also`, are done. It is
-  // taken unless that was an error of theirs: see Device::Commit and committed().
-  PutResult Commit(Device& device, DeviceStream also, const CallOptions& call);
+  // For the last owner of rooms: commits them when all that UsedBy named, and `also`, are done.
+  // They are taken unless that was an error of theirs: see Device::Commit and committed().
+  static std::vector<PutResult> Commit(std::span<const std::shared_ptr<DevicePin>> rooms,
+                                       Device& device, DeviceStream also, const CallOptions& call);
   // REQUIRES: it is room.
   bool committed() const { return !std::get<DeviceRoom>(memory_).reservation; }
 
  private:
-  Streams StreamsAnd(DeviceStream also);
+  void AddStreamsTo(Streams* streams) const;
 
   DeviceMemory memory_;
   const std::shared_ptr<const DeviceId> device_;

@@ -132,31 +132,52 @@ DeviceTensor PyDeviceReservation::only_part() const {
   return DeviceTensor(pin(), 0);
 }
 
-nb::object PyDeviceReservation::Commit(nb::handle stream, nb::handle deadline) {
-  const DeviceId& id = pin()->device();
-  auto& device = nb::cast<PyDevice&>(device_);
-  const std::shared_ptr<OpenedDevice> opened = device.Use();
-  const CallOptions call = CallWith(deadline);
-  nb::object owner = nb::none();
-  const DeviceStream also = stream.is_none() ? StreamOfThread(id) : StreamOf(stream, &owner);
+void PyDeviceReservation::CheckCommits(const PyDevice& device) const {
   if (pin().use_count() > 1) {
     throw nb::buffer_error(
         "a tensor or part that was made from the reservation is still there, and could change what "
         "is committed: del it before commit()");
   }
-  // Out of the reach of other threads, which have the GIL meanwhile.
-  SharedPin last = std::move(pin_);
-  state_ = State::kCommitting;
-  const PutResult result = last->Commit(*opened->device, also, call);
-  if (last->committed()) {
-    state_ = State::kOver;
-  } else {
-    // It is as before, and may be abandoned while the stream still writes.
-    if (!absl::IsInvalidArgument(result.status)) last->UsedBy(also, owner);
-    pin_ = std::move(last);
-    state_ = State::kOpen;
+  if (nb::inst_ptr<PyDevice>(device_) != &device) {
+    throw nb::value_error("the reservation is another device's");
   }
-  return device.NotedResult(result);
+}
+
+std::vector<PutResult> PyDeviceReservation::CommitAll(PyDevice& device,
+                                                      std::span<PyDeviceReservation* const> rooms,
+                                                      nb::handle stream, nb::handle deadline) {
+  const std::shared_ptr<OpenedDevice> opened = device.Use();
+  const CallOptions call = CallWith(deadline);
+  nb::object owner = nb::none();
+  const DeviceStream also =
+      stream.is_none() ? StreamOfThread(device.id()) : StreamOf(stream, &owner);
+  for (const PyDeviceReservation* room : rooms) room->CheckCommits(device);
+  // Out of the reach of other threads, which have the GIL meanwhile.
+  std::vector<SharedPin> pins;
+  for (PyDeviceReservation* room : rooms) {
+    pins.push_back(std::move(room->pin_));
+    room->state_ = State::kCommitting;
+  }
+  std::vector<PutResult> results = DevicePin::Commit(pins, *opened->device, also, call);
+  for (size_t i = 0; i < rooms.size(); ++i) {
+    if (pins[i]->committed()) {
+      rooms[i]->state_ = State::kOver;
+      continue;
+    }
+    // It is as before, and may be abandoned while the stream still writes.
+    if (!absl::IsInvalidArgument(results[i].status)) pins[i]->UsedBy(also, owner);
+    rooms[i]->pin_ = std::move(pins[i]);
+    rooms[i]->state_ = State::kOpen;
+  }
+  return results;
+}
+
+nb::object PyDeviceReservation::Commit(nb::handle stream, nb::handle deadline) {
+  (void)pin();
+  auto& device = nb::cast<PyDevice&>(device_);
+  PyDeviceReservation* const self = this;
+  const nb::tuple answer = device.NotedAnswer(CommitAll(device, {&self, 1}, stream, deadline)[0]);
+  return nb::module_::import_("infercache._client").attr("PutResult")(*answer);
 }
 
 void PyDeviceReservation::Abandon() {

@@ -11,6 +11,8 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "client/python/ext/device_pin.h"
 #include "client/python/ext/device_tensor.h"
@@ -34,11 +36,17 @@ class PyDeviceReservation {
   // infercache.PutResult. If it is a stream that failed, the reservation is as before. BufferError:
   // something that was made from it is still there.
   nanobind::object Commit(nanobind::handle stream, nanobind::handle deadline);
+  // The same of many of `device`, of which none is committed if one cannot be, or a stream failed.
+  static std::vector<PutResult> CommitAll(PyDevice& device,
+                                          std::span<PyDeviceReservation* const> rooms,
+                                          nanobind::handle stream, nanobind::handle deadline);
   // Gives up its share. Idempotent.
   void Abandon();
 
  private:
   enum class State { kOpen, kCommitting, kOver };
+
+  void CheckCommits(const PyDevice& device) const;
 
   SharedPin pin_;  // null unless it is open
   nanobind::object device_;

@@ -16,7 +16,7 @@ from ._arrays import Part
 from ._async import AsyncClient
 from ._client import Client, Put, PutResult, connect
 from ._core import DeviceReservation, DeviceTensor, DeviceView, View
-from ._device import Device, Lend, LendResult
+from ._device import Device, Lend, LendResult, Reserve
 from ._errors import ClosedError, DaemonError, DeviceError, Error, Failure, ForkedError
 from ._memoize import memoize
 
@@ -39,6 +39,7 @@ __all__ = [
     "Part",
     "Put",
     "PutResult",
+    "Reserve",
     "View",
     "connect",
     "memoize",

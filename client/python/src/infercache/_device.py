@@ -16,7 +16,9 @@ from ._errors import ClosedError, ForkedError
 if TYPE_CHECKING:
     from ._client import Client
 
-__all__ = ["Device", "Lend", "LendResult", "stream_handle", "stream_to_wait_for", "view_to_numpy", "view_to_torch"]
+__all__ = [
+    "Device", "Lend", "LendResult", "Reserve", "stream_handle", "stream_to_wait_for", "view_to_numpy", "view_to_torch",
+]  # fmt: skip
 
 
 def stream_to_wait_for(ordinal: int) -> int:
@@ -36,6 +38,21 @@ class _Loan:
 # What was not taken back is kept for the life of the process, even when its device is closed or gone: those who
 # borrowed it still read it, and its memory must not become another tensor's.
 _loans: set[_Loan] = set()
+
+
+class Reserve(NamedTuple):
+    """Room that is asked for: an element of `reserve_many`. The fields are the arguments of `Device.reserve`."""
+
+    key: Key
+    shape: int | Iterable[int] | None = None
+    dtype: Any = None
+    parts: Iterable[tuple[int | Iterable[int], Any]] | None = None
+    kind: Kind = "blob"
+    compute_cost_ms: float = 0.0
+    class_id: int = 0
+    ttl: float | None = None
+    parent: Key | None = None
+    overwrite: bool = False
 
 
 HostCopy = Literal["never", "fallback", "always"]
@@ -202,13 +219,21 @@ class Device(_core._Device):
         The other arguments are those of Client.put. TypeError: no such dtype. ValueError: no byte, elements that
         would not be aligned, a key or argument out of range.
         """
-        if parts is None and shape is not None and dtype is not None:
-            parts = [(shape, dtype)]
-        elif parts is None or shape is not None or dtype is not None:
-            raise TypeError("what is reserved has a shape and a dtype, or parts, each of which is (shape, dtype)")
-        described = _device_arrays.describe_room(parts)
-        info = info_of(kind, compute_cost_ms, class_id, ttl, parent)
-        return self._reserve(key, described, info, bool(overwrite), deadline)
+        room = Reserve(key, shape, dtype, parts, kind, compute_cost_ms, class_id, ttl, parent, overwrite)
+        return self.reserve_many((room,), deadline=deadline)[0]
+
+    def reserve_many(
+        self, rooms: Iterable[Reserve], *, deadline: float | None = None
+    ) -> list[DeviceReservation | None]:
+        """`reserve` of many in one round trip to the daemon. Each has room or not for itself."""
+        return list(self._reserve_many([_room_item(room) for room in rooms], deadline))
+
+    def commit_many(
+        self, reservations: Iterable[DeviceReservation], stream: Any = None, *, deadline: float | None = None
+    ) -> list[PutResult]:
+        """`commit` of many in one round trip to the daemon, when all streams that were named for any of them are
+        done. If one of them cannot be committed (BufferError, ValueError), or a stream fails, none is."""
+        return [PutResult(*answer) for answer in self._commit_many(reservations, stream, deadline)]
 
     def exists(self, key: Key, *, deadline: float | None = None) -> bool:
         """Whether the key is present in this GPU's memory. Not a use of it."""
@@ -325,6 +350,16 @@ class Device(_core._Device):
         if code in ("OK", "NOT_FOUND"):
             self._let_go(_bytes_of(key), loans)
         return bool(code == "OK")
+
+
+def _room_item(room: Reserve) -> tuple[Any, ...]:
+    parts = room.parts
+    if parts is None and room.shape is not None and room.dtype is not None:
+        parts = [(room.shape, room.dtype)]
+    elif parts is None or room.shape is not None or room.dtype is not None:
+        raise TypeError("what is reserved has a shape and a dtype, or parts, each of which is (shape, dtype)")
+    info = info_of(room.kind, room.compute_cost_ms, room.class_id, room.ttl, room.parent)
+    return room.key, _device_arrays.describe_room(parts), info, bool(room.overwrite)
 
 
 def _bytes_of(key: Key) -> bytes:
