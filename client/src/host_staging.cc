@@ -102,6 +102,15 @@ absl::StatusOr<std::unique_ptr<HostStaging::Buffer>> HostStaging::Take(Clock::ti
   if (spare_.empty()) {
     return absl::DeadlineExceededError("the GPU did not end earlier copies in time");
   }
+  return PopSpare();
+}
+
+std::unique_ptr<HostStaging::Buffer> HostStaging::TakeSpare() {
+  MutexLock lock(&mu_);
+  return spare_.empty() ? nullptr : PopSpare();
+}
+
+std::unique_ptr<HostStaging::Buffer> HostStaging::PopSpare() {
   std::unique_ptr<Buffer> buffer = std::move(spare_.back());
   spare_.pop_back();
   return buffer;
@@ -125,13 +134,18 @@ absl::Status HostStaging::CopyToHost(cuda::DevicePointer from, std::span<std::by
   std::deque<Piece> begun;
   absl::Status status;
   while (status.ok() && (!to.empty() || !begun.empty())) {
-    if (!to.empty() && begun.size() < 2) {
-      auto buffer = Take(deadline);
-      if (!buffer.ok()) {
-        status = buffer.status();
-        break;
-      }
-      Piece piece = {*std::move(buffer), to.first(std::min(to.size(), kBufferBytes))};
+    // Who has a buffer waits for no other: all might have one, and nobody come to an end.
+    std::unique_ptr<Buffer> buffer;
+    if (!begun.empty()) {
+      if (!to.empty() && begun.size() < 2) buffer = TakeSpare();
+    } else if (auto taken = Take(deadline); taken.ok()) {
+      buffer = *std::move(taken);
+    } else {
+      status = taken.status();
+      break;
+    }
+    if (buffer != nullptr) {
+      Piece piece = {std::move(buffer), to.first(std::min(to.size(), kBufferBytes))};
       const cuda::CurrentContext current(thread_->context());
       status = driver.Check(driver.api().memcpy_dtoh_async(piece.buffer->base(), from,
                                                            piece.to.size(), piece.buffer->stream()),

@@ -57,8 +57,11 @@ class HostStaging : public std::enable_shared_from_this<HostStaging> {
   struct Returned;
   struct Abandoned;
 
-  // DEADLINE_EXCEEDED: all are in use.
-  absl::StatusOr<std::unique_ptr<Buffer>> Take(Clock::time_point deadline);
+  // DEADLINE_EXCEEDED: all are in use. REQUIRES: the caller has none, for it may wait.
+  absl::StatusOr<std::unique_ptr<Buffer>> Take(Clock::time_point deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Null: all are in use.
+  std::unique_ptr<Buffer> TakeSpare() ABSL_LOCKS_EXCLUDED(mu_);
+  std::unique_ptr<Buffer> PopSpare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveBack(std::unique_ptr<Buffer> buffer);
 
   const std::shared_ptr<DeviceThread> thread_;

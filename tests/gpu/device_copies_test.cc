@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "client/src/device_thread.h"
@@ -104,6 +106,30 @@ TEST_F(DeviceClient, LargeCopiesComeAndGoWhole) {
   large.Wait();
   ASSERT_TRUE(staging->CopyToHost(large.address(), back, nullptr, deadline).ok());
   EXPECT_TRUE(back == value);
+}
+
+// Each held a buffer and waited for another one, until its deadline.
+TEST_F(DeviceClient, CopiesThatShareTooFewBuffersComeToTheirEnd) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kLarge = 4 * HostStaging::kBufferBytes;
+  fake().rare_faults().streams_to_make.store(2);
+  const auto staging = std::make_shared<HostStaging>(
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))),
+      device_.uuid);
+  DeviceBuffer large(driver_, device_.ordinal, kLarge);
+  const std::string value = "the last bytes";
+  large.WriteTo(large.address() + kLarge - value.size(), value);
+  const auto deadline = DeviceThread::Clock::now() + std::chrono::seconds(30);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      std::vector<std::byte> to(kLarge);
+      const absl::Status copied = staging->CopyToHost(large.address(), to, nullptr, deadline);
+      EXPECT_TRUE(copied.ok()) << copied;
+      EXPECT_EQ(std::memcmp(to.data() + kLarge - value.size(), value.data(), value.size()), 0);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
