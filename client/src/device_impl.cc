@@ -38,6 +38,12 @@ uint64_t SizeOf(const DevicePutItem& item) {
   return size;
 }
 
+// As opening a session with it is answered: there is none, it is off, or none for this client.
+bool MeansNoTier(const absl::Status& status) {
+  return absl::IsNotFound(status) || absl::IsUnimplemented(status) ||
+         absl::IsPermissionDenied(status);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options,
@@ -128,6 +134,17 @@ std::vector<GetResult> Device::Impl::Pin(std::span<const std::string_view> keys,
   return (*tier)->GetNow(keys, Copies::kRefused, deadline, &reached);
 }
 
+DeviceGetResult Device::Impl::Find(std::string_view key, absl::Time deadline,
+                                   bool* host_may_answer) {
+  std::vector<GetResult> pinned = Pin({&key, 1}, deadline);
+  // An object stays pinned for a little after its copy is done: until the thread hears of it.
+  if (absl::IsResourceExhausted(pinned[0].status) && thread_->AwaitDone(SteadyDeadline(deadline))) {
+    pinned = Pin({&key, 1}, deadline);
+  }
+  *host_may_answer = pinned[0].status.ok() || MeansNoTier(pinned[0].status);
+  return OnDevice(std::move(pinned[0]));
+}
+
 std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view> keys,
                                                const CallOptions& call) {
   if (keys.empty()) return {};
@@ -153,14 +170,10 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
                                           const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<GetResult> pinned = Pin({&key, 1}, *deadline);
-  // An object stays pinned for a little after its copy is done: until the thread hears of it.
-  if (absl::IsResourceExhausted(pinned[0].status) &&
-      thread_->AwaitDone(SteadyDeadline(*deadline))) {
-    pinned = Pin({&key, 1}, *deadline);
-  }
-  DeviceGetResult got = OnDevice(std::move(pinned[0]));
+  bool host_may_answer = false;
+  DeviceGetResult got = Find(key, *deadline, &host_may_answer);
   if (!got.hit()) {
+    if (!host_may_answer) return {.status = got.status};
     return GetIntoFromHost(key, destination, capacity, stream,
                            {.deadline = *deadline - absl::Now()}, got.status);
   }
@@ -229,9 +242,13 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
                                         const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<DeviceGetResult> got = Get({&key, 1}, {.deadline = *deadline - absl::Now()});
-  if (!got[0].hit()) return GetIntoHostFromHost(key, destination, *deadline, got[0].status);
-  DeviceObject& object = *got[0].object;
+  bool host_may_answer = false;
+  const DeviceGetResult got = Find(key, *deadline, &host_may_answer);
+  if (!got.hit()) {
+    if (!host_may_answer) return {.status = got.status};
+    return GetIntoHostFromHost(key, destination, *deadline, got.status);
+  }
+  const DeviceObject& object = *got.object;
   const uint64_t size = object.size_bytes();
   GetIntoResult result{.size_bytes = size};
   if (size > destination.size()) {

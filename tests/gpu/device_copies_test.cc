@@ -72,6 +72,40 @@ TEST_F(DeviceClient, WhatIsInHostMemoryAloneIsCopiedFromThere) {
   EXPECT_EQ(value, "deviceost");
 }
 
+// What host memory had under the key was older, and was taken for it.
+TEST_F(DeviceClient, HostMemoryDoesNotAnswerForWhatMayBeInTheGpu) {
+  constexpr uint64_t kSize = uint64_t{1} << 20;  // of the tier's 8 MiB 2 may be held
+  const DevicePutItem item = {.key = "key", .source = buffer_->address(), .size_bytes = kSize};
+  ASSERT_EQ(device_client_->Put(item, nullptr).outcome, PutOutcome::kStored);
+  store::NamespaceVerbs(Host()).MustPut("key", "older");
+  std::vector<std::byte> to(kSize);
+  const DeviceGetResult first = device_client_->Get("key"), second = device_client_->Get("key");
+  ASSERT_TRUE(first.hit() && second.hit());
+  const DeviceGetIntoResult into =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  EXPECT_FALSE(into.hit);
+  EXPECT_TRUE(absl::IsResourceExhausted(into.status)) << into.status;
+  const GetIntoResult to_host = device_client_->GetIntoHost("key", to);
+  EXPECT_FALSE(to_host.hit);
+  EXPECT_TRUE(absl::IsResourceExhausted(to_host.status)) << to_host.status;
+}
+
+// As GetInto's: it was refused while the thread had not heard yet that copies were done.
+TEST_F(DeviceClient, GetIntoHostHasRoomWhereCopiesAreDone) {
+  constexpr uint64_t kSize = uint64_t{1} << 20;
+  const DevicePutItem item = {.key = "key", .source = buffer_->address(), .size_bytes = kSize};
+  ASSERT_EQ(device_client_->Put(item, nullptr).outcome, PutOutcome::kStored);
+  std::vector<std::byte> to(kSize);
+  for (int i = 0; i < 300; ++i) {
+    for (int k = 0; k < 2; ++k) {
+      ASSERT_TRUE(device_client_->GetInto("key", buffer_->address(), kSize, nullptr).hit);
+      buffer_->Wait();
+    }
+    const GetIntoResult got = device_client_->GetIntoHost("key", to);
+    ASSERT_TRUE(got.hit) << got.status << ", copy " << i;
+  }
+}
+
 TEST_F(DeviceClient, CopiesToHostMemoryEndByTheirDeadline) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");

@@ -268,14 +268,16 @@ class Device {
   // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
   // pinned until that is done, and counts among what this client may hold until the library has
   // heard so, for which this waits where it needs the room; it does not wait for streams. What is
-  // in host memory alone is copied from there, through memory of the library's, if it is not
-  // registered (DeviceOptions): that waits for streams where there is more than 16 MiB under way.
+  // in host memory alone, or where this client has no tier or cannot map it, is copied from there;
+  // after any other error (RESOURCE_EXHAUSTED: it holds too much) it is not, since that might be an
+  // older object. It goes through memory of the library's, if it is not registered
+  // (DeviceOptions): that waits for streams where there is more than 16 MiB under way.
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
   // Copies an object of this GPU into host memory, and returns when it is there. What is in host
-  // memory alone, as what was moved down is, is copied from there; no GPU has a part in that, and
-  // DeviceStats does not count it.
+  // memory alone (see GetInto), as what was moved down is, is copied from there; no GPU has a part
+  // in that, and DeviceStats does not count it.
   GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
                             const CallOptions& call = {});
 
