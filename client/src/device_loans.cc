@@ -117,11 +117,9 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
     auto record = std::make_shared<Lent>(
         Lent{book, {.key = group.items[i].key(), .base = group.range.base, .loan = lent[i].loan}});
     MutexLock lock(&mu_);
-    if (lent[i].loan != 0) {
-      mine_[group.items[i].key()] = std::move(record);
-    } else {
-      mine_.try_emplace(group.items[i].key(), std::move(record));
-    }
+    std::shared_ptr<Lent>& mine = mine_[group.items[i].key()];
+    // Of a loan that may be, what is known already is known better; but not of an earlier daemon's.
+    if (lent[i].loan != 0 || mine == nullptr || mine->book != book) mine = std::move(record);
   }
 }
 
