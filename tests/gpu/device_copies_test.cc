@@ -188,6 +188,47 @@ TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
   }
 }
 
+// Each took a buffer of 4 MiB for itself: the fifth waited for the first one's stream.
+TEST_F(DeviceClient, SmallCopiesFromHostMemoryShareABuffer) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = 1000;
+  constexpr int kCopies = 100;
+  store::NamespaceVerbs host(Host());
+  const auto value = [](int i) { return std::string(kSize, static_cast<char>('a' + i % 26)); };
+  for (int i = 0; i < kCopies; ++i) host.MustPut("key" + std::to_string(i), value(i));
+  fake().StickStreams();
+  for (int i = 0; i < kCopies; ++i) {
+    const DeviceGetIntoResult got = device_client_->GetInto(
+        "key" + std::to_string(i), buffer_->address() + i * kSize, kSize, nullptr);
+    ASSERT_TRUE(got.hit) << got.status << ", copy " << i;
+  }
+  fake().FreeStreams();
+  buffer_->Wait();
+  for (int i = 0; i < kCopies; ++i) {
+    EXPECT_EQ(buffer_->ReadFrom(buffer_->address() + i * kSize, kSize), value(i));
+  }
+}
+
+// What is under way at once fills all buffers, and what comes then waits for one of them.
+TEST_F(DeviceClient, CopiesFromHostMemoryFillAllBuffers) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = 768 * 1024;  // not a part of a buffer's
+  constexpr uint64_t kFit = HostStaging::kMaxBuffers * HostStaging::kBufferBytes / kSize;
+  store::NamespaceVerbs(Host()).MustPut("key", std::string(kSize, 'x'));
+  const auto get_into = [&](absl::Duration deadline) {
+    return device_client_->GetInto("key", buffer_->address(), kSize, nullptr,
+                                   {.deadline = deadline});
+  };
+  for (int round = 0; round < 3; ++round) {
+    fake().StickStreams();
+    for (uint64_t i = 0; i < kFit; ++i) ASSERT_TRUE(get_into(absl::Seconds(30)).hit);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(get_into(absl::Milliseconds(20)).status));
+    fake().FreeStreams();
+    EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  }
+  EXPECT_EQ(buffer_->Read(kSize), std::string(kSize, 'x'));
+}
+
 TEST_F(DeviceClient, HostMemoryThatCannotBeRegisteredIsCopiedAllTheSame) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   store::NamespaceVerbs(Host()).MustPut("key", "from host");
