@@ -187,10 +187,8 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
     return api.memcpy_dtod_async(destination, object.address(), object.size_bytes(), stream);
   });
   if (!result.status.ok()) return result;
-  result.status = object.ReleaseAfter(stream);
-  if (!result.status.ok()) {
-    DeviceThread::KeepForGood(std::make_unique<KeptDeviceObject>(std::move(object)));
-  }
+  result.status = thread_->KeepSurely(stream, std::make_unique<KeptDeviceObject>(std::move(object)),
+                                      SteadyDeadline(*deadline));
   result.hit = result.status.ok();
   return result;
 }
@@ -214,9 +212,8 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
       return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
     });
     if (!result.status.ok()) return result;
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptStorage>(std::move(storage));
-    result.status = thread_->KeepUntilDone(stream, &kept);
-    if (!result.status.ok()) DeviceThread::KeepForGood(std::move(kept));
+    result.status = thread_->KeepSurely(stream, std::make_unique<KeptStorage>(std::move(storage)),
+                                        SteadyDeadline(deadline));
   } else {
     result.status = staging_->CopyToDevice(destination, bytes, stream, SteadyDeadline(deadline));
   }
@@ -370,17 +367,18 @@ std::vector<PutResult> Device::Impl::Put(std::span<const DevicePutItem> items, c
   std::vector<PutResult> stored = Commit(rooms, streams, {.deadline = *deadline - absl::Now()});
   for (size_t k = 0; k < stored.size(); ++k) results[items_of_rooms[k]] = std::move(stored[k]);
   if (begun) {
-    KeepUntilDone(std::move(rooms), stream);
-    KeepUntilDone(std::move(not_written), stream);
+    KeepUntilDone(std::move(rooms), stream, *deadline);
+    KeepUntilDone(std::move(not_written), stream, *deadline);
   }
   return results;
 }
 
-void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream) {
+void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream,
+                                 absl::Time deadline) {
   std::erase_if(rooms, [](const DeviceReservation& room) { return !room; });
   if (rooms.empty()) return;
-  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservations>(std::move(rooms));
-  if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
+  (void)thread_->KeepSurely(stream, std::make_unique<KeptReservations>(std::move(rooms)),
+                            SteadyDeadline(deadline));
 }
 
 std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,

@@ -91,7 +91,8 @@ class Device::Impl {
   absl::Status Gather(const DevicePutItem& item, DevicePointer to, cuda::Stream stream,
                       bool* begun);
   // Nobody gets the rooms before the stream, which may still write there, is done, or dead.
-  void KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream);
+  void KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream,
+                     absl::Time deadline);
   DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);

@@ -204,7 +204,7 @@ absl::Status HostStaging::CopyToHost(cuda::DevicePointer from, std::span<std::by
     const cuda::Stream stream = piece.buffer->stream();
     std::unique_ptr<DeviceThread::Kept> kept =
         std::make_unique<Abandoned>(shared_from_this(), std::move(piece.buffer), source);
-    if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
+    thread_->KeepOfOwnStream(stream, std::move(kept));
   }
   return status;
 }
@@ -220,12 +220,7 @@ absl::Status HostStaging::CopyToDevice(cuda::DevicePointer to, std::span<const s
     RETURN_IF_ERROR(driver.Check(
         driver.api().memcpy_htod_async(to, room.bytes.data(), room.bytes.size(), stream),
         "cuMemcpyHtoDAsync"));
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<Read>(room.used);
-    const absl::Status keeps = thread_->KeepUntilDone(stream, &kept);
-    if (!keeps.ok()) {
-      DeviceThread::KeepForGood(std::move(kept));
-      return keeps;
-    }
+    RETURN_IF_ERROR(thread_->KeepSurely(stream, std::make_unique<Read>(room.used), deadline));
     to += room.bytes.size();
     from = from.subspan(room.bytes.size());
   }

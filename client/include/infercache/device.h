@@ -267,7 +267,9 @@ class Device {
                                    const CallOptions& call = {});
   // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
   // pinned until that is done, and counts among what this client may hold until the library has
-  // heard so, for which this waits where it needs the room; it does not wait for streams. What is
+  // heard so, for which this waits where it needs the room; it does not wait for streams, but where
+  // the driver has no memory to mark one with (RESOURCE_EXHAUSTED by the deadline: the object stays
+  // pinned for as long as this process lives). What is
   // in host memory alone, or where this client has no tier or cannot map it, is copied from there;
   // after any other error (RESOURCE_EXHAUSTED: it holds too much) it is not, since that might be an
   // older object. It goes through memory of the library's, if it is not registered
