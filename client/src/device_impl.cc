@@ -216,6 +216,7 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
                                         SteadyDeadline(deadline));
   } else {
     result.status = staging_->CopyToDevice(destination, bytes, stream, SteadyDeadline(deadline));
+    if (result.status.ok()) result.status = CheckStillPinned(*storage);
   }
   result.hit = result.status.ok();
   if (!result.hit) return result;

@@ -106,6 +106,35 @@ TEST_F(DeviceClient, GetIntoHostHasRoomWhereCopiesAreDone) {
   }
 }
 
+// Its pin did not count any more, and what it copied was taken for the object all the same.
+TEST_F(DeviceClient, ACopyOfWhatIsNoLongerPinnedIsNone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = uint64_t{1} << 20;
+  constexpr uint64_t kFit = HostStaging::kMaxBuffers * HostStaging::kBufferBytes / kSize;
+  MustPut("key", "value");
+  store::NamespaceVerbs(Host()).MustPut("in host", std::string(kSize, 'x'));
+  const DeviceGetResult view = device_client_->Get("key");
+  const auto get_into = [this] {
+    return device_client_->GetInto("in host", buffer_->address(), kSize, nullptr);
+  };
+  fake().StickStreams();
+  for (uint64_t i = 0; i < kFit; ++i) ASSERT_TRUE(get_into().hit);
+  ASSERT_TRUE(view.hit());
+  std::string to(5, '.');
+  absl::Status copied;
+  DeviceGetIntoResult into;
+  std::thread to_host([&] {
+    copied = view.object->CopyToHost(0, std::as_writable_bytes(std::span(to)), absl::Seconds(30));
+  });
+  std::thread to_device([&] { into = get_into(); });
+  server_->Shutdown(absl::InfinitePast());  // which ends the sessions
+  fake().FreeStreams();
+  to_host.join();
+  to_device.join();
+  EXPECT_TRUE(absl::IsUnavailable(copied)) << copied;
+  EXPECT_FALSE(into.hit);
+}
+
 TEST_F(DeviceClient, CopiesToHostMemoryEndByTheirDeadline) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");

@@ -104,8 +104,9 @@ class DeviceObject {
   absl::Status CheckNotCapturing(DeviceStream stream) const;
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
-  // DEADLINE_EXCEEDED: only some are, and no more will be written. REQUIRES: they lie within the
-  // object, which is not released.
+  // DEADLINE_EXCEEDED: only some are, and no more will be written. UNAVAILABLE: the daemon ended
+  // the session meanwhile, and the bytes may be others. REQUIRES: they lie within the object, which
+  // is not released.
   absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to,
                           absl::Duration deadline = absl::Seconds(5)) const;
 
