@@ -109,7 +109,8 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
   for (size_t i = 0; i < lent.size(); ++i) {
     LendResult& result = results[group.indexes[i]];
     result.status = lent[i].status;
-    if (lent[i].loan == 0 && !lent[i].may_be) continue;
+    result.may_be_lent = lent[i].loan != 0 || lent[i].may_be;
+    if (!result.may_be_lent) continue;
     if (lent[i].loan != 0) {
       result.lent = true;
       lent_.fetch_add(1);

@@ -63,7 +63,8 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
       TakeLent(base, lend, answer.response.lent(), std::move(own), &results);
       continue;
     }
-    const bool may_be = answer.sent && IsUnreachable(answer.status);
+    // Whatever was not the daemon's own refusal, an answer that makes no sense included.
+    const bool may_be = answer.sent && !answer.status.GetPayload(kStatusDetailsUrl).has_value();
     for (size_t i = 0; i < count; ++i) {
       results.push_back({.status = Unshared(answer.status), .may_be = may_be});
     }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 
 #include "tests/gpu/scripted_daemon.h"
 
@@ -37,6 +38,53 @@ TEST_F(LoanBookTest, WhatMayBeLentIsTakenBackFromTheDaemonThatMayKnow) {
   const absl::Status taken = client_->TakeBack("key");
   EXPECT_TRUE(taken.ok()) << taken;
   EXPECT_EQ(took_back, 2);
+}
+
+TEST_F(LoanBookTest, ALendSaysWhetherTheDaemonMayHaveHeardOfIt) {
+  std::function<void(const v1::LocalRequest&, FakeLocalDaemon::Answer&)> says;
+  Start([&](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_lend()) says(request, answer);
+    if (request.has_take_back()) answer.response.mutable_taken_back()->add_items();
+  });
+  says = [](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    v1::LentItem& item = *answer.response.mutable_lent()->add_items();
+    item.set_code(static_cast<uint32_t>(absl::StatusCode::kAlreadyExists));
+    EXPECT_EQ(request.lend().items_size(), 1);
+  };
+  const LendResult refused = Lend("key");
+  EXPECT_TRUE(absl::IsAlreadyExists(refused.status)) << refused.status;
+  EXPECT_FALSE(refused.may_be_lent);
+  says = [](const v1::LocalRequest&, FakeLocalDaemon::Answer& answer) {
+    answer.response.set_code(static_cast<uint32_t>(absl::StatusCode::kUnavailable));
+    answer.response.clear_body();
+  };
+  const LendResult drains = Lend("key");
+  EXPECT_TRUE(absl::IsUnavailable(drains.status)) << drains.status;
+  EXPECT_FALSE(drains.may_be_lent);
+  if (is_fake()) {
+    fake().StickStreams();
+    lent_->CopyTo(lent_->address() + kSize, kSize);
+    const LendResult not_written = Lend("key", kInAMoment);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(not_written.status)) << not_written.status;
+    EXPECT_FALSE(not_written.may_be_lent);
+    fake().FreeStreams();
+  }
+  says = [](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    SayLent(request, 1, answer);
+  };
+  EXPECT_TRUE(Lend("key").may_be_lent);
+  says = [](const v1::LocalRequest&, FakeLocalDaemon::Answer& answer) { answer.times = 0; };
+  const LendResult unanswered = Lend("other", kInAMoment);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(unanswered.status)) << unanswered.status;
+  EXPECT_FALSE(unanswered.lent);
+  EXPECT_TRUE(unanswered.may_be_lent);
+  EXPECT_TRUE(client_->TakeBack("other").ok()) << "it is known, to be asked for";
+  says = [](const v1::LocalRequest&, FakeLocalDaemon::Answer& answer) {
+    answer.response.mutable_lent();  // of no item
+  };
+  const LendResult nonsense = Lend("third");
+  EXPECT_EQ(nonsense.status.code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(nonsense.may_be_lent);
 }
 
 }  // namespace

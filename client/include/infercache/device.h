@@ -215,8 +215,12 @@ struct LendItem {
 };
 
 struct LendResult {
-  absl::Status status = {};     // why it is not lent, or there is no copy where one was asked for
-  bool lent = false;            // until TakeBack says OK
+  absl::Status status = {};  // why it is not lent, or there is no copy where one was asked for
+  bool lent = false;         // until TakeBack says OK
+  // It is lent, or an error leaves it open whether the daemon heard of it: as long as TakeBack does
+  // not say OK, the tensor must be neither changed nor freed. False: nobody will ever find it, and
+  // it is the caller's.
+  bool may_be_lent = false;
   bool copied_to_host = false;  // LendItem::host_copy
 };
 
@@ -313,8 +317,8 @@ class Device {
   // TakeBack says OK, the tensor must not be changed, and its memory not freed. ALREADY_EXISTS:
   // somebody lends this key already; FAILED_PRECONDITION: this client still takes it back.
   // UNIMPLEMENTED: the memory cannot be shared, or the daemon is too old. After an error that
-  // leaves it open whether the daemon heard of it (DEADLINE_EXCEEDED, UNAVAILABLE), it may be lent:
-  // take it back. If the daemon dies, or its connection is lost, nothing is lent any more.
+  // leaves it open whether the daemon heard of it, it may be lent (LendResult::may_be_lent): take
+  // it back. If the daemon dies, or its connection is lost, nothing is lent any more.
   LendResult Lend(const LendItem& item, DeviceStream stream, const CallOptions& call = {});
   std::vector<LendResult> Lend(std::span<const LendItem> items, DeviceStream stream,
                                const CallOptions& call = {});
