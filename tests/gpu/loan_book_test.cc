@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
+#include <future>
+#include <string>
 
 #include "tests/gpu/scripted_daemon.h"
 
@@ -85,6 +88,46 @@ TEST_F(LoanBookTest, ALendSaysWhetherTheDaemonMayHaveHeardOfIt) {
   const LendResult nonsense = Lend("third");
   EXPECT_EQ(nonsense.status.code(), absl::StatusCode::kInternal);
   EXPECT_TRUE(nonsense.may_be_lent);
+}
+
+// Everybody waited for whoever was first, for as long as that one would.
+TEST_F(LoanBookTest, NobodyWaitsForAnothersAnswerBeyondItsDeadline) {
+  std::atomic<bool> asked_to_lend = false, asked_to_map = false;
+  Start([&](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_lend()) {
+      answer.times = 0;
+      asked_to_lend = true;
+    }
+    if (request.has_borrow()) {
+      const std::string& key = request.borrow().keys(0);
+      answer.close = key == "close";
+      SayBorrowed(1, key == "key" ? kAllocation : kAllocation + 1, answer);
+    }
+    if (request.has_map_lent() && request.map_lent().allocation() == kAllocation) {
+      answer.times = 0;
+      asked_to_map = true;
+    } else if (request.has_map_lent()) {
+      SayMemory(kAllocation + 1, answer);
+    }
+  });
+  std::future<LendResult> lends = std::async(std::launch::async, [this] { return Lend("key"); });
+  EXPECT_TRUE(local::Eventually([&] { return asked_to_lend.load(); }));
+  const LendResult second = Lend("other", kInAMoment);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(second.status)) << second.status;
+  EXPECT_FALSE(second.may_be_lent);
+  std::future<DeviceGetResult> borrows =
+      std::async(std::launch::async, [this] { return client_->Borrow("key"); });
+  EXPECT_TRUE(local::Eventually([&] { return asked_to_map.load(); }));
+  const DeviceGetResult same = client_->Borrow("key", kInAMoment);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(same.status)) << same.status;
+  // Nor is another allocation waited for.
+  const DeviceGetResult other = client_->Borrow("other");
+  EXPECT_TRUE(other.hit()) << other.status;
+  EXPECT_EQ(lends.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  EXPECT_EQ(borrows.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  (void)client_->Borrow("close");
+  EXPECT_TRUE(lends.get().may_be_lent);
+  EXPECT_FALSE(borrows.get().hit());
 }
 
 }  // namespace
