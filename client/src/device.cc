@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "client/src/device_impl.h"
 #include "client/src/host_staging.h"
+#include "client/src/local_object.h"
 #include "common/cuda/driver.h"
 #include "common/status_macros.h"
 
@@ -111,6 +112,7 @@ absl::Status DeviceObject::CopyToHost(uint64_t offset, std::span<std::byte> to,
   }
   RETURN_IF_ERROR(
       staging_->CopyToHost(address_ + offset, to, pin_, SteadyDeadline(absl::Now() + deadline)));
+  RETURN_IF_ERROR(CheckStillPinned(*pin_));
   staging_->copies().to_host.fetch_add(1);
   staging_->copies().to_host_bytes.fetch_add(to.size());
   return absl::OkStatus();

@@ -38,6 +38,12 @@ uint64_t SizeOf(const DevicePutItem& item) {
   return size;
 }
 
+// As opening a session with it is answered: there is none, it is off, or none for this client.
+bool MeansNoTier(const absl::Status& status) {
+  return absl::IsNotFound(status) || absl::IsUnimplemented(status) ||
+         absl::IsPermissionDenied(status);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device::Impl>> Device::Impl::Open(Options options,
@@ -128,6 +134,17 @@ std::vector<GetResult> Device::Impl::Pin(std::span<const std::string_view> keys,
   return (*tier)->GetNow(keys, Copies::kRefused, deadline, &reached);
 }
 
+DeviceGetResult Device::Impl::Find(std::string_view key, absl::Time deadline,
+                                   bool* host_may_answer) {
+  std::vector<GetResult> pinned = Pin({&key, 1}, deadline);
+  // An object stays pinned for a little after its copy is done: until the thread hears of it.
+  if (absl::IsResourceExhausted(pinned[0].status) && thread_->AwaitDone(SteadyDeadline(deadline))) {
+    pinned = Pin({&key, 1}, deadline);
+  }
+  *host_may_answer = pinned[0].status.ok() || MeansNoTier(pinned[0].status);
+  return OnDevice(std::move(pinned[0]));
+}
+
 std::vector<DeviceGetResult> Device::Impl::Get(std::span<const std::string_view> keys,
                                                const CallOptions& call) {
   if (keys.empty()) return {};
@@ -153,14 +170,10 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
                                           const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<GetResult> pinned = Pin({&key, 1}, *deadline);
-  // An object stays pinned for a little after its copy is done: until the thread hears of it.
-  if (absl::IsResourceExhausted(pinned[0].status) &&
-      thread_->AwaitDone(SteadyDeadline(*deadline))) {
-    pinned = Pin({&key, 1}, *deadline);
-  }
-  DeviceGetResult got = OnDevice(std::move(pinned[0]));
+  bool host_may_answer = false;
+  DeviceGetResult got = Find(key, *deadline, &host_may_answer);
   if (!got.hit()) {
+    if (!host_may_answer) return {.status = got.status};
     return GetIntoFromHost(key, destination, capacity, stream,
                            {.deadline = *deadline - absl::Now()}, got.status);
   }
@@ -174,10 +187,8 @@ DeviceGetIntoResult Device::Impl::GetInto(std::string_view key, DevicePointer de
     return api.memcpy_dtod_async(destination, object.address(), object.size_bytes(), stream);
   });
   if (!result.status.ok()) return result;
-  result.status = object.ReleaseAfter(stream);
-  if (!result.status.ok()) {
-    DeviceThread::KeepForGood(std::make_unique<KeptDeviceObject>(std::move(object)));
-  }
+  result.status = thread_->KeepSurely(stream, std::make_unique<KeptDeviceObject>(std::move(object)),
+                                      SteadyDeadline(*deadline));
   result.hit = result.status.ok();
   return result;
 }
@@ -201,11 +212,11 @@ DeviceGetIntoResult Device::Impl::GetIntoFromHost(std::string_view key, DevicePo
       return api.memcpy_htod_async(destination, bytes.data(), bytes.size(), stream);
     });
     if (!result.status.ok()) return result;
-    std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptStorage>(std::move(storage));
-    result.status = thread_->KeepUntilDone(stream, &kept);
-    if (!result.status.ok()) DeviceThread::KeepForGood(std::move(kept));
+    result.status = thread_->KeepSurely(stream, std::make_unique<KeptStorage>(std::move(storage)),
+                                        SteadyDeadline(deadline));
   } else {
     result.status = staging_->CopyToDevice(destination, bytes, stream, SteadyDeadline(deadline));
+    if (result.status.ok()) result.status = CheckStillPinned(*storage);
   }
   result.hit = result.status.ok();
   if (!result.hit) return result;
@@ -229,9 +240,13 @@ GetIntoResult Device::Impl::GetIntoHost(std::string_view key, std::span<std::byt
                                         const CallOptions& call) {
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return {.status = deadline.status()};
-  std::vector<DeviceGetResult> got = Get({&key, 1}, {.deadline = *deadline - absl::Now()});
-  if (!got[0].hit()) return GetIntoHostFromHost(key, destination, *deadline, got[0].status);
-  DeviceObject& object = *got[0].object;
+  bool host_may_answer = false;
+  const DeviceGetResult got = Find(key, *deadline, &host_may_answer);
+  if (!got.hit()) {
+    if (!host_may_answer) return {.status = got.status};
+    return GetIntoHostFromHost(key, destination, *deadline, got.status);
+  }
+  const DeviceObject& object = *got.object;
   const uint64_t size = object.size_bytes();
   GetIntoResult result{.size_bytes = size};
   if (size > destination.size()) {
@@ -353,17 +368,18 @@ std::vector<PutResult> Device::Impl::Put(std::span<const DevicePutItem> items, c
   std::vector<PutResult> stored = Commit(rooms, streams, {.deadline = *deadline - absl::Now()});
   for (size_t k = 0; k < stored.size(); ++k) results[items_of_rooms[k]] = std::move(stored[k]);
   if (begun) {
-    KeepUntilDone(std::move(rooms), stream);
-    KeepUntilDone(std::move(not_written), stream);
+    KeepUntilDone(std::move(rooms), stream, *deadline);
+    KeepUntilDone(std::move(not_written), stream, *deadline);
   }
   return results;
 }
 
-void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream) {
+void Device::Impl::KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream,
+                                 absl::Time deadline) {
   std::erase_if(rooms, [](const DeviceReservation& room) { return !room; });
   if (rooms.empty()) return;
-  std::unique_ptr<DeviceThread::Kept> kept = std::make_unique<KeptReservations>(std::move(rooms));
-  if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
+  (void)thread_->KeepSurely(stream, std::make_unique<KeptReservations>(std::move(rooms)),
+                            SteadyDeadline(deadline));
 }
 
 std::vector<LendResult> Device::Impl::Lend(std::span<const LendItem> items, cuda::Stream stream,

@@ -77,6 +77,11 @@ class Device::Impl {
   // Pinned in the tier, wherever that is.
   std::vector<GetResult> Pin(std::span<const std::string_view> keys, absl::Time deadline);
   DeviceGetResult OnDevice(GetResult got);
+  // For a copy, as Get; waits where it takes the room of what streams are done with by now. Sets
+  // *host_may_answer if a miss says that host memory has what there is: the tier has no such
+  // object, or this client no tier, or cannot map it. After another error it might have an older
+  // one.
+  DeviceGetResult Find(std::string_view key, absl::Time deadline, bool* host_may_answer);
   DeviceReserveResult OnDevice(ReserveResult reserved);
   // An asynchronous copy, unless it is one of nothing. `call` names it in errors.
   absl::Status Copy(uint64_t bytes, cuda::Stream stream, absl::string_view call,
@@ -86,7 +91,8 @@ class Device::Impl {
   absl::Status Gather(const DevicePutItem& item, DevicePointer to, cuda::Stream stream,
                       bool* begun);
   // Nobody gets the rooms before the stream, which may still write there, is done, or dead.
-  void KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream);
+  void KeepUntilDone(std::vector<DeviceReservation> rooms, cuda::Stream stream,
+                     absl::Time deadline);
   DeviceGetIntoResult GetIntoFromHost(std::string_view key, DevicePointer destination,
                                       uint64_t capacity, cuda::Stream stream,
                                       const CallOptions& call, const absl::Status& why);

@@ -109,7 +109,8 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
   for (size_t i = 0; i < lent.size(); ++i) {
     LendResult& result = results[group.indexes[i]];
     result.status = lent[i].status;
-    if (lent[i].loan == 0 && !lent[i].may_be) continue;
+    result.may_be_lent = lent[i].loan != 0 || lent[i].may_be;
+    if (!result.may_be_lent) continue;
     if (lent[i].loan != 0) {
       result.lent = true;
       lent_.fetch_add(1);
@@ -117,11 +118,9 @@ void DeviceLoans::LendGroup(const std::shared_ptr<LoanBook>& book, const Group& 
     auto record = std::make_shared<Lent>(
         Lent{book, {.key = group.items[i].key(), .base = group.range.base, .loan = lent[i].loan}});
     MutexLock lock(&mu_);
-    if (lent[i].loan != 0) {
-      mine_[group.items[i].key()] = std::move(record);
-    } else {
-      mine_.try_emplace(group.items[i].key(), std::move(record));
-    }
+    std::shared_ptr<Lent>& mine = mine_[group.items[i].key()];
+    // Of a loan that may be, what is known already is known better; but not of an earlier daemon's.
+    if (lent[i].loan != 0 || mine == nullptr || mine->book != book) mine = std::move(record);
   }
 }
 

@@ -45,6 +45,7 @@ struct DeviceThread::State {
     cuda::Stream stream = nullptr;
     std::optional<cuda::StreamMark> mark = {};  // none: the driver refused it as of a dead context
     std::unique_ptr<Kept> kept = {};
+    bool to_mark = false;  // or for a moment: the stream is there until `kept` is destroyed
   };
 
   std::atomic<uint64_t> waiting{0};
@@ -63,9 +64,36 @@ struct DeviceThread::State {
     MutexLock lock(&mu);
     spare.push_back(std::move(mark));
   }
+  // Of `stream` as it is now. What the driver says.
+  cuda::Result Mark(const std::shared_ptr<const cuda::PrimaryContext>& context, cuda::Stream stream,
+                    std::optional<cuda::StreamMark>* mark) ABSL_LOCKS_EXCLUDED(mu);
+  void Add(Waiting one) ABSL_LOCKS_EXCLUDED(mu) {
+    MutexLock lock(&mu);
+    waiting.fetch_add(1);
+    added.push_back(std::move(one));
+    changed.SignalAll();
+  }
   // The unmapping thread.
   void DestroyUntilStop() ABSL_LOCKS_EXCLUDED(mu);
 };
+
+cuda::Result DeviceThread::State::Mark(const std::shared_ptr<const cuda::PrimaryContext>& context,
+                                       cuda::Stream stream, std::optional<cuda::StreamMark>* mark) {
+  {
+    MutexLock lock(&mu);
+    if (!spare.empty()) {
+      mark->emplace(std::move(spare.back()));
+      spare.pop_back();
+    }
+  }
+  if (!mark->has_value()) {
+    const cuda::Result made = cuda::StreamMark::Create(context, mark);
+    if (made != cuda::kSuccess) return made;
+  }
+  const cuda::Result recorded = (*mark)->Record(stream);
+  if (recorded != cuda::kSuccess) mark->reset();
+  return recorded;
+}
 
 void DeviceThread::State::DestroyUntilStop() {
   std::vector<std::unique_ptr<Kept>> gone;
@@ -165,23 +193,6 @@ absl::Status DeviceThread::CheckNotCapturing(cuda::Stream stream) const {
       "the stream is being captured: what is in the cache cannot be part of a graph");
 }
 
-cuda::Result DeviceThread::Mark(cuda::Stream stream, std::optional<cuda::StreamMark>* mark) {
-  {
-    MutexLock lock(&state_->mu);
-    if (!state_->spare.empty()) {
-      mark->emplace(std::move(state_->spare.back()));
-      state_->spare.pop_back();
-    }
-  }
-  if (!mark->has_value()) {
-    const cuda::Result made = cuda::StreamMark::Create(context_, mark);
-    if (made != cuda::kSuccess) return made;
-  }
-  const cuda::Result recorded = (*mark)->Record(stream);
-  if (recorded != cuda::kSuccess) mark->reset();
-  return recorded;
-}
-
 absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept) {
   // Other errors are of the context, and for the thread to find: what is dead needs nothing.
   if (absl::Status status = CheckNotCapturing(stream); absl::IsFailedPrecondition(status)) {
@@ -189,7 +200,7 @@ absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Ke
   }
   const cuda::CurrentContext current(*context_);
   State::Waiting waiting{.stream = stream};
-  const cuda::Result marked = Mark(stream, &waiting.mark);
+  const cuda::Result marked = state_->Mark(context_, stream, &waiting.mark);
   // The context is dead, or the stream alone is no more, which drivers say in the same words. The
   // thread asks a stream of its own: what is kept goes in the first case, and never in the second,
   // in which the GPU may still do what the stream was given.
@@ -197,11 +208,30 @@ absl::Status DeviceThread::KeepUntilDone(cuda::Stream stream, std::unique_ptr<Ke
     return context_->driver().Check(marked, "cuEventRecord");
   }
   waiting.kept = std::move(*kept);
-  MutexLock lock(&state_->mu);
-  state_->waiting.fetch_add(1);
-  state_->added.push_back(std::move(waiting));
-  state_->changed.SignalAll();
+  state_->Add(std::move(waiting));
   return absl::OkStatus();
+}
+
+absl::Status DeviceThread::KeepSurely(cuda::Stream stream, std::unique_ptr<Kept> kept,
+                                      Clock::time_point deadline) {
+  absl::Status status = KeepUntilDone(stream, &kept);
+  while (absl::IsResourceExhausted(status)) {
+    {
+      // The stream cannot be marked later than this: it may be destroyed then.
+      const cuda::CurrentContext current(*context_);
+      if (context_->driver().api().stream_query(stream) == cuda::kSuccess) return absl::OkStatus();
+    }
+    if (Clock::now() >= deadline) break;
+    std::this_thread::sleep_for(kLongestNap);
+    status = KeepUntilDone(stream, &kept);
+  }
+  if (!status.ok()) KeepForGood(std::move(kept));
+  return status;
+}
+
+void DeviceThread::KeepOfOwnStream(cuda::Stream stream, std::unique_ptr<Kept> kept) {
+  if (KeepUntilDone(stream, &kept).ok()) return;
+  state_->Add({.stream = stream, .kept = std::move(kept), .to_mark = true});
 }
 
 absl::Status DeviceThread::AwaitStream(cuda::Stream stream, Clock::time_point deadline) {
@@ -210,7 +240,7 @@ absl::Status DeviceThread::AwaitStream(cuda::Stream stream, Clock::time_point de
   RETURN_IF_ERROR(current.status());
   const cuda::Driver& driver = context_->driver();
   std::optional<cuda::StreamMark> mark;
-  RETURN_IF_ERROR(driver.Check(Mark(stream, &mark), "cuEventRecord"));
+  RETURN_IF_ERROR(driver.Check(state_->Mark(context_, stream, &mark), "cuEventRecord"));
   // Nobody is woken when a GPU comes to a mark without a callback or a thread that waits for it
   // alone: it has to be asked.
   const Clock::time_point begin = Clock::now();
@@ -313,6 +343,11 @@ bool DeviceThread::Worker::Look() {
 bool DeviceThread::Worker::LookAt(Queue& queue, bool* any) {
   while (!queue.empty()) {
     State::Waiting& first = queue.front();
+    if (first.to_mark) {
+      const cuda::Result marked = state_.Mark(context_, first.stream, &first.mark);
+      if (marked != cuda::kSuccess) return !MeansDead(marked);
+      first.to_mark = false;
+    }
     if (!first.mark.has_value()) return !ContextIsDead();
     const cuda::Result result = first.mark->Query();
     if (MeansDead(result)) return false;

@@ -59,6 +59,14 @@ class DeviceThread {
   // Takes *kept, and destroys it when `stream` has done what it has to do so far, also if it is
   // destroyed meanwhile; or when its context is dead. After an error *kept is still the caller's.
   absl::Status KeepUntilDone(cuda::Stream stream, std::unique_ptr<Kept>* kept);
+  // The same where there is no going back, since the stream works on it already. If the driver
+  // cannot mark the stream now (out of memory), waits until it can, or the stream is done; after
+  // `deadline` *kept is kept for good, and the error returned.
+  absl::Status KeepSurely(cuda::Stream stream, std::unique_ptr<Kept> kept,
+                          Clock::time_point deadline);
+  // The same of a stream that is destroyed after `kept` at the earliest, and waits for nothing: the
+  // thread marks it when it can.
+  void KeepOfOwnStream(cuda::Stream stream, std::unique_ptr<Kept> kept);
   // Waits for the same. DEADLINE_EXCEEDED, or what the driver says of the stream.
   absl::Status AwaitStream(cuda::Stream stream, Clock::time_point deadline);
   // On the thread that unmaps.
@@ -81,8 +89,6 @@ class DeviceThread {
   class Worker;
 
   explicit DeviceThread(std::shared_ptr<const cuda::PrimaryContext> context);
-  // Of `stream` as it is now. What the driver says.
-  cuda::Result Mark(cuda::Stream stream, std::optional<cuda::StreamMark>* mark);
 
   const ForkGuard guard_;
   const std::shared_ptr<const cuda::PrimaryContext> context_;

@@ -10,6 +10,12 @@
 #include "common/status_macros.h"
 
 namespace infercache {
+namespace {
+
+// Of what copies share a buffer: as the GPU's memory is aligned.
+constexpr size_t kAlignment = 256;
+
+}  // namespace
 
 // With a stream of its own, for copies that are nobody else's.
 class HostStaging::Buffer {
@@ -61,23 +67,33 @@ class HostStaging::Buffer {
   const bool registered_;
 };
 
-// A buffer that a stream reads, which comes back when that is done.
-struct HostStaging::Returned final : DeviceThread::Kept {
-  Returned(std::shared_ptr<HostStaging> s, std::unique_ptr<Buffer> b)
+// A buffer that comes back when nobody uses it any more.
+struct HostStaging::Used {
+  Used(std::shared_ptr<HostStaging> s, std::unique_ptr<Buffer> b)
       : staging(std::move(s)), buffer(std::move(b)) {}
-  ~Returned() override { staging->GiveBack(std::move(buffer)); }
-  std::shared_ptr<HostStaging> staging;
+  ~Used() { staging->GiveBack(std::move(buffer)); }
+  Used(const Used&) = delete;
+  Used& operator=(const Used&) = delete;
+
+  const std::shared_ptr<HostStaging> staging;
   std::unique_ptr<Buffer> buffer;
+  size_t filled = 0;  // under the staging's mu_
+};
+
+// One that a stream reads, among others.
+struct HostStaging::Read final : DeviceThread::Kept {
+  explicit Read(std::shared_ptr<Used> u) : used(std::move(u)) {}
+  const std::shared_ptr<Used> used;
 };
 
 // One that the GPU still writes to, and what it reads.
 struct HostStaging::Abandoned final : DeviceThread::Kept {
   Abandoned(std::shared_ptr<HostStaging> s, std::unique_ptr<Buffer> b,
             std::shared_ptr<const void> source)
-      : source_(std::move(source)), returned_(std::move(s), std::move(b)) {}
+      : source_(std::move(source)), used_(std::move(s), std::move(b)) {}
   bool written() const override { return true; }
   const std::shared_ptr<const void> source_;
-  Returned returned_;
+  const Used used_;
 };
 
 HostStaging::HostStaging(std::shared_ptr<DeviceThread> thread, std::string uuid)
@@ -102,9 +118,40 @@ absl::StatusOr<std::unique_ptr<HostStaging::Buffer>> HostStaging::Take(Clock::ti
   if (spare_.empty()) {
     return absl::DeadlineExceededError("the GPU did not end earlier copies in time");
   }
+  return PopSpare();
+}
+
+std::unique_ptr<HostStaging::Buffer> HostStaging::TakeSpare() {
+  MutexLock lock(&mu_);
+  return spare_.empty() ? nullptr : PopSpare();
+}
+
+std::unique_ptr<HostStaging::Buffer> HostStaging::PopSpare() {
   std::unique_ptr<Buffer> buffer = std::move(spare_.back());
   spare_.pop_back();
   return buffer;
+}
+
+absl::StatusOr<HostStaging::Room> HostStaging::TakeRoom(size_t bytes, Clock::time_point deadline) {
+  // What of it goes here goes without the lock, which it takes.
+  std::shared_ptr<Used> used;
+  const auto fill = [&used, bytes] {
+    const size_t begin = used->filled;
+    const size_t size = std::min(bytes, kBufferBytes - begin);
+    used->filled =
+        std::min(kBufferBytes, begin + (size + kAlignment - 1) / kAlignment * kAlignment);
+    return Room{used, {used->buffer->base() + begin, size}};
+  };
+  {
+    MutexLock lock(&mu_);
+    used = filling_.lock();
+    if (used != nullptr && used->filled < kBufferBytes) return fill();
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Take(deadline));
+  used = std::make_shared<Used>(shared_from_this(), std::move(buffer));
+  MutexLock lock(&mu_);
+  filling_ = used;
+  return fill();
 }
 
 void HostStaging::GiveBack(std::unique_ptr<Buffer> buffer) {
@@ -125,13 +172,18 @@ absl::Status HostStaging::CopyToHost(cuda::DevicePointer from, std::span<std::by
   std::deque<Piece> begun;
   absl::Status status;
   while (status.ok() && (!to.empty() || !begun.empty())) {
-    if (!to.empty() && begun.size() < 2) {
-      auto buffer = Take(deadline);
-      if (!buffer.ok()) {
-        status = buffer.status();
-        break;
-      }
-      Piece piece = {*std::move(buffer), to.first(std::min(to.size(), kBufferBytes))};
+    // Who has a buffer waits for no other: all might have one, and nobody come to an end.
+    std::unique_ptr<Buffer> buffer;
+    if (!begun.empty()) {
+      if (!to.empty() && begun.size() < 2) buffer = TakeSpare();
+    } else if (auto taken = Take(deadline); taken.ok()) {
+      buffer = *std::move(taken);
+    } else {
+      status = taken.status();
+      break;
+    }
+    if (buffer != nullptr) {
+      Piece piece = {std::move(buffer), to.first(std::min(to.size(), kBufferBytes))};
       const cuda::CurrentContext current(thread_->context());
       status = driver.Check(driver.api().memcpy_dtoh_async(piece.buffer->base(), from,
                                                            piece.to.size(), piece.buffer->stream()),
@@ -152,7 +204,7 @@ absl::Status HostStaging::CopyToHost(cuda::DevicePointer from, std::span<std::by
     const cuda::Stream stream = piece.buffer->stream();
     std::unique_ptr<DeviceThread::Kept> kept =
         std::make_unique<Abandoned>(shared_from_this(), std::move(piece.buffer), source);
-    if (!thread_->KeepUntilDone(stream, &kept).ok()) DeviceThread::KeepForGood(std::move(kept));
+    thread_->KeepOfOwnStream(stream, std::move(kept));
   }
   return status;
 }
@@ -162,23 +214,15 @@ absl::Status HostStaging::CopyToDevice(cuda::DevicePointer to, std::span<const s
   const cuda::Driver& driver = thread_->context().driver();
   RETURN_IF_ERROR(thread_->CheckNotCapturing(stream));
   while (!from.empty()) {
-    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, Take(deadline));
-    const std::span<const std::byte> piece = from.first(std::min(from.size(), kBufferBytes));
-    std::memcpy(buffer->base(), piece.data(), piece.size());
+    ASSIGN_OR_RETURN(const Room room, TakeRoom(from.size(), deadline));
+    std::memcpy(room.bytes.data(), from.data(), room.bytes.size());
     const cuda::CurrentContext current(thread_->context());
-    const absl::Status copied =
-        driver.Check(driver.api().memcpy_htod_async(to, buffer->base(), piece.size(), stream),
-                     "cuMemcpyHtoDAsync");
-    std::unique_ptr<DeviceThread::Kept> kept =
-        std::make_unique<Returned>(shared_from_this(), std::move(buffer));
-    if (!copied.ok()) return copied;  // nothing reads the buffer, which goes back
-    const absl::Status keeps = thread_->KeepUntilDone(stream, &kept);
-    if (!keeps.ok()) {
-      DeviceThread::KeepForGood(std::move(kept));
-      return keeps;
-    }
-    to += piece.size();
-    from = from.subspan(piece.size());
+    RETURN_IF_ERROR(driver.Check(
+        driver.api().memcpy_htod_async(to, room.bytes.data(), room.bytes.size(), stream),
+        "cuMemcpyHtoDAsync"));
+    RETURN_IF_ERROR(thread_->KeepSurely(stream, std::make_unique<Read>(room.used), deadline));
+    to += room.bytes.size();
+    from = from.subspan(room.bytes.size());
   }
   return absl::OkStatus();
 }

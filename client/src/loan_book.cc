@@ -44,9 +44,11 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
                                            std::span<const v1::LendItem> items,
                                            LocalDeadline deadline) {
   Listen();
+  if (const absl::Status turn = BeginLend(deadline); !turn.ok()) {
+    return std::vector<Lent>(items.size(), {.status = turn});
+  }
   std::vector<Lent> results;
   results.reserve(items.size());
-  MutexLock lock(&lend_mu_);
   while (results.size() < items.size()) {
     v1::Lend lend;
     size_t bytes = 0;
@@ -63,12 +65,31 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
       TakeLent(base, lend, answer.response.lent(), std::move(own), &results);
       continue;
     }
-    const bool may_be = answer.sent && IsUnreachable(answer.status);
+    // Whatever was not the daemon's own refusal, an answer that makes no sense included.
+    const bool may_be = answer.sent && !answer.status.GetPayload(kStatusDetailsUrl).has_value();
     for (size_t i = 0; i < count; ++i) {
       results.push_back({.status = Unshared(answer.status), .may_be = may_be});
     }
   }
+  EndLend();
   return results;
+}
+
+absl::Status LoanBook::BeginLend(LocalDeadline deadline) {
+  MutexLock lock(&mu_);
+  while (lending_) {
+    if (!changed_.WaitUntil(&mu_, deadline) && lending_) {
+      return absl::DeadlineExceededError("what another thread lends is not answered in time");
+    }
+  }
+  lending_ = true;
+  return absl::OkStatus();
+}
+
+void LoanBook::EndLend() {
+  MutexLock lock(&mu_);
+  lending_ = false;
+  changed_.SignalAll();
 }
 
 LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
@@ -206,7 +227,7 @@ void LoanBook::OnLentEvents(const v1::LentEvents& events) {
     MutexLock lock(&mu_);
     free_.insert(events.free().begin(), events.free().end());
     for (const uint64_t allocation : events.gone()) {
-      if (allocation == opening_) opening_is_gone_ = true;
+      if (const auto it = opening_.find(allocation); it != opening_.end()) it->second = true;
       gone.push_back(known_.extract(allocation));
     }
     changed_.SignalAll();
@@ -219,7 +240,7 @@ void LoanBook::OnSessionOver(const absl::Status& why) {
   {
     MutexLock lock(&mu_);
     over_ = why.ok() ? absl::UnavailableError("the session is over") : Unshared(why);
-    opening_is_gone_ = true;
+    for (auto& [allocation, gone] : opening_) gone = true;
     std::swap(known, known_);
     // Its owner may free it, and nobody says so here.
     for (auto& [base, registered] : registered_) registered.own.reset();

@@ -55,7 +55,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   // Of the allocation at `base`, with offsets in it. One result an item.
   std::vector<Lent> Lend(DevicePointer base, Export export_memory,
                          std::span<const v1::LendItem> items, LocalDeadline deadline)
-      ABSL_LOCKS_EXCLUDED(lend_mu_, mu_);
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   struct Owned {
     std::string key;
@@ -84,8 +84,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
       const v1::LentMemory& memory, const UniqueFd& descriptor, bool* never)>;
   // One result a key. REQUIRES: at most kMaxItemsPerFrame keys.
   std::vector<Borrowed> Borrow(const std::string& device, std::span<const std::string_view> keys,
-                               Open open, LocalDeadline deadline)
-      ABSL_LOCKS_EXCLUDED(open_mu_, mu_);
+                               Open open, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
 
   // LendingListener.
   void OnLentEvents(const v1::LentEvents& events) override ABSL_LOCKS_EXCLUDED(mu_);
@@ -110,10 +109,14 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   explicit LoanBook(std::shared_ptr<LocalConnection> connection);
 
   void Listen() ABSL_LOCKS_EXCLUDED(mu_);
+  // One Lend at a time, so that one descriptor at a time is under way. DEADLINE_EXCEEDED: another
+  // thread's is not answered; after OK, EndLend follows.
+  absl::Status BeginLend(LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  void EndLend() ABSL_LOCKS_EXCLUDED(mu_);
   // One request; names the allocation in `lend`. *own: if it had to be exported.
   LocalAnswer LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
                        std::unique_ptr<OwnExport>* own, LocalDeadline deadline)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lend_mu_) ABSL_LOCKS_EXCLUDED(mu_);
+      ABSL_LOCKS_EXCLUDED(mu_);
   void TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
                 std::unique_ptr<OwnExport> own, std::vector<Lent>* results)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -127,22 +130,25 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   // The mapping that a borrowed tensor lies in.
   absl::StatusOr<std::shared_ptr<LentMapping>> MappingOf(uint64_t allocation, Open open,
                                                          LocalDeadline deadline)
-      ABSL_LOCKS_EXCLUDED(open_mu_, mu_);
-  absl::StatusOr<Known> FindKnown(uint64_t allocation) const ABSL_LOCKS_EXCLUDED(mu_);
+      ABSL_LOCKS_EXCLUDED(mu_);
+  // What is known of it. Nothing: it is the caller's to open, and everybody else's to wait for,
+  // each until his own deadline, until the caller takes it out of opening_.
+  absl::StatusOr<Known> AwaitKnown(uint64_t allocation, LocalDeadline deadline)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  // Asks for its handle, and opens that. Sets *has_handle if the daemon counts it as mapped from
+  // there on.
+  absl::StatusOr<std::shared_ptr<LentMapping>> OpenAllocation(uint64_t allocation, Open open,
+                                                              LocalDeadline deadline,
+                                                              bool* has_handle, bool* never);
   void TakeBorrowed(const v1::BorrowedItem& item, Open open, LocalDeadline deadline,
-                    Borrowed* result) ABSL_LOCKS_EXCLUDED(open_mu_, mu_);
+                    Borrowed* result) ABSL_LOCKS_EXCLUDED(mu_);
   // Drops it, or what is known of why there is none.
   void Forget(std::map<uint64_t, Known>::node_type known);
 
   const ForkGuard guard_;
   const std::shared_ptr<LocalConnection> connection_;
 
-  // Held for a whole Lend, so that one descriptor at a time is under way. Before mu_.
-  Mutex lend_mu_;
-  // Held while an allocation is opened. Before mu_.
-  Mutex open_mu_;
-
-  mutable Mutex mu_;
+  Mutex mu_;
   CondVar changed_;
   bool listens_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status over_ ABSL_GUARDED_BY(mu_);
@@ -150,8 +156,9 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   std::map<uint64_t, DevicePointer> own_ ABSL_GUARDED_BY(mu_);           // loans: where they lie
   std::set<uint64_t> free_ ABSL_GUARDED_BY(mu_);          // own loans of which the daemon said so
   std::map<uint64_t, Known> known_ ABSL_GUARDED_BY(mu_);  // by allocation
-  uint64_t opening_ ABSL_GUARDED_BY(mu_) = 0;             // an allocation
-  bool opening_is_gone_ ABSL_GUARDED_BY(mu_) = false;
+  bool lending_ ABSL_GUARDED_BY(mu_) = false;             // a Lend is under way
+  // Allocations that are being opened: whether they are gone meanwhile.
+  std::map<uint64_t, bool> opening_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace infercache

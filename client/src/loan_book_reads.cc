@@ -100,47 +100,49 @@ void LoanBook::TakeBorrowed(const v1::BorrowedItem& item, Open open, LocalDeadli
   result->pin = std::move(pin);
 }
 
-absl::StatusOr<LoanBook::Known> LoanBook::FindKnown(uint64_t allocation) const {
+absl::StatusOr<LoanBook::Known> LoanBook::AwaitKnown(uint64_t allocation, LocalDeadline deadline) {
   MutexLock lock(&mu_);
-  if (!over_.ok()) return Unshared(over_);
-  const auto it = known_.find(allocation);
-  if (it == known_.end()) return Known();
-  return Known{it->second.mapping, Unshared(it->second.why_not)};
+  while (true) {
+    if (!over_.ok()) return Unshared(over_);
+    const auto it = known_.find(allocation);
+    if (it != known_.end()) return Known{it->second.mapping, Unshared(it->second.why_not)};
+    if (opening_.try_emplace(allocation, false).second) return Known();
+    if (!changed_.WaitUntil(&mu_, deadline) && opening_.contains(allocation)) {
+      return absl::DeadlineExceededError("another thread did not open the tensor's memory in time");
+    }
+  }
 }
 
-absl::StatusOr<std::shared_ptr<LentMapping>> LoanBook::MappingOf(uint64_t allocation, Open open,
-                                                                 LocalDeadline deadline) {
-  ASSIGN_OR_RETURN(const Known before, FindKnown(allocation));
-  RETURN_IF_ERROR(before.why_not);
-  if (before.mapping != nullptr) return before.mapping;
-  MutexLock opening(&open_mu_);
-  // Somebody else may have opened it meanwhile.
-  ASSIGN_OR_RETURN(const Known now, FindKnown(allocation));
-  RETURN_IF_ERROR(now.why_not);
-  if (now.mapping != nullptr) return now.mapping;
-  {
-    MutexLock lock(&mu_);
-    opening_ = allocation;
-    opening_is_gone_ = !over_.ok();
-  }
+absl::StatusOr<std::shared_ptr<LentMapping>> LoanBook::OpenAllocation(
+    uint64_t allocation, Open open, LocalDeadline deadline, bool* has_handle, bool* never) {
   v1::LocalRequest request;
   request.mutable_map_lent()->set_allocation(allocation);
   LocalAnswer answer = connection_->Call(request, deadline);
   RETURN_IF_ERROR(answer.status);
   const v1::LentMemory& memory = answer.response.lent_memory();
   if (memory.allocation() != allocation) return BadAnswer("memory of another allocation");
-  bool never = false;
-  auto mapping = open(
-      memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]), &never);
+  *has_handle = true;
+  return open(memory, answer.descriptors.empty() ? UniqueFd() : std::move(answer.descriptors[0]),
+              never);
+}
+
+absl::StatusOr<std::shared_ptr<LentMapping>> LoanBook::MappingOf(uint64_t allocation, Open open,
+                                                                 LocalDeadline deadline) {
+  ASSIGN_OR_RETURN(const Known known, AwaitKnown(allocation, deadline));
+  RETURN_IF_ERROR(known.why_not);
+  if (known.mapping != nullptr) return known.mapping;
+  bool has_handle = false, never = false;
+  auto mapping = OpenAllocation(allocation, open, deadline, &has_handle, &never);
   bool keep = mapping.ok() || never;
   {
     MutexLock lock(&mu_);
-    opening_ = 0;
-    keep &= !opening_is_gone_;
+    const bool gone = opening_.extract(allocation).mapped();
+    keep &= !gone;
     if (keep) known_[allocation] = {mapping.ok() ? *mapping : nullptr, Unshared(mapping.status())};
+    changed_.SignalAll();
   }
   // A mapping says so itself, once nobody holds it.
-  if (!keep && !mapping.ok()) ReturnAllocation(*connection_, allocation);
+  if (has_handle && !keep && !mapping.ok()) ReturnAllocation(*connection_, allocation);
   return mapping;
 }
 

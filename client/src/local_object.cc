@@ -99,6 +99,15 @@ bool Intact(const LocalSession& session, const shm::Record& record,
   return !session.checksums() || Crc32c(bytes) == record.checksum;
 }
 
+absl::Status CheckStillPinned(const Object::Storage& storage) {
+  const auto* const in_arena = dynamic_cast<const ArenaStorage*>(&storage);
+  if (in_arena == nullptr || !in_arena->chunk().pins()->RevokedMeanwhile()) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(
+      "the daemon ended the session, so that the object may have changed while it was copied");
+}
+
 std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<ArenaChunk> chunk, uint32_t slot,
                                          const LocalPlace& place) {
   return std::make_unique<PinStorage>(std::move(chunk), slot, place);

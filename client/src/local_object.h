@@ -42,6 +42,10 @@ class ArenaStorage : public Object::Storage {
   const LocalPlace place_;
 };
 
+// After bytes that `storage` keeps were copied: UNAVAILABLE if it keeps a pin that does not count
+// any more, so that they may have changed meanwhile.
+absl::Status CheckStillPinned(const Object::Storage& storage);
+
 // Keeps a claimed slot's pin, and its bytes of the budget, until it is destroyed. `place` is in
 // `chunk`.
 std::unique_ptr<Object::Storage> HoldPin(std::shared_ptr<ArenaChunk> chunk, uint32_t slot,

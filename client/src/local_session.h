@@ -15,7 +15,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/src/arena_chunk.h"
-#include "client/src/load_barrier.h"
 #include "client/src/local_connection.h"
 #include "client/src/mapped_segment.h"
 #include "client/src/session_pins.h"
@@ -60,11 +59,8 @@ class LocalSession {
 
   // Whether a pin made now would count: a few loads.
   bool alive() const { return !connection_->broken() && !page_.revoked(); }
-  // After bytes were copied out: whether they may have changed meanwhile.
-  bool RevokedMeanwhile() const {
-    LoadBarrier();
-    return page_.revoked();
-  }
+  // As SessionPins'.
+  bool RevokedMeanwhile() const { return pins_->RevokedMeanwhile(); }
 
   const shm::IndexView& index() const { return index_; }
   const shm::SessionPage& page() const { return page_; }

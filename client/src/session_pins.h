@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "client/src/fork_guard.h"
+#include "client/src/load_barrier.h"
 #include "client/src/local_connection.h"
 #include "client/src/mapped_segment.h"
 #include "client/src/pin_slots.h"
@@ -29,6 +30,11 @@ class SessionPins : public std::enable_shared_from_this<SessionPins> {
   LocalConnection& connection() const { return *connection_; }
   const shm::SessionPage& page() const { return page_; }
   PinSlots& slots() { return slots_; }
+  // After bytes were copied out: whether they may have changed meanwhile.
+  bool RevokedMeanwhile() const {
+    LoadBarrier();
+    return page_.revoked();
+  }
   // Of this process, or of a parent: then there is nothing here.
   bool inherited() const { return guard_.inherited(); }
 

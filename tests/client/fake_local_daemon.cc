@@ -133,7 +133,7 @@ void FakeLocalDaemon::Prepare(const v1::LocalRequest& request, Answer& answer) c
 
 // False: the connection is over.
 bool FakeLocalDaemon::ServeOne(int socket) {
-  FrameReader reader(0);
+  FrameReader reader(1);  // beside a Lend
   FrameWriter writer;
   bool open = true;
   while (open && !stop_) {

@@ -406,6 +406,9 @@ Result MemcpyDtoDAsync(DevicePointer to, DevicePointer from, size_t bytes, Strea
 Result StreamCreate(Stream* stream, unsigned) {
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
+    std::atomic<uint32_t>& left = process.state().rare_faults.streams_to_make;
+    if (left.load() == 1) return cuda::kOutOfMemory;
+    if (left.load() > 1) left.fetch_sub(1);
     *stream = reinterpret_cast<Stream>(process.NewStream());
     return cuda::kSuccess;
   });

@@ -53,6 +53,7 @@ void FakeDriver::ClearFaults() {
   faults().inits_not_ready.store(0);
   faults().same_pid.store(0);
   faults().opens_answer.store(0);
+  rare_faults().streams_to_make.store(0);
 }
 
 std::string FakeDriver::Uuid(uint32_t device) {

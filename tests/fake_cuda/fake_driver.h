@@ -22,6 +22,7 @@ class FakeDriver {
 
   const std::string& path() const { return path_; }
   Faults& faults() { return file_->state().faults; }
+  RareFaults& rare_faults() { return file_->state().rare_faults; }
   const Calls& calls() { return file_->state().calls; }
   Use UseOf(uint32_t device) { return file_->UseOf(device); }
   void StickStreams();

@@ -61,6 +61,12 @@ struct Faults {
   std::atomic<uint32_t> unmaps_stuck;
 };
 
+// Those that no test in Python has a use for.
+struct RareFaults {
+  // Not 0: only so many less one can still be made, and then "out of memory".
+  std::atomic<uint32_t> streams_to_make;
+};
+
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
@@ -84,6 +90,7 @@ struct State {
   uint64_t next_allocation;
   Faults faults;
   Calls calls;
+  RareFaults rare_faults;
   Holding holdings[kMaxHoldings];
 };
 

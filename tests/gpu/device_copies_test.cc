@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "client/src/device_thread.h"
@@ -70,6 +72,69 @@ TEST_F(DeviceClient, WhatIsInHostMemoryAloneIsCopiedFromThere) {
   EXPECT_EQ(value, "deviceost");
 }
 
+// What host memory had under the key was older, and was taken for it.
+TEST_F(DeviceClient, HostMemoryDoesNotAnswerForWhatMayBeInTheGpu) {
+  constexpr uint64_t kSize = uint64_t{1} << 20;  // of the tier's 8 MiB 2 may be held
+  const DevicePutItem item = {.key = "key", .source = buffer_->address(), .size_bytes = kSize};
+  ASSERT_EQ(device_client_->Put(item, nullptr).outcome, PutOutcome::kStored);
+  store::NamespaceVerbs(Host()).MustPut("key", "older");
+  std::vector<std::byte> to(kSize);
+  const DeviceGetResult first = device_client_->Get("key"), second = device_client_->Get("key");
+  ASSERT_TRUE(first.hit() && second.hit());
+  const DeviceGetIntoResult into =
+      device_client_->GetInto("key", buffer_->address(), DeviceBuffer::kBytes, nullptr);
+  EXPECT_FALSE(into.hit);
+  EXPECT_TRUE(absl::IsResourceExhausted(into.status)) << into.status;
+  const GetIntoResult to_host = device_client_->GetIntoHost("key", to);
+  EXPECT_FALSE(to_host.hit);
+  EXPECT_TRUE(absl::IsResourceExhausted(to_host.status)) << to_host.status;
+}
+
+// As GetInto's: it was refused while the thread had not heard yet that copies were done.
+TEST_F(DeviceClient, GetIntoHostHasRoomWhereCopiesAreDone) {
+  constexpr uint64_t kSize = uint64_t{1} << 20;
+  const DevicePutItem item = {.key = "key", .source = buffer_->address(), .size_bytes = kSize};
+  ASSERT_EQ(device_client_->Put(item, nullptr).outcome, PutOutcome::kStored);
+  std::vector<std::byte> to(kSize);
+  for (int i = 0; i < 300; ++i) {
+    for (int k = 0; k < 2; ++k) {
+      ASSERT_TRUE(device_client_->GetInto("key", buffer_->address(), kSize, nullptr).hit);
+      buffer_->Wait();
+    }
+    const GetIntoResult got = device_client_->GetIntoHost("key", to);
+    ASSERT_TRUE(got.hit) << got.status << ", copy " << i;
+  }
+}
+
+// Its pin did not count any more, and what it copied was taken for the object all the same.
+TEST_F(DeviceClient, ACopyOfWhatIsNoLongerPinnedIsNone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = uint64_t{1} << 20;
+  constexpr uint64_t kFit = HostStaging::kMaxBuffers * HostStaging::kBufferBytes / kSize;
+  MustPut("key", "value");
+  store::NamespaceVerbs(Host()).MustPut("in host", std::string(kSize, 'x'));
+  const DeviceGetResult view = device_client_->Get("key");
+  const auto get_into = [this] {
+    return device_client_->GetInto("in host", buffer_->address(), kSize, nullptr);
+  };
+  fake().StickStreams();
+  for (uint64_t i = 0; i < kFit; ++i) ASSERT_TRUE(get_into().hit);
+  ASSERT_TRUE(view.hit());
+  std::string to(5, '.');
+  absl::Status copied;
+  DeviceGetIntoResult into;
+  std::thread to_host([&] {
+    copied = view.object->CopyToHost(0, std::as_writable_bytes(std::span(to)), absl::Seconds(30));
+  });
+  std::thread to_device([&] { into = get_into(); });
+  server_->Shutdown(absl::InfinitePast());  // which ends the sessions
+  fake().FreeStreams();
+  to_host.join();
+  to_device.join();
+  EXPECT_TRUE(absl::IsUnavailable(copied)) << copied;
+  EXPECT_FALSE(into.hit);
+}
+
 TEST_F(DeviceClient, CopiesToHostMemoryEndByTheirDeadline) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   MustPut("key", "value");
@@ -106,6 +171,30 @@ TEST_F(DeviceClient, LargeCopiesComeAndGoWhole) {
   EXPECT_TRUE(back == value);
 }
 
+// Each held a buffer and waited for another one, until its deadline.
+TEST_F(DeviceClient, CopiesThatShareTooFewBuffersComeToTheirEnd) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kLarge = 4 * HostStaging::kBufferBytes;
+  fake().rare_faults().streams_to_make.store(2);
+  const auto staging = std::make_shared<HostStaging>(
+      OrDie(DeviceThread::Start(OrDie(cuda::PrimaryContext::Retain(driver_, device_.ordinal)))),
+      device_.uuid);
+  DeviceBuffer large(driver_, device_.ordinal, kLarge);
+  const std::string value = "the last bytes";
+  large.WriteTo(large.address() + kLarge - value.size(), value);
+  const auto deadline = DeviceThread::Clock::now() + std::chrono::seconds(30);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      std::vector<std::byte> to(kLarge);
+      const absl::Status copied = staging->CopyToHost(large.address(), to, nullptr, deadline);
+      EXPECT_TRUE(copied.ok()) << copied;
+      EXPECT_EQ(std::memcmp(to.data() + kLarge - value.size(), value.data(), value.size()), 0);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   store::NamespaceVerbs(Host()).MustPut("key", "from host");
@@ -126,6 +215,47 @@ TEST_F(DeviceClient, NobodyWaitsForACopyFromHostMemory) {
     EXPECT_TRUE(Eventually([&] { return device->stats().held_for_streams == 0; }));
     EXPECT_EQ(buffer_->Read(9), "from host");
   }
+}
+
+// Each took a buffer of 4 MiB for itself: the fifth waited for the first one's stream.
+TEST_F(DeviceClient, SmallCopiesFromHostMemoryShareABuffer) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = 1000;
+  constexpr int kCopies = 100;
+  store::NamespaceVerbs host(Host());
+  const auto value = [](int i) { return std::string(kSize, static_cast<char>('a' + i % 26)); };
+  for (int i = 0; i < kCopies; ++i) host.MustPut("key" + std::to_string(i), value(i));
+  fake().StickStreams();
+  for (int i = 0; i < kCopies; ++i) {
+    const DeviceGetIntoResult got = device_client_->GetInto(
+        "key" + std::to_string(i), buffer_->address() + i * kSize, kSize, nullptr);
+    ASSERT_TRUE(got.hit) << got.status << ", copy " << i;
+  }
+  fake().FreeStreams();
+  buffer_->Wait();
+  for (int i = 0; i < kCopies; ++i) {
+    EXPECT_EQ(buffer_->ReadFrom(buffer_->address() + i * kSize, kSize), value(i));
+  }
+}
+
+// What is under way at once fills all buffers, and what comes then waits for one of them.
+TEST_F(DeviceClient, CopiesFromHostMemoryFillAllBuffers) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  constexpr uint64_t kSize = 768 * 1024;  // not a part of a buffer's
+  constexpr uint64_t kFit = HostStaging::kMaxBuffers * HostStaging::kBufferBytes / kSize;
+  store::NamespaceVerbs(Host()).MustPut("key", std::string(kSize, 'x'));
+  const auto get_into = [&](absl::Duration deadline) {
+    return device_client_->GetInto("key", buffer_->address(), kSize, nullptr,
+                                   {.deadline = deadline});
+  };
+  for (int round = 0; round < 3; ++round) {
+    fake().StickStreams();
+    for (uint64_t i = 0; i < kFit; ++i) ASSERT_TRUE(get_into(absl::Seconds(30)).hit);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(get_into(absl::Milliseconds(20)).status));
+    fake().FreeStreams();
+    EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  }
+  EXPECT_EQ(buffer_->Read(kSize), std::string(kSize, 'x'));
 }
 
 TEST_F(DeviceClient, HostMemoryThatCannotBeRegisteredIsCopiedAllTheSame) {

@@ -5,9 +5,13 @@
 #include <chrono>
 #include <latch>
 #include <memory>
+#include <span>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "client/src/device_thread.h"
+#include "client/src/host_staging.h"
 #include "tests/gpu/device_client_fixture.h"
 
 namespace infercache::gpu {
@@ -129,6 +133,52 @@ TEST_F(DeviceClient, GetIntoHasRoomWhereCopiesAreDone) {
     return views.size() == 2;
   }));
   EXPECT_TRUE(absl::IsResourceExhausted(get_into().status));
+}
+
+// Of a driver that was out of memory for a moment, pins and buffers were gone for good.
+TEST_F(DeviceClient, AStreamThatCannotBeMarkedKeepsNothingForLongerThanItsWork) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  store::NamespaceVerbs(Host()).MustPut("in host", "other");
+  fake().faults().refuse_records.store(1);
+  // The stream is done.
+  EXPECT_TRUE(device_client_->GetInto("key", buffer_->address(), 5, nullptr).hit);
+  for (size_t i = 0; i <= HostStaging::kMaxBuffers; ++i) {
+    const DeviceGetIntoResult got =
+        device_client_->GetInto("in host", buffer_->address(), 5, nullptr);
+    EXPECT_TRUE(got.hit) << got.status << ", copy " << i;
+  }
+  // It is not, and can be marked after a while.
+  fake().StickStreams();
+  std::thread late(
+      [this] { EXPECT_TRUE(device_client_->GetInto("key", buffer_->address(), 5, nullptr).hit); });
+  fake().faults().refuse_records.store(0);
+  late.join();
+  EXPECT_EQ(device_client_->stats().held_for_streams, 1u);
+  fake().FreeStreams();
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  EraseHeld("key");
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
+}
+
+TEST_F(DeviceClient, ACopyThatIsLeftWhenItsStreamCannotBeMarkedGivesItsBufferBack) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  MustPut("key", "value");
+  std::string to(5, '.');
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(to));
+  fake().StickStreams();
+  fake().faults().refuse_records.store(1);
+  for (size_t i = 0; i < HostStaging::kMaxBuffers; ++i) {
+    EXPECT_TRUE(absl::IsResourceExhausted(device_client_->GetIntoHost("key", bytes).status));
+  }
+  EXPECT_EQ(device_client_->stats().held_for_streams, HostStaging::kMaxBuffers);
+  fake().FreeStreams();
+  fake().faults().refuse_records.store(0);
+  const GetIntoResult got = device_client_->GetIntoHost("key", bytes);
+  EXPECT_TRUE(got.hit) << got.status;
+  EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  EraseHeld("key");
+  EXPECT_TRUE(Eventually([&] { return store_->Maintain(), Limbo() == 0; }));
 }
 
 // The callback became part of the graph, and was called again at every launch, with what was freed.

@@ -135,8 +135,8 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
   if (step == "copying") {
     DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
     // The copy is under way, and no event tells when it is done: this is an error, and a pin.
-    const DeviceGetIntoResult got =
-        device.GetInto(there, buffer.address(), DeviceBuffer::kBytes, nullptr);
+    const DeviceGetIntoResult got = device.GetInto(there, buffer.address(), DeviceBuffer::kBytes,
+                                                   nullptr, {.deadline = absl::Milliseconds(50)});
     if (!absl::IsResourceExhausted(got.status)) return 5;
     Stay(step);
   }

@@ -104,8 +104,9 @@ class DeviceObject {
   absl::Status CheckNotCapturing(DeviceStream stream) const;
 
   // Copies `to.size()` bytes from `offset` on into host memory, and returns when they are there.
-  // DEADLINE_EXCEEDED: only some are, and no more will be written. REQUIRES: they lie within the
-  // object, which is not released.
+  // DEADLINE_EXCEEDED: only some are, and no more will be written. UNAVAILABLE: the daemon ended
+  // the session meanwhile, and the bytes may be others. REQUIRES: they lie within the object, which
+  // is not released.
   absl::Status CopyToHost(uint64_t offset, std::span<std::byte> to,
                           absl::Duration deadline = absl::Seconds(5)) const;
 
@@ -214,8 +215,12 @@ struct LendItem {
 };
 
 struct LendResult {
-  absl::Status status = {};     // why it is not lent, or there is no copy where one was asked for
-  bool lent = false;            // until TakeBack says OK
+  absl::Status status = {};  // why it is not lent, or there is no copy where one was asked for
+  bool lent = false;         // until TakeBack says OK
+  // It is lent, or an error leaves it open whether the daemon heard of it: as long as TakeBack does
+  // not say OK, the tensor must be neither changed nor freed. False: nobody will ever find it, and
+  // it is the caller's.
+  bool may_be_lent = false;
   bool copied_to_host = false;  // LendItem::host_copy
 };
 
@@ -267,15 +272,19 @@ class Device {
                                    const CallOptions& call = {});
   // Copies the object into `destination`, memory of this GPU, in the order of `stream`; it stays
   // pinned until that is done, and counts among what this client may hold until the library has
-  // heard so, for which this waits where it needs the room; it does not wait for streams. What is
-  // in host memory alone is copied from there, through memory of the library's, if it is not
-  // registered (DeviceOptions): that waits for streams where there is more than 16 MiB under way.
+  // heard so, for which this waits where it needs the room; it does not wait for streams, but where
+  // the driver has no memory to mark one with (RESOURCE_EXHAUSTED by the deadline: the object stays
+  // pinned for as long as this process lives). What is
+  // in host memory alone, or where this client has no tier or cannot map it, is copied from there;
+  // after any other error (RESOURCE_EXHAUSTED: it holds too much) it is not, since that might be an
+  // older object. It goes through memory of the library's, if it is not registered
+  // (DeviceOptions): that waits for streams where there is more than 16 MiB under way.
   // OUT_OF_RANGE, with nothing done, if it is larger than `capacity`.
   DeviceGetIntoResult GetInto(std::string_view key, DevicePointer destination, uint64_t capacity,
                               DeviceStream stream, const CallOptions& call = {});
   // Copies an object of this GPU into host memory, and returns when it is there. What is in host
-  // memory alone, as what was moved down is, is copied from there; no GPU has a part in that, and
-  // DeviceStats does not count it.
+  // memory alone (see GetInto), as what was moved down is, is copied from there; no GPU has a part
+  // in that, and DeviceStats does not count it.
   GetIntoResult GetIntoHost(std::string_view key, std::span<std::byte> destination,
                             const CallOptions& call = {});
 
@@ -308,8 +317,8 @@ class Device {
   // TakeBack says OK, the tensor must not be changed, and its memory not freed. ALREADY_EXISTS:
   // somebody lends this key already; FAILED_PRECONDITION: this client still takes it back.
   // UNIMPLEMENTED: the memory cannot be shared, or the daemon is too old. After an error that
-  // leaves it open whether the daemon heard of it (DEADLINE_EXCEEDED, UNAVAILABLE), it may be lent:
-  // take it back. If the daemon dies, or its connection is lost, nothing is lent any more.
+  // leaves it open whether the daemon heard of it, it may be lent (LendResult::may_be_lent): take
+  // it back. If the daemon dies, or its connection is lost, nothing is lent any more.
   LendResult Lend(const LendItem& item, DeviceStream stream, const CallOptions& call = {});
   std::vector<LendResult> Lend(std::span<const LendItem> items, DeviceStream stream,
                                const CallOptions& call = {});
