@@ -80,7 +80,7 @@ def test_what_is_not_taken_back_is_kept_for_good(device, gpu, worker):
     reader.end()
 
 
-def test_what_is_not_lent_is_not_kept(device, gpu):
+def test_what_is_not_lent_is_not_kept(device, gpu, connect):
     array = gpu.array(np.arange(10))
     alive = weakref.ref(array)
     with pytest.raises(ValueError, match="key"):
@@ -92,6 +92,10 @@ def test_what_is_not_lent_is_not_kept(device, gpu):
     assert device.borrow("good") is None
     gpu.state.refuse_exports = 1
     assert not device.lend("private", array)
+    # Nor what no daemon heard of, as happened to every lend while there was none.
+    elsewhere = connect("unix:/nowhere/s").device(device.uuid)
+    refused = elsewhere.lend("key", array)
+    assert refused.code == "UNAVAILABLE" and not refused.may_be_lent
     del array
     gc.collect()
     assert alive() is None
@@ -111,9 +115,9 @@ def test_memory_that_cannot_be_shared(device, gpu, gpu_client):
 
 def test_a_copy_beside_what_is_lent(device, gpu, gpu_client):
     array = gpu.array(np.arange(10))
-    assert device.lend("only lent", array, host_copy="fallback") == (True, False, "OK", "")
+    assert device.lend("only lent", array, host_copy="fallback") == (True, True, False, "OK", "")
     assert gpu_client.get("only lent") is None
-    assert device.lend("both", array, host_copy="always") == (True, True, "OK", "")
+    assert device.lend("both", array, host_copy="always") == (True, True, True, "OK", "")
     assert (gpu_client.get("both").numpy() == np.arange(10)).all()
     assert (device.borrow("both").numpy() == np.arange(10)).all()
     stats = device.stats()

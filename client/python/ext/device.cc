@@ -337,8 +337,8 @@ nb::list PyDevice::LendMany(nb::handle items, uint64_t stream, nb::handle deadli
   for (const LendResult& result : results) {
     // Nothing is raised: others of the batch are lent, and whoever keeps them has to know.
     if (!result.status.ok()) Remember(result.status);
-    answers.append(nb::make_tuple(result.lent, result.copied_to_host, CodeName(result.status),
-                                  std::string(result.status.message())));
+    answers.append(nb::make_tuple(result.lent, result.may_be_lent, result.copied_to_host,
+                                  CodeName(result.status), std::string(result.status.message())));
   }
   return answers;
 }

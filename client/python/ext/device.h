@@ -68,7 +68,7 @@ class PyDevice {
                             nanobind::handle deadline);
   // (outcome, code, reason); raises what is the caller's mistake.
   nanobind::tuple NotedAnswer(const PutResult& result);
-  // `items`: (key, parts, info, whether to copy to host) of each. (outcome, code, reason) of each.
+  // `items`: as in LendBatch. The fields of infercache.LendResult of each.
   nanobind::list LendMany(nanobind::handle items, uint64_t stream, nanobind::handle deadline);
   // "OK", or a code that last_failure explains.
   std::string TakeBack(nanobind::handle key, nanobind::handle deadline);

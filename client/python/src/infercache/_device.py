@@ -74,6 +74,7 @@ class LendResult(NamedTuple):
     """What became of a lend. True if others can read the tensor, or a copy of it in host memory."""
 
     lent: bool  # until take_back is True
+    may_be_lent: bool  # lent, or nobody knows whether the daemon heard of it: take it back before it is changed
     copied_to_host: bool  # see host_copy
     code: str  # a gRPC status code; "OK" unless it is not lent, or not copied as asked
     reason: str  # why not; else empty
@@ -263,8 +264,8 @@ class Device(_core._Device):
         its memory is not reused: until it is taken back, or for the life of the process, also if the device is
         closed before that. Borrowers map the whole allocation that it lies in, which with torch
         is more than the tensor. Refused: ALREADY_EXISTS: somebody lends this key; UNIMPLEMENTED: its memory
-        cannot be shared (cudaMallocAsync, expandable segments). After DEADLINE_EXCEEDED and UNAVAILABLE it
-        may be lent: take it back. If the daemon goes, nothing is lent any more.
+        cannot be shared (cudaMallocAsync, expandable segments). After errors that leave it open whether the daemon
+        heard of it (`may_be_lent`), it is kept too: take it back. If the daemon goes, nothing is lent any more.
 
         `host_copy` puts a copy into host memory, for `get_into` and Client.get: "fallback" in place of lending
         what cannot be shared, "always" also beside it, for workers that cannot open it (`borrow`).
@@ -294,9 +295,7 @@ class Device(_core._Device):
             for key, loan in zip(keys, loans, strict=True):
                 self._keep(key, loan)  # before it may be lent: an interrupt may come before the result does
             results = [LendResult(*answer) for answer in self._lend_many(items, written_in, deadline)]
-            may_be_lent = [
-                result.lent or result.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") for result in results
-            ]
+            may_be_lent = [result.may_be_lent for result in results]
         except (TypeError, ValueError, ClosedError, ForkedError):
             may_be_lent = [False] * len(batch)
             raise
