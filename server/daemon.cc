@@ -83,12 +83,12 @@ void Daemon::TakeDown() {
   metrics_.SetLocalLane({});
   metrics_.SetRpcStats(nullptr);
   metrics_.SetStore(nullptr);
+  device_tiers_.reset();  // before sessions end, see Drain
   // Each calls the other until it is shut down.
   if (local_ != nullptr) local_->Shutdown(absl::Now());
   if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
   local_.reset();
   rpc_.reset();
-  device_tiers_.reset();
   store_.reset();
   http_.reset();
 }
@@ -330,9 +330,10 @@ void Daemon::Drain(const std::string& why) {
     local_->BeginDrain();
     local_->StopListening(deadline);
   }
-  // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
-  // go on: neither's patience is at the other's expense.
+  // Sessions end after the last gRPC put and the last object that moves down, which could reuse
+  // what they have pinned. Meanwhile they go on: neither's patience is at the other's expense.
   if (rpc_ != nullptr) rpc_->Shutdown(deadline);
+  device_tiers_.reset();
   if (local_ != nullptr) local_->Shutdown(deadline);
   files_.RemoveAll();
   TakeDown();
