@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "common/cuda/memory.h"
 #include "common/duplicate_fd.h"
+#include "common/start_thread.h"
 #include "common/status_macros.h"
 #include "server/store/chunks.h"
 #include "server/store/space.h"
@@ -22,12 +23,23 @@ struct Allocated {
   std::vector<UniqueFd> descriptors;
 };
 
-// Asks the driver for nothing any more: who opens a session must not wait for a GPU that hangs.
+// Asks the driver for nothing any more, but on a thread of its own to give the memory back: neither
+// who opens a session nor who is the last to have the namespace must wait for a GPU that hangs.
 class DeviceChunks final : public store::Chunks {
  public:
   DeviceChunks(std::shared_ptr<const std::vector<cuda::Allocation>> memory,
                std::vector<UniqueFd> descriptors)
       : memory_(std::move(memory)), descriptors_(std::move(descriptors)) {}
+  ~DeviceChunks() override {
+    auto gives_back =
+        StartThread("infercached-mem",
+                    [memory = std::move(memory_), descriptors = std::move(descriptors_)]() mutable {
+                      descriptors.clear();
+                      memory.reset();
+                    });
+    // Nobody waits for it, the end of the process neither. Out of threads it is done by now.
+    if (gives_back.ok()) gives_back->detach();
+  }
 
   std::span<std::byte> bytes(uint32_t) const override { return {}; }
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool) const override {
@@ -35,8 +47,8 @@ class DeviceChunks final : public store::Chunks {
   }
 
  private:
-  const std::shared_ptr<const std::vector<cuda::Allocation>> memory_;
-  const std::vector<UniqueFd> descriptors_;
+  std::shared_ptr<const std::vector<cuda::Allocation>> memory_;
+  std::vector<UniqueFd> descriptors_;
 };
 
 absl::StatusOr<Allocated> Allocate(const std::shared_ptr<const cuda::Driver>& driver,

@@ -155,7 +155,11 @@ Result MemCreate(AllocationHandle* handle, size_t bytes, const AllocationPropert
   });
 }
 Result MemRelease(AllocationHandle handle) {
-  return WithUncaptured([&](Process& process) { return process.Release(handle); });
+  return WithUncaptured([&](Process& process) {
+    process.state().calls.releases.fetch_add(1);
+    WaitWhile(process.state().hangs.releases);
+    return process.Release(handle);
+  });
 }
 Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int type,
                                   unsigned long long flags) {
@@ -229,7 +233,7 @@ Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHand
 Result MemUnmap(DevicePointer pointer, size_t bytes) {
   return WithUncaptured([&](Process& process) {
     process.state().calls.unmaps.fetch_add(1);
-    process.AwaitUnmaps();
+    WaitWhile(process.state().faults.unmaps_stuck);
     return process.Unmap(pointer, bytes);
   });
 }
@@ -298,7 +302,7 @@ Result IpcCloseMemHandle(DevicePointer pointer) {
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     process.state().calls.ipc_closes.fetch_add(1);
-    process.AwaitUnmaps();
+    WaitWhile(process.state().faults.unmaps_stuck);
     return process.CloseIpcHandle(pointer);
   });
 }

@@ -35,10 +35,12 @@ void FakeDriver::StickStreams() { faults().streams_stuck.store(1); }
 
 void FakeDriver::FreeStreams() { Open(faults().streams_stuck); }
 void FakeDriver::FreeUnmaps() { Open(faults().unmaps_stuck); }
+void FakeDriver::FreeReleases() { Open(file_->state().hangs.releases); }
 
 void FakeDriver::ClearFaults() {
   FreeStreams();
   FreeUnmaps();
+  FreeReleases();
   faults().creates_to_fail.store(0);
   faults().refuse_exports.store(0);
   faults().refuse_imports.store(0);

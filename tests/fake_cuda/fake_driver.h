@@ -27,6 +27,8 @@ class FakeDriver {
   void StickStreams();
   void FreeStreams();
   void FreeUnmaps();
+  void StickReleases() { file_->state().hangs.releases.store(1); }
+  void FreeReleases();
   void ClearFaults();
 
   static std::string Uuid(uint32_t device);

@@ -62,6 +62,9 @@ struct Piece {
   std::byte* bytes = nullptr;
 };
 
+// While it is not 0; see Faults and Hangs.
+void WaitWhile(std::atomic<uint32_t>& stuck);
+
 // Work in order, on a thread of its own.
 class FakeStream {
  public:
@@ -135,8 +138,6 @@ class Process {
   Result CheckContext();
   // Whether the calling thread may do now what cannot be in a graph.
   Result CheckCapture();
-  // See Faults::unmaps_stuck.
-  void AwaitUnmaps();
   // Something was done that no context survives.
   void KillContext() { dead_.store(true); }
   // A context that was once dead stays it, until nobody has it any more.

@@ -61,6 +61,11 @@ struct Faults {
   std::atomic<uint32_t> unmaps_stuck;
 };
 
+// Futexes: while one is not 0, the call waits, as for a GPU that hangs.
+struct Hangs {
+  std::atomic<uint32_t> releases;  // cuMemRelease
+};
+
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
@@ -73,6 +78,7 @@ struct Calls {
   std::atomic<uint64_t> captures_broken, captures_left_alone;
   // From a device to host memory that is not registered for it.
   std::atomic<uint64_t> pageable_copies;
+  std::atomic<uint64_t> releases;  // begun, of handles
 };
 
 // Its beginning is mirrored in tests/python/fake_gpus.py.
@@ -84,6 +90,7 @@ struct State {
   uint64_t next_allocation;
   Faults faults;
   Calls calls;
+  Hangs hangs;
   Holding holdings[kMaxHoldings];
 };
 

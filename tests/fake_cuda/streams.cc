@@ -19,8 +19,8 @@ void WaitWhileStuck(std::atomic<uint32_t>& stuck) {
 
 }  // namespace
 
-void Process::AwaitUnmaps() {
-  while (state().faults.unmaps_stuck.load() != 0) WaitWhileStuck(state().faults.unmaps_stuck);
+void WaitWhile(std::atomic<uint32_t>& stuck) {
+  while (stuck.load() != 0) WaitWhileStuck(stuck);
 }
 
 FakeStream::~FakeStream() {

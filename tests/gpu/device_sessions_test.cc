@@ -177,5 +177,25 @@ TEST_F(DeviceSessions, WhatOneReservesOutlivesItUntilTheProcessAndItsChildAreGon
   EXPECT_TRUE(local::Eventually([this] { return Tier()->Stats().reservations == 0; }));
 }
 
+// Its memory was given back by whoever was the last to have the namespace: here the loop of the
+// session, which waited for the GPU with all other sessions on it.
+TEST_F(DeviceSessions, HoldNobodyUpWhenTheirTierGoesWhileTheGpuHangs) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  ServeTier({}, {.threads = 1});
+  Create("other");
+  Worker other = Open({.namespace_name = "other"});
+  const uint64_t before = fake().calls().releases.load();
+  {
+    Worker worker = OpenDevice();
+    worker.Ping();
+    ASSERT_TRUE(store_->DeleteNamespace("default").ok());
+    fake().StickReleases();
+  }
+  ASSERT_TRUE(local::Eventually([&] { return fake().calls().releases.load() > before; }));
+  other.Ping();
+  EXPECT_TRUE(local::Eventually([this] { return server_->stats().sessions == 1; }));
+  fake().FreeReleases();
+}
+
 }  // namespace
 }  // namespace infercache::gpu

@@ -7,7 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "tests/cuda/gpu_fixture.h"
-#include "tests/store/store_fixture.h"
+#include "tests/local/local_fixture.h"
 
 namespace infercache::gpu {
 namespace {
@@ -33,7 +33,8 @@ class DeviceTiersTest : public GpuTest {
     ns_.reset();
     store_.reset();
     if (!IsSkipped() && is_fake()) {
-      EXPECT_EQ(fake().UseOf(0), before_) << "not given back";
+      EXPECT_TRUE(local::Eventually([this] { return fake().UseOf(0) == before_; }))
+          << "not given back";
     }
     GpuTest::TearDown();
   }
