@@ -66,8 +66,8 @@ class Demoter::Worker {
   absl::Status Run();
 
  private:
-  // False: it is told to stop.
-  absl::StatusOr<bool> AwaitWork();
+  // Not if some `is_there`. False: it is told to stop.
+  absl::StatusOr<bool> AwaitWork(bool is_there);
   absl::Status Prepare(Tier tier);
   // One batch. False: there is nothing more to do for now.
   absl::StatusOr<bool> DemoteSome(std::unique_ptr<Prepared>& prepared);
@@ -89,17 +89,17 @@ absl::Status Demoter::Worker::Run() {
   const cuda::CurrentContext current(*context_);
   RETURN_IF_ERROR(current.status());
   RETURN_IF_ERROR(Check(api().stream_create(&stream_, cuda::kStreamNonBlocking), "cuStreamCreate"));
-  while (true) {
-    ASSIGN_OR_RETURN(const bool works, AwaitWork());
+  for (bool more = false;;) {
+    ASSIGN_OR_RETURN(const bool works, AwaitWork(/*is_there=*/more));
     if (!works) return absl::OkStatus();
     // Their host memory is unregistered before it goes: what is mapped there next would be taken
     // for it.
     std::erase_if(tiers_, [](const auto& one) { return one->tier.objects->closed(); });
+    // In turns: one that is never done keeps neither the others nor those that come and go.
+    more = false;
     for (std::unique_ptr<Prepared>& one : tiers_) {
-      bool more = true;
-      while (more) {
-        ASSIGN_OR_RETURN(more, DemoteSome(one));
-      }
+      ASSIGN_OR_RETURN(const bool more_of_it, DemoteSome(one));
+      more |= more_of_it;
     }
   }
 }
@@ -111,12 +111,13 @@ Demoter::Worker::~Worker() {
   if (stream_ != nullptr) (void)api().stream_destroy(stream_);
 }
 
-absl::StatusOr<bool> Demoter::Worker::AwaitWork() {
+absl::StatusOr<bool> Demoter::Worker::AwaitWork(bool is_there) {
   std::vector<Tier> added;
   {
     MutexLock lock(&state_.mu);
     const Clock::time_point look = Clock::now() + kBetweenLooks;
-    while (!state_.stop && state_.added.empty() && !state_.woken.load(std::memory_order_relaxed)) {
+    while (!is_there && !state_.stop && state_.added.empty() &&
+           !state_.woken.load(std::memory_order_relaxed)) {
       if (!state_.changed.WaitUntil(&state_.mu, look)) break;
     }
     if (state_.stop) return false;

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <string>
@@ -33,13 +34,30 @@ std::string BytesOf(int i) {
 }
 std::string KeyOf(int i) { return "key" + std::to_string(i); }
 
+// The first letters of the namespaces from which something was evicted, in order.
+class Departed final : public store::Observer {
+ public:
+  void OnEvent(const store::Event& event) override {
+    MutexLock lock(&mu_);
+    if (event.kind == store::EventKind::kEvicted) order_ += event.namespace_name[0];
+  }
+  std::string order() const {
+    MutexLock lock(&mu_);
+    return order_;
+  }
+
+ private:
+  mutable Mutex mu_;
+  std::string order_ ABSL_GUARDED_BY(mu_);
+};
+
 class DemoterTest : public GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
     if (HasFatalFailure()) return;
     if (is_fake()) before_ = fake().UseOf(0);
-    store_.emplace(store::StoreOptions{.capacity_bytes = 64 << 20}, clock_);
+    store_.emplace(store::StoreOptions{.capacity_bytes = 64 << 20}, clock_, &departed_);
     ns_ = *store_->CreateNamespace({.name = "kv", .quota_bytes = 32 << 20});
   }
   void TearDown() override {
@@ -94,6 +112,7 @@ class DemoterTest : public GpuTest {
   }
 
   MonotonicClock clock_;
+  Departed departed_;
   std::optional<store::Store> store_;
   std::shared_ptr<store::Namespace> ns_;
   std::optional<DeviceTiers> tiers_;
@@ -174,6 +193,31 @@ TEST_F(DemoterTest, HostMemoryIsRegisteredOnceForAllGpus) {
   EXPECT_EQ(fake().calls().unregisters.load(), given_back);
   tiers_.reset();
   EXPECT_EQ(fake().calls().unregisters.load(), given_back + chunks);
+}
+
+// A tier that was never done kept others, and those that were deleted, for as long.
+TEST_F(DemoterTest, TiersOfOneGpuTakeTurns) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  AddTier({.batch_objects = 1});
+  fake().StickStreams();
+  for (int i = 0; i < 30; ++i) PutWithoutWriting(i);
+  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins == 1; }));
+  const auto second = *store_->CreateNamespace({.name = "second", .quota_bytes = 16 << 20});
+  ASSERT_TRUE(tiers_->Add(*store_, {.ns = second, .device = device_.uuid, .bytes = kTierBytes})
+                  .status.ok());
+  const NamespaceVerbs tier(*second->FindDeviceTier(device_.uuid));
+  for (int i = 0; i < 30; ++i) {
+    auto lease = tier.TryReserve(KeyOf(i), kBlock);
+    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+  }
+  fake().FreeStreams();
+  const auto is_done = [](const NamespaceVerbs& of) { return of->BytesToDemote() == 0; };
+  ASSERT_TRUE(Eventually([&] { return is_done(Tier()) && is_done(tier); }));
+  const std::string order = departed_.order();
+  EXPECT_GT(std::ranges::count(order, 'k'), 3) << order;
+  EXPECT_GT(std::ranges::count(order, 's'), 3) << order;
+  EXPECT_LT(order.find('s'), order.rfind('k')) << order;
 }
 
 TEST_F(DemoterTest, AGpuThatHangsHoldsNobodyUp) {
