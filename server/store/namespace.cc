@@ -226,7 +226,9 @@ uint64_t Namespace::Flush(std::string_view key_prefix) {
   impl_->FlushBegins();
   uint64_t erased = 0;
   for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
-  return erased + impl_->Flush(key_prefix);
+  erased += impl_->Flush(key_prefix);
+  impl_->FlushIsOver();
+  return erased;
 }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
                          std::string_view after, size_t limit, uint64_t max_bytes) const {

@@ -95,9 +95,12 @@ class Namespace::Impl {
   // Of these, each pinned once by the caller, those that are still what they were and that nobody
   // else holds. True for each that went.
   std::vector<bool> EvictCopied(std::span<const uint32_t> records) ABSL_LOCKS_EXCLUDED(evict_mu_);
-  // So far, of a namespace whose tiers' objects move down here.
-  uint64_t flushes() const { return flushes_.load(); }
-  void FlushBegins() { flushes_.fetch_add(1); }
+  // Of a namespace whose tiers' objects move down here. As many as were over at one time had begun
+  // at a later one: there was none between the two, and none under way.
+  uint64_t flushes_begun() const { return flushes_begun_.load(); }
+  uint64_t flushes_over() const { return flushes_over_.load(); }
+  void FlushBegins() { flushes_begun_.fetch_add(1); }
+  void FlushIsOver() { flushes_over_.fetch_add(1); }
   void DemotionBegins() { demoting_since_ms_.store(std::max(now_ms(), uint64_t{1})); }
   void DemotionEnds() { demoting_since_ms_.store(0); }
   void CountRefusedDemotion() { demotions_refused_.fetch_add(1, std::memory_order_relaxed); }
@@ -272,7 +275,7 @@ class Namespace::Impl {
   std::atomic<uint64_t> erased_{0}, expired_{0};
   std::atomic<uint64_t> evicted_{0}, evicted_neighbours_{0}, evicted_bytes_{0};
   std::atomic<uint64_t> demoted_{0}, demoted_bytes_{0}, demotions_refused_{0};
-  std::atomic<uint64_t> flushes_{0};
+  std::atomic<uint64_t> flushes_begun_{0}, flushes_over_{0};
   std::atomic<uint64_t> demoting_since_ms_{0};  // 0 = nothing is on its way
   std::atomic<uint64_t> integrity_failures_{0};
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <string>
 #include <thread>
 #include <utility>
@@ -259,6 +260,33 @@ TEST_F(DemotionTest, APredecessorNeverOutlivesItsSuccessorBelow) {
     ASSERT_FALSE(host_.Has("key")) << round;
     ASSERT_EQ(tier_.Lookup("key")->size_bytes(), 20u);
   }
+}
+
+// Begun when the flush was counted already, it was found in neither place, and came up again below.
+TEST_F(DemotionTest, WhatIsBegunWhileAFlushIsUnderWayDoesNotOutliveIt) {
+  // In more shards than one, of which the flush visits the rest later.
+  for (int i = 0; i < 16; ++i) PutInTier("key" + std::to_string(i));
+  std::promise<void> left, flushed;
+  std::thread mover;
+  size_t moved = 0;
+  observer_.Beside(EventKind::kFlushed, [&] {
+    auto demotions = Begin(16);
+    ASSERT_FALSE(demotions.empty());
+    observer_.Beside(EventKind::kEvicted, [&] {
+      left.set_value();
+      flushed.get_future().wait();
+    });
+    mover = std::thread([&, taken = std::move(demotions)]() mutable {
+      moved = tier_->FinishDemotion(std::move(taken));
+    });
+    left.get_future().wait();
+  });
+  host_->Flush("");
+  flushed.set_value();
+  mover.join();
+  EXPECT_GT(moved, 0u);
+  EXPECT_EQ(host_->Stats().objects, 0u);
+  EXPECT_EQ(tier_->Stats().objects, 0u);
 }
 
 TEST_F(DemotionTest, NothingOutlivesAFlush) {
