@@ -41,6 +41,9 @@ struct Demoter::State {
   const Options options;
 
   std::atomic<bool> woken{false};
+  // When the thread began what it is at. The end of time while it waits, the beginning of it once
+  // it has ended.
+  std::atomic<Clock::time_point> at_it_since{Clock::now()};
   Mutex mu;
   CondVar changed;
   bool stop ABSL_GUARDED_BY(mu) = false;
@@ -49,11 +52,16 @@ struct Demoter::State {
   // The thread's. Here it outlives that, which ends when its GPU fails.
   std::unique_ptr<Prepared> kept;
 
-  void Wake() {
-    if (woken.exchange(true, std::memory_order_relaxed)) return;  // cheap for puts while it works
+  // Returns whether the thread is at work.
+  bool Wake() {
+    const bool works =
+        at_it_since.load(std::memory_order_relaxed) > Clock::now() - options.patience;
+    if (woken.exchange(true, std::memory_order_relaxed)) return works;  // cheap for puts
     MutexLock lock(&mu);  // or the signal could fall between the thread's look and its wait
     changed.SignalAll();
+    return works;
   }
+  void IsAt(Clock::time_point since) { at_it_since.store(since, std::memory_order_relaxed); }
 };
 
 // All that the thread does. The driver's objects are made and destroyed on it.
@@ -113,6 +121,7 @@ Demoter::Worker::~Worker() {
 
 absl::StatusOr<bool> Demoter::Worker::AwaitWork(bool is_there) {
   std::vector<Tier> added;
+  state_.IsAt(Clock::time_point::max());
   {
     MutexLock lock(&state_.mu);
     const Clock::time_point look = Clock::now() + kBetweenLooks;
@@ -124,6 +133,7 @@ absl::StatusOr<bool> Demoter::Worker::AwaitWork(bool is_there) {
     state_.woken.store(false, std::memory_order_relaxed);
     added.swap(state_.added);
   }
+  state_.IsAt(Clock::now());
   for (Tier& tier : added) RETURN_IF_ERROR(Prepare(std::move(tier)));
   return true;
 }
@@ -151,6 +161,7 @@ absl::Status Demoter::Worker::Prepare(Tier tier) {
 }
 
 absl::StatusOr<bool> Demoter::Worker::DemoteSome(std::unique_ptr<Prepared>& prepared) {
+  state_.IsAt(Clock::now());
   store::Namespace& objects = *prepared->tier.objects;
   const uint64_t bytes = std::min(objects.BytesToDemote(), state_.options.batch_bytes);
   if (bytes == 0) return false;
@@ -196,10 +207,12 @@ absl::StatusOr<std::unique_ptr<Demoter>> Demoter::Start(std::shared_ptr<const cu
       std::make_shared<State>(std::move(driver), device, std::move(registry), std::move(options))));
   const auto run = [state = demoter->state_] {
     const absl::Status why = Worker(*state).Run();
+    state->IsAt(Clock::time_point::min());
     if (!why.ok() && state->options.switched_off) state->options.switched_off(why);
+    std::vector<Tier> never_begun;  // goes under no lock
     MutexLock lock(&state->mu);
     state->ended = true;
-    state->added.clear();
+    never_begun.swap(state->added);
     state->changed.SignalAll();
   };
   ASSIGN_OR_RETURN(demoter->thread_, StartThread("infercached-gpu", run));
@@ -226,9 +239,10 @@ Demoter::~Demoter() {
   }
 }
 
-std::function<void()> Demoter::low_room() const {
+std::function<bool()> Demoter::low_room() const {
   return [weak = std::weak_ptr<State>(state_)] {
-    if (const auto state = weak.lock()) state->Wake();
+    const auto state = weak.lock();
+    return state != nullptr && state->Wake();
   };
 }
 

@@ -138,7 +138,7 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
   RETURN_IF_ERROR(
       store.AddDeviceTier(*request.ns, device.uuid, arena,
                           std::make_unique<DeviceChunks>(memory, std::move(chunks.descriptors)),
-                          demoter != nullptr ? demoter->low_room() : std::function<void()>()));
+                          demoter != nullptr ? demoter->low_room() : std::function<bool()>()));
   if (demoter == nullptr) return absl::OkStatus();
   ASSIGN_OR_RETURN(std::shared_ptr<store::Namespace> tier, request.ns->FindDeviceTier(device.uuid));
   demoter->Add({.host = request.ns, .objects = std::move(tier), .memory = memory});

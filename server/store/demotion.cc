@@ -30,7 +30,7 @@ constexpr size_t kTouchesPerDemotion = 65'536;
 
 uint64_t Namespace::Impl::BytesToDemote() const {
   const SpaceUse use = space_->Use();
-  const uint64_t wanted = kDemotionReserves * FreeReserve(use);
+  const uint64_t wanted = kDemotionReserves * FullReserve(use);
   return wanted - std::min(wanted, use.free_bytes);
 }
 

@@ -65,7 +65,7 @@ Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
       limbo_(index_.view().header().record_capacity),
       started_ms_(environment_.clock.NowMs()),
       virtual_ms_(started_ms_),
-      free_reserve_bytes_(space_->total_bytes() / 100) {
+      full_reserve_bytes_(space_->total_bytes() / 100) {
   for (uint32_t i = 0; i < environment_.shards; ++i) {
     shards_.push_back(std::make_unique<Shard>());
   }

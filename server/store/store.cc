@@ -96,7 +96,7 @@ struct Store::Parts {
   std::optional<uint64_t> hash_seed = std::nullopt;
   std::optional<uint64_t> expiry_epoch_ms = std::nullopt;
   std::weak_ptr<Namespace> lower = {};
-  std::function<void()> low_room = {};
+  std::function<bool()> low_room = {};
 };
 
 // Does the upkeep of all namespaces, soon after it is woken and else ten times a second.
@@ -237,7 +237,7 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::Make(const NamespaceSpec& spec
 
 absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
                                   const ArenaGeometry& arena, std::unique_ptr<Chunks> chunks,
-                                  std::function<void()> low_room) {
+                                  std::function<bool()> low_room) {
   NamespaceSpec spec = ns.spec();
   spec.name = absl::StrCat(spec.name, "@", device);
   spec.device = device;
