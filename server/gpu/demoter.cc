@@ -61,6 +61,10 @@ struct Demoter::State {
     changed.SignalAll();
     return works;
   }
+  bool IsStopped() {
+    MutexLock lock(&mu);
+    return stop;
+  }
   void IsAt(Clock::time_point since) { at_it_since.store(since, std::memory_order_relaxed); }
 };
 
@@ -151,7 +155,7 @@ absl::Status Demoter::Worker::Prepare(Tier tier) {
   for (const std::span<std::byte> chunk : prepared->tier.host->arena_chunks()) {
     auto use = state_.registry->Add(chunk, context_);
     if (!use.ok()) {
-      if (state_.options.slow) state_.options.slow(use.status());
+      if (state_.options.slow && !state_.IsStopped()) state_.options.slow(use.status());
       break;
     }
     prepared->registered.push_back(*std::move(use));
@@ -165,20 +169,22 @@ absl::StatusOr<bool> Demoter::Worker::DemoteSome(std::unique_ptr<Prepared>& prep
   store::Namespace& objects = *prepared->tier.objects;
   const uint64_t bytes = std::min(objects.BytesToDemote(), state_.options.batch_bytes);
   if (bytes == 0) return false;
-  {
-    MutexLock lock(&state_.mu);
-    if (state_.stop) return false;
-  }
+  if (state_.IsStopped()) return false;
   prepared->batch = objects.BeginDemotion(bytes, state_.options.batch_objects);
   if (prepared->batch.empty()) return false;
   bool settled = false;
   const absl::Status copied = Copy(*prepared, &settled);
-  if (copied.ok()) return objects.FinishDemotion(std::exchange(prepared->batch, {})) > 0;
+  // Left behind, it finds a store whose clock and observer may be gone: it only lets go of things.
+  const bool left_behind = state_.IsStopped();
+  if (copied.ok() && !left_behind) {
+    return objects.FinishDemotion(std::exchange(prepared->batch, {})) > 0;
+  }
   // Nothing moves. The GPU may still read the objects, and write their room below, in a context
   // that is dead: no call says when it has stopped.
-  (void)objects.FinishDemotion({});
+  if (!left_behind) (void)objects.FinishDemotion({});
   if (!settled) state_.kept = std::move(prepared);
-  return copied;
+  RETURN_IF_ERROR(copied);
+  return false;
 }
 
 absl::Status Demoter::Worker::Copy(const Prepared& prepared, bool* settled) {
@@ -208,7 +214,8 @@ absl::StatusOr<std::unique_ptr<Demoter>> Demoter::Start(std::shared_ptr<const cu
   const auto run = [state = demoter->state_] {
     const absl::Status why = Worker(*state).Run();
     state->IsAt(Clock::time_point::min());
-    if (!why.ok() && state->options.switched_off) state->options.switched_off(why);
+    const bool tells = state->options.switched_off != nullptr && !state->IsStopped();
+    if (!why.ok() && tells) state->options.switched_off(why);
     std::vector<Tier> never_begun;  // goes under no lock
     MutexLock lock(&state->mu);
     state->ended = true;

@@ -35,7 +35,8 @@ class Demoter {
     // A thread that is at one thing for longer counts as hanging: others make room then, and the
     // end does not wait for it.
     std::chrono::milliseconds patience{2000};
-    // Told once, on the thread, if the GPU cannot do it or no longer: tiers go on without.
+    // Told once, on the thread, if the GPU cannot do it or no longer: tiers go on without. Neither
+    // of these is told once the Demoter ends.
     std::function<void(const absl::Status& why)> switched_off = {};
     // Told of host memory that could not be registered: copies from the GPU are slow then.
     std::function<void(const absl::Status& why)> slow = {};

@@ -34,10 +34,36 @@ std::string BytesOf(int i) {
 }
 std::string KeyOf(int i) { return "key" + std::to_string(i); }
 
+// What a store leans on, and whether that is so when it may be gone.
+class Support {
+ public:
+  void Goes() { gone_ = true; }
+  uint64_t used_since() const { return used_since_; }
+
+ protected:
+  void IsUsed() const { used_since_ += gone_ ? 1 : 0; }
+
+ private:
+  std::atomic<bool> gone_{false};
+  mutable std::atomic<uint64_t> used_since_{0};
+};
+
+class SupportingClock final : public Clock, public Support {
+ public:
+  uint64_t NowMs() const override {
+    IsUsed();
+    return clock_.NowMs();
+  }
+
+ private:
+  MonotonicClock clock_;
+};
+
 // The first letters of the namespaces from which something was evicted, in order.
-class Departed final : public store::Observer {
+class Departed final : public store::Observer, public Support {
  public:
   void OnEvent(const store::Event& event) override {
+    IsUsed();
     MutexLock lock(&mu_);
     if (event.kind == store::EventKind::kEvicted) order_ += event.namespace_name[0];
   }
@@ -62,16 +88,20 @@ class DemoterTest : public GpuTest {
   }
   void TearDown() override {
     if (is_fake()) fake().ClearFaults();
-    tiers_.reset();
-    buffer_.reset();
-    chunks_.clear();
-    ns_.reset();
-    store_.reset();
+    EndAll();
     // A thread that was left behind ends when its GPU goes on.
     if (is_fake()) {
       EXPECT_TRUE(Eventually([&] { return fake().UseOf(0) == before_; })) << "not given back";
     }
     GpuTest::TearDown();
+  }
+
+  void EndAll() {
+    tiers_.reset();
+    buffer_.reset();
+    chunks_.clear();
+    ns_.reset();
+    store_.reset();
   }
 
   void AddTier(Demoter::Options options = {}) {
@@ -116,7 +146,7 @@ class DemoterTest : public GpuTest {
     Put(i, [](cuda::DevicePointer) {});
   }
 
-  MonotonicClock clock_;
+  SupportingClock clock_;
   Departed departed_;
   std::optional<store::Store> store_;
   std::shared_ptr<store::Namespace> ns_;
@@ -330,6 +360,34 @@ TEST_F(DemoterTest, WhoEndsTheDaemonLeavesAHangingThreadBehind) {
   fake().FreeStreams();
   EXPECT_TRUE(Eventually([&] { return Tier()->Stats().pins == 0; }));
 }
+
+// It went on with the store, whose clock was gone.
+class LeftBehind : public DemoterTest {
+ protected:
+  void ExpectOnlyLetsGo(uint32_t contexts_dead) {
+    if (!is_fake()) GTEST_SKIP() << "takes a fault";
+    const auto told = std::make_shared<std::atomic<int>>();
+    const auto tell = [told](const absl::Status&) { ++*told; };
+    AddTier({.patience = std::chrono::milliseconds(10), .switched_off = tell, .slow = tell});
+    fake().StickStreams();
+    for (int i = 0; i < 40; ++i) PutWithoutWriting(i);
+    ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins > 0; }));
+    EndAll();
+    clock_.Goes();
+    departed_.Goes();
+    EXPECT_NE(fake().UseOf(0), before_) << "nothing was left behind";
+    fake().faults().contexts_dead.store(contexts_dead);
+    fake().FreeStreams();
+    // What it was told with goes with it.
+    EXPECT_TRUE(Eventually([&] { return fake().UseOf(0) == before_ && told.use_count() == 2; }));
+    EXPECT_EQ(clock_.used_since(), 0u);
+    EXPECT_EQ(departed_.used_since(), 0u);
+    EXPECT_EQ(*told, 0);
+  }
+};
+
+TEST_F(LeftBehind, AThreadWhoseGpuGoesOnOnlyLetsGoOfWhatItHas) { ExpectOnlyLetsGo(0); }
+TEST_F(LeftBehind, AThreadWhoseGpuDiesOnlyLetsGoOfWhatItHas) { ExpectOnlyLetsGo(1); }
 
 }  // namespace
 }  // namespace infercache::gpu
