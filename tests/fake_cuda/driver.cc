@@ -350,10 +350,11 @@ Result CtxPopCurrent(Context* context) {
 
 void Copy(Process& process, FakeStream& stream, std::byte* to, const std::byte* from, size_t bytes,
           std::shared_ptr<Shadow> written, std::shared_ptr<Shadow> read) {
-  stream.Add([&process, to, from, bytes, written = std::move(written), read = std::move(read)] {
+  stream.Add([&process, device = stream.device(), to, from, bytes, written = std::move(written),
+              read = std::move(read)] {
     const bool may = (written == nullptr || written->access.load() == cuda::kAccessReadWrite) &&
                      (read == nullptr || read->access.load() != 0);
-    if (!may) return process.KillContext();
+    if (!may) return process.KillContext(device);
     if (bytes > 0) std::memmove(to, from, bytes);
   });
 }
@@ -418,13 +419,12 @@ Result StreamDestroy(Stream stream) {
   return WithUncaptured([&](Process& process) { return process.DestroyStream(stream); });
 }
 Result StreamSynchronize(Stream stream) {
-  const Result waited = WithStream(stream, [](Process& process, FakeStream& on) {
+  return WithStream(stream, [](Process& process, FakeStream& on) {
     if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
+    const uint32_t device = on.device();
     on.Synchronize();
-    return cuda::kSuccess;
+    return process.dead(device) ? cuda::kIllegalAddress : cuda::kSuccess;
   });
-  if (waited != cuda::kSuccess) return waited;
-  return With([](Process& process) { return process.CheckContext(); });
 }
 Result StreamQuery(Stream stream) {
   return WithStream(stream, [](Process& process, FakeStream& on) {

@@ -48,7 +48,8 @@ struct Faults {
   std::atomic<uint32_t> refuse_registers;  // of host memory
   std::atomic<uint32_t> refuse_records;    // of events: "out of memory"
   std::atomic<uint32_t> streams_stuck;     // a futex: streams wait while it is not 0
-  std::atomic<uint32_t> contexts_dead;     // every call that needs one fails
+  // A bit for each device: every call that needs its context fails.
+  std::atomic<uint32_t> contexts_dead;
   std::atomic<uint32_t> same_pid;  // all processes have one PID value, each in its namespace
   // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
   std::atomic<uint32_t> lost_streams;

@@ -142,6 +142,11 @@ class DemoterTest : public GpuTest {
     const store::NamespaceStats stats = Tier()->Stats();
     return stats.quota_bytes - stats.used_bytes >= kTierBytes / 8;
   }
+  static void ReserveAndCommit(const NamespaceVerbs& tier, int i) {
+    auto lease = tier.TryReserve(KeyOf(i), kBlock);
+    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+  }
   void PutWithoutWriting(int i) {
     Put(i, [](cuda::DevicePointer) {});
   }
@@ -215,9 +220,7 @@ TEST_F(DemoterTest, HostMemoryIsRegisteredOnceForAllGpus) {
   ASSERT_TRUE(tiers_->Add(*store_, {.ns = ns_, .device = second, .bytes = kTierBytes}).status.ok());
   const NamespaceVerbs tier(*ns_->FindDeviceTier(second));
   for (int i = 0; i < 40; ++i) {
-    auto lease = tier.TryReserve(KeyOf(i), kBlock);
-    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
-    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+    ReserveAndCommit(tier, i);
     ASSERT_TRUE(Eventually([&] { return tier->BytesToDemote() == 0; })) << i;
   }
   EXPECT_GT(tier->Stats().demoted, 0u);
@@ -241,11 +244,7 @@ TEST_F(DemoterTest, TiersOfOneGpuTakeTurns) {
   ASSERT_TRUE(tiers_->Add(*store_, {.ns = second, .device = device_.uuid, .bytes = kTierBytes})
                   .status.ok());
   const NamespaceVerbs tier(*second->FindDeviceTier(device_.uuid));
-  for (int i = 0; i < 30; ++i) {
-    auto lease = tier.TryReserve(KeyOf(i), kBlock);
-    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
-    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
-  }
+  for (int i = 0; i < 30; ++i) ReserveAndCommit(tier, i);
   fake().FreeStreams();
   const auto is_done = [](const NamespaceVerbs& of) { return of->BytesToDemote() == 0; };
   ASSERT_TRUE(Eventually([&] { return is_done(Tier()) && is_done(tier); }));
@@ -290,6 +289,38 @@ TEST_F(DemoterTest, AGpuThatDiesSwitchesItOffAndPutsGoOn) {
   EXPECT_TRUE(Eventually([&] { return TheFullReserveIsFree(); }));
   EXPECT_EQ(Tier()->Stats().demoted, 0u);
   EXPECT_EQ(Tier()->Stats().demoting_ms, 0u);
+}
+
+// Host memory is registered in the context of the one that dies.
+TEST_F(DemoterTest, AGpuThatDiesLeavesTheOthersAlone) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  const std::string second = fake_cuda::FakeDriver::Uuid(1);
+  const uint64_t before = fake().calls().registers.load();
+  const uint64_t slow_copies = fake().calls().pageable_copies.load();
+  std::atomic<int> off = 0;
+  AddDemotion({.switched_off = [&](const absl::Status&) { ++off; }});
+  const uint64_t chunks = ns_->arena_chunks().size();
+  ASSERT_TRUE(Eventually([&] { return fake().calls().registers.load() == before + chunks; }));
+  ASSERT_TRUE(tiers_->Add(*store_, {.ns = ns_, .device = second, .bytes = kTierBytes}).status.ok());
+  const NamespaceVerbs tier(*ns_->FindDeviceTier(second));
+  fake().faults().contexts_dead.store(1);
+  for (int i = 0; i < 40; ++i) ReserveAndCommit(Tier(), i);
+  ASSERT_TRUE(Eventually([&] { return off == 1; }));
+  for (int i = 40; i < 100; ++i) {
+    ReserveAndCommit(tier, i);
+    ASSERT_TRUE(Eventually([&] { return tier->BytesToDemote() == 0; })) << i;
+  }
+  EXPECT_GT(tier->Stats().demoted, 0u);
+  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+  EXPECT_EQ(off, 1);
+  EXPECT_EQ(fake().calls().pageable_copies.load(), slow_copies);
+  // The last one that lets go of it does so in the dead context, with which it is gone.
+  tiers_.reset();
+  const auto context = OrDie(cuda::PrimaryContext::Retain(driver_, 1));
+  const cuda::CurrentContext current(*context);
+  const std::span<std::byte> chunk = ns_->arena_chunks().front();
+  EXPECT_EQ(driver_->api().mem_host_register(chunk.data(), chunk.size(), 0), cuda::kSuccess);
+  EXPECT_EQ(driver_->api().mem_host_unregister(chunk.data()), cuda::kSuccess);
 }
 
 // It was given to others, though nothing says that the GPU's engines have stopped.
