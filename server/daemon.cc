@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/limits.h"
 #include "common/unix_socket.h"
 #include "server/config_values.h"
 #include "server/exit_codes.h"
@@ -185,7 +186,7 @@ int Daemon::StartStore() {
 // A tier that cannot be had is off: everything else works without it.
 int Daemon::StartDevices() {
   gpu::TierOptions options;
-  options.chunk_bytes = std::min(config_.chunk_bytes, store::kDefaultChunkBytes);
+  options.chunk_bytes = std::min(config_.chunk_bytes, kMaxDeviceChunkBytes);
   options.wait = [this](absl::Duration moment) {
     return !lifecycle_.WaitForStop(absl::ToChronoMilliseconds(moment));
   };

@@ -128,6 +128,7 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
   const store::ArenaGeometry arena =
       store::PlanDeviceArena(request.bytes, options_.chunk_bytes, granularity);
   result->bytes = arena.total_bytes();
+  RETURN_IF_ERROR(store::CheckChunkCount(arena));  // before so many are made
   ASSIGN_OR_RETURN(Allocated chunks, AskPatiently(absl::StatusCode::kResourceExhausted,
                                                   absl::Now() + options_.patience, options_, [&] {
                                                     return Allocate(driver_, device.ordinal, arena);

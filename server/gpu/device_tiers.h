@@ -51,8 +51,9 @@ struct TierResult {
 
 // Makes one tier and says what came of it; a tier that cannot be had is off, and its namespace says
 // why: UNIMPLEMENTED (no driver, no such GPU, or it cannot export memory), UNAVAILABLE (the GPUs
-// were not ready in time), RESOURCE_EXHAUSTED (too little memory), ALREADY_EXISTS (a second one on
-// one GPU). What it made stays when it goes, but nothing moves down any more. Not thread-safe.
+// were not ready in time), RESOURCE_EXHAUSTED (too little memory), INVALID_ARGUMENT (too many
+// chunks), ALREADY_EXISTS (a second one on one GPU). What it made stays when it goes, but nothing
+// moves down any more. Not thread-safe.
 class DeviceTiers {
  public:
   explicit DeviceTiers(TierOptions options) : options_(std::move(options)) {}

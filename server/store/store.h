@@ -62,7 +62,7 @@ class Store {
   // are the GPU's and not part of the capacity. If there is a `low_room`, somebody moves its
   // objects down, and is told by it when there is less room than there should be: from any thread,
   // and often. It returns whether he is at work; else upkeep makes room as in any namespace.
-  // RESOURCE_EXHAUSTED: no host memory for the index.
+  // INVALID_ARGUMENT: too many chunks. RESOURCE_EXHAUSTED: no host memory for the index.
   absl::Status AddDeviceTier(Namespace& ns, const std::string& device, const ArenaGeometry& arena,
                              std::unique_ptr<Chunks> chunks, std::function<bool()> low_room = {});
   // NOT_FOUND if there is none.

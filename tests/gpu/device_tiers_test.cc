@@ -234,6 +234,15 @@ TEST_F(DeviceTiersTest, ATierThatDoesNotFitLeavesNothingBehind) {
   EXPECT_EQ(fake().UseOf(0), before_);
 }
 
+TEST_F(DeviceTiersTest, MoreChunksThanThereMayBeAreNotEvenMade) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().creates.load();
+  const TierResult added = Add({.chunk_bytes = 1 << 20}, {}, uint64_t{192} << 30);
+  EXPECT_EQ(added.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(added.status.message()), HasSubstr("98304 chunks"));
+  EXPECT_EQ(fake().calls().creates.load(), before);
+}
+
 TEST_F(DeviceTiersTest, AGpuThatExportsNothingIsNotAskedAgain) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
   fake().faults().refuse_exports.store(1);
