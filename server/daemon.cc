@@ -190,6 +190,7 @@ int Daemon::StartDevices() {
   options.wait = [this](absl::Duration moment) {
     return !lifecycle_.WaitForStop(absl::ToChronoMilliseconds(moment));
   };
+  options.stopping = [this] { return lifecycle_.stopping(); };
   options.demote = config_.device_demote;
   options.demotion.switched_off = [](const absl::Status& why) {
     Log(spdlog::level::warn, "demotion is off", {{"reason", Cat(why.message())}});

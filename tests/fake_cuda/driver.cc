@@ -150,6 +150,7 @@ Result MemCreate(AllocationHandle* handle, size_t bytes, const AllocationPropert
   return WithDevice(properties->location.id, [&](Process& process) {
     if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     process.state().calls.creates.fetch_add(1);
+    WaitWhile(process.state().hangs.creates);
     return process.Create(handle, bytes, static_cast<uint32_t>(properties->location.id),
                           (properties->requested_handle_types & cuda::kHandlePosixFd) != 0);
   });

@@ -27,8 +27,9 @@ class FakeDriver {
   void StickStreams();
   void FreeStreams();
   void FreeUnmaps();
-  void StickReleases() { file_->state().hangs.releases.store(1); }
-  void FreeReleases();
+  // Of them, until EndHangs, or ClearFaults.
+  Hangs& hangs() { return file_->state().hangs; }
+  void EndHangs();
   void ClearFaults();
 
   static std::string Uuid(uint32_t device);

@@ -64,7 +64,7 @@ struct Faults {
 
 // Futexes: while one is not 0, the call waits, as for a GPU that hangs.
 struct Hangs {
-  std::atomic<uint32_t> releases;  // cuMemRelease
+  std::atomic<uint32_t> inits, creates, releases;  // cuInit, cuMemCreate, cuMemRelease
 };
 
 // How often each was called, in all processes.
@@ -79,7 +79,7 @@ struct Calls {
   std::atomic<uint64_t> captures_broken, captures_left_alone;
   // From a device to host memory that is not registered for it.
   std::atomic<uint64_t> pageable_copies;
-  std::atomic<uint64_t> releases;  // begun, of handles
+  std::atomic<uint64_t> inits, releases;  // begun
 };
 
 // Its beginning is mirrored in tests/python/fake_gpus.py.

@@ -239,12 +239,12 @@ TEST_F(DeviceSessions, HoldNobodyUpWhenTheirTierGoesWhileTheGpuHangs) {
     Worker worker = OpenDevice();
     worker.Ping();
     ASSERT_TRUE(store_->DeleteNamespace("default").ok());
-    fake().StickReleases();
+    fake().hangs().releases.store(1);
   }
   ASSERT_TRUE(local::Eventually([&] { return fake().calls().releases.load() > before; }));
   other.Ping();
   EXPECT_TRUE(local::Eventually([this] { return server_->stats().sessions == 1; }));
-  fake().FreeReleases();
+  fake().EndHangs();
 }
 
 }  // namespace

@@ -234,6 +234,38 @@ TEST_F(DeviceTiersTest, ATierThatDoesNotFitLeavesNothingBehind) {
   EXPECT_EQ(fake().UseOf(0), before_);
 }
 
+TEST_F(DeviceTiersTest, ADriverThatHangsIsWaitedForOnce) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().hangs().inits.store(1);
+  const uint64_t asked = fake().calls().inits.load();
+  DeviceTiers tiers({.longest_call = absl::Milliseconds(100)});
+  const auto expect_off = [&](const std::shared_ptr<Namespace>& ns) {
+    const TierResult added =
+        tiers.Add(*store_, {.ns = ns, .device = device_.uuid, .bytes = kTierBytes});
+    EXPECT_EQ(added.status.code(), absl::StatusCode::kDeadlineExceeded) << added.status;
+    EXPECT_THAT(ns->FindDeviceTier(device_.uuid).status().message(),
+                HasSubstr("cuInit takes longer than 100ms"));
+  };
+  expect_off(ns_);
+  expect_off(*store_->CreateNamespace({.name = "second", .quota_bytes = 1 << 20}));
+  EXPECT_EQ(fake().calls().inits.load(), asked + 1);
+}
+
+TEST_F(DeviceTiersTest, WhatAGpuMakesWhenNobodyWaitsAnyMoreIsGivenBack) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().hangs().creates.store(1);
+  const uint64_t asked = fake().calls().creates.load();
+  const uint64_t given_back = fake().calls().releases.load();
+  const TierResult added = Add({.longest_call = absl::InfiniteDuration(), .stopping = [asked] {
+                                  return fake().calls().creates.load() > asked;
+                                }});
+  EXPECT_EQ(added.status.code(), absl::StatusCode::kCancelled) << added.status;
+  fake().EndHangs();
+  EXPECT_TRUE(
+      local::Eventually([given_back] { return fake().calls().releases.load() > given_back; }));
+  EXPECT_FALSE(ns_->FindDeviceTier(device_.uuid).ok());
+}
+
 TEST_F(DeviceTiersTest, MoreChunksThanThereMayBeAreNotEvenMade) {
   if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
   const uint64_t before = fake().calls().creates.load();
