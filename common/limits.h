@@ -59,8 +59,9 @@ inline constexpr size_t kMaxLeasesPerSession = 4'096;  // held by Lookup
 inline constexpr size_t kMaxTouchesPerDrain = 1'024;   // of one session
 inline constexpr uint64_t kMaxSendsPerChunk = 4;       // descriptors of a chunk to one session
 inline constexpr size_t kMaxClientNameBytes = 128;
-// Sessions that are over while their process may still write, each a descriptor. A user that has as
-// many opens no further session, nor, if there are as many of all users, one that has any.
+// Sessions that are over while their process may still write, each with up to two descriptors: of
+// the process and of the connection. A user that has as many opens no further session, nor, if
+// there are as many of all users, one that has any.
 inline constexpr size_t kMaxQuarantinedSessionsPerUser = 256;
 inline constexpr size_t kMaxQuarantinedSessions = 1'024;
 inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refused or HTTP/2
@@ -68,6 +69,9 @@ inline constexpr uint32_t kMaxConnectionsBeyondSessions = 256;  // opening, refu
 // and no session's descriptor.
 inline constexpr size_t kMaxUnclosedDescriptors = 1'024;
 inline constexpr size_t kMaxLocalThreads = 64;
+
+// Of a tier, whatever store.chunk_bytes says, and so the largest object in a GPU.
+inline constexpr uint64_t kMaxDeviceChunkBytes = uint64_t{1} << 30;
 
 // Tensors that clients lend each other. What they are known by (keys, parts) counts with
 // kLoanOverheadBytes each. The daemon keeps a descriptor for each allocation that has one.

@@ -194,16 +194,34 @@ absl::StatusOr<std::vector<DeviceConfig>> ParseDevices(const FingerprintEntries&
   return parsed;
 }
 
+namespace {
+
+// Of every tier the index and its chunks, of which the last may not be full.
+uint64_t TierFiles(const Config& config) {
+  const uint64_t chunk_bytes = std::min(config.chunk_bytes, kMaxDeviceChunkBytes);
+  uint64_t files = 0;
+  for (const NamespaceConfig& ns : EffectiveNamespaces(config)) {
+    const auto devices = ParseDevices(ns.devices);
+    if (!devices.ok()) continue;  // which is told elsewhere
+    for (const DeviceConfig& device : *devices) files += 2 + device.bytes / chunk_bytes;
+  }
+  return files;
+}
+
+}  // namespace
+
 uint64_t FilesNeeded(const Config& config) {
   // gRPC's descriptor and ours.
   constexpr uint64_t kPerConnection = 2;
   // The socket, the process's pidfd, the session page, and one on its way to the client.
   constexpr uint64_t kPerSession = 4;
+  constexpr uint64_t kPerQuarantinedSession = 2;
   // Every namespace's index, a last chunk that is not full, and what the process has beside them.
   constexpr uint64_t kOthers = 2 * kMaxNamespaces + kMaxUnclosedDescriptors + 64;
   return kPerConnection * config.grpc_max_connections +
          kPerSession * (config.local_max_sessions + kMaxConnectionsBeyondSessions) +
-         config.capacity_bytes / config.chunk_bytes + kOthers;
+         kPerQuarantinedSession * kMaxQuarantinedSessions + kMaxLentAllocations +
+         config.capacity_bytes / config.chunk_bytes + TierFiles(config) + kOthers;
 }
 
 bool SameNamespaces(const Config& a, const Config& b) {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/limits.h"
 #include "common/unix_socket.h"
 #include "server/config_values.h"
 #include "server/exit_codes.h"
@@ -83,12 +84,12 @@ void Daemon::TakeDown() {
   metrics_.SetLocalLane({});
   metrics_.SetRpcStats(nullptr);
   metrics_.SetStore(nullptr);
+  device_tiers_.reset();  // before sessions end, see Drain
   // Each calls the other until it is shut down.
   if (local_ != nullptr) local_->Shutdown(absl::Now());
   if (rpc_ != nullptr) rpc_->Shutdown(absl::Now());
   local_.reset();
   rpc_.reset();
-  device_tiers_.reset();
   store_.reset();
   http_.reset();
 }
@@ -185,10 +186,11 @@ int Daemon::StartStore() {
 // A tier that cannot be had is off: everything else works without it.
 int Daemon::StartDevices() {
   gpu::TierOptions options;
-  options.chunk_bytes = std::min(config_.chunk_bytes, store::kDefaultChunkBytes);
+  options.chunk_bytes = std::min(config_.chunk_bytes, kMaxDeviceChunkBytes);
   options.wait = [this](absl::Duration moment) {
     return !lifecycle_.WaitForStop(absl::ToChronoMilliseconds(moment));
   };
+  options.stopping = [this] { return lifecycle_.stopping(); };
   options.demote = config_.device_demote;
   options.demotion.switched_off = [](const absl::Status& why) {
     Log(spdlog::level::warn, "demotion is off", {{"reason", Cat(why.message())}});
@@ -330,9 +332,10 @@ void Daemon::Drain(const std::string& why) {
     local_->BeginDrain();
     local_->StopListening(deadline);
   }
-  // Sessions end after the last gRPC put, which could reuse what they have pinned. Meanwhile they
-  // go on: neither's patience is at the other's expense.
+  // Sessions end after the last gRPC put and the last object that moves down, which could reuse
+  // what they have pinned. Meanwhile they go on: neither's patience is at the other's expense.
   if (rpc_ != nullptr) rpc_->Shutdown(deadline);
+  device_tiers_.reset();
   if (local_ != nullptr) local_->Shutdown(deadline);
   files_.RemoveAll();
   TakeDown();

@@ -1,5 +1,5 @@
 // infercached, started: builds every part by hand, in the order of its members, and takes them down
-// in reverse.
+// in reverse, but for what moves objects down, which ends before sessions do.
 
 #pragma once
 

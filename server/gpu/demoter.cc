@@ -41,6 +41,9 @@ struct Demoter::State {
   const Options options;
 
   std::atomic<bool> woken{false};
+  // When the thread began what it is at. The end of time while it waits, the beginning of it once
+  // it has ended.
+  std::atomic<Clock::time_point> at_it_since{Clock::now()};
   Mutex mu;
   CondVar changed;
   bool stop ABSL_GUARDED_BY(mu) = false;
@@ -49,11 +52,20 @@ struct Demoter::State {
   // The thread's. Here it outlives that, which ends when its GPU fails.
   std::unique_ptr<Prepared> kept;
 
-  void Wake() {
-    if (woken.exchange(true, std::memory_order_relaxed)) return;  // cheap for puts while it works
+  // Returns whether the thread is at work.
+  bool Wake() {
+    const bool works =
+        at_it_since.load(std::memory_order_relaxed) > Clock::now() - options.patience;
+    if (woken.exchange(true, std::memory_order_relaxed)) return works;  // cheap for puts
     MutexLock lock(&mu);  // or the signal could fall between the thread's look and its wait
     changed.SignalAll();
+    return works;
   }
+  bool IsStopped() {
+    MutexLock lock(&mu);
+    return stop;
+  }
+  void IsAt(Clock::time_point since) { at_it_since.store(since, std::memory_order_relaxed); }
 };
 
 // All that the thread does. The driver's objects are made and destroyed on it.
@@ -66,8 +78,8 @@ class Demoter::Worker {
   absl::Status Run();
 
  private:
-  // False: it is told to stop.
-  absl::StatusOr<bool> AwaitWork();
+  // Not if some `is_there`. False: it is told to stop.
+  absl::StatusOr<bool> AwaitWork(bool is_there);
   absl::Status Prepare(Tier tier);
   // One batch. False: there is nothing more to do for now.
   absl::StatusOr<bool> DemoteSome(std::unique_ptr<Prepared>& prepared);
@@ -89,17 +101,17 @@ absl::Status Demoter::Worker::Run() {
   const cuda::CurrentContext current(*context_);
   RETURN_IF_ERROR(current.status());
   RETURN_IF_ERROR(Check(api().stream_create(&stream_, cuda::kStreamNonBlocking), "cuStreamCreate"));
-  while (true) {
-    ASSIGN_OR_RETURN(const bool works, AwaitWork());
+  for (bool more = false;;) {
+    ASSIGN_OR_RETURN(const bool works, AwaitWork(/*is_there=*/more));
     if (!works) return absl::OkStatus();
     // Their host memory is unregistered before it goes: what is mapped there next would be taken
     // for it.
     std::erase_if(tiers_, [](const auto& one) { return one->tier.objects->closed(); });
+    // In turns: one that is never done keeps neither the others nor those that come and go.
+    more = false;
     for (std::unique_ptr<Prepared>& one : tiers_) {
-      bool more = true;
-      while (more) {
-        ASSIGN_OR_RETURN(more, DemoteSome(one));
-      }
+      ASSIGN_OR_RETURN(const bool more_of_it, DemoteSome(one));
+      more |= more_of_it;
     }
   }
 }
@@ -111,18 +123,21 @@ Demoter::Worker::~Worker() {
   if (stream_ != nullptr) (void)api().stream_destroy(stream_);
 }
 
-absl::StatusOr<bool> Demoter::Worker::AwaitWork() {
+absl::StatusOr<bool> Demoter::Worker::AwaitWork(bool is_there) {
   std::vector<Tier> added;
+  state_.IsAt(Clock::time_point::max());
   {
     MutexLock lock(&state_.mu);
     const Clock::time_point look = Clock::now() + kBetweenLooks;
-    while (!state_.stop && state_.added.empty() && !state_.woken.load(std::memory_order_relaxed)) {
+    while (!is_there && !state_.stop && state_.added.empty() &&
+           !state_.woken.load(std::memory_order_relaxed)) {
       if (!state_.changed.WaitUntil(&state_.mu, look)) break;
     }
     if (state_.stop) return false;
     state_.woken.store(false, std::memory_order_relaxed);
     added.swap(state_.added);
   }
+  state_.IsAt(Clock::now());
   for (Tier& tier : added) RETURN_IF_ERROR(Prepare(std::move(tier)));
   return true;
 }
@@ -140,7 +155,7 @@ absl::Status Demoter::Worker::Prepare(Tier tier) {
   for (const std::span<std::byte> chunk : prepared->tier.host->arena_chunks()) {
     auto use = state_.registry->Add(chunk, context_);
     if (!use.ok()) {
-      if (state_.options.slow) state_.options.slow(use.status());
+      if (state_.options.slow && !state_.IsStopped()) state_.options.slow(use.status());
       break;
     }
     prepared->registered.push_back(*std::move(use));
@@ -150,23 +165,26 @@ absl::Status Demoter::Worker::Prepare(Tier tier) {
 }
 
 absl::StatusOr<bool> Demoter::Worker::DemoteSome(std::unique_ptr<Prepared>& prepared) {
+  state_.IsAt(Clock::now());
   store::Namespace& objects = *prepared->tier.objects;
   const uint64_t bytes = std::min(objects.BytesToDemote(), state_.options.batch_bytes);
   if (bytes == 0) return false;
-  {
-    MutexLock lock(&state_.mu);
-    if (state_.stop) return false;
-  }
+  if (state_.IsStopped()) return false;
   prepared->batch = objects.BeginDemotion(bytes, state_.options.batch_objects);
   if (prepared->batch.empty()) return false;
   bool settled = false;
   const absl::Status copied = Copy(*prepared, &settled);
-  if (copied.ok()) return objects.FinishDemotion(std::exchange(prepared->batch, {})) > 0;
+  // Left behind, it finds a store whose clock and observer may be gone: it only lets go of things.
+  const bool left_behind = state_.IsStopped();
+  if (copied.ok() && !left_behind) {
+    return objects.FinishDemotion(std::exchange(prepared->batch, {})) > 0;
+  }
   // Nothing moves. The GPU may still read the objects, and write their room below, in a context
   // that is dead: no call says when it has stopped.
-  (void)objects.FinishDemotion({});
+  if (!left_behind) (void)objects.FinishDemotion({});
   if (!settled) state_.kept = std::move(prepared);
-  return copied;
+  RETURN_IF_ERROR(copied);
+  return false;
 }
 
 absl::Status Demoter::Worker::Copy(const Prepared& prepared, bool* settled) {
@@ -195,10 +213,13 @@ absl::StatusOr<std::unique_ptr<Demoter>> Demoter::Start(std::shared_ptr<const cu
       std::make_shared<State>(std::move(driver), device, std::move(registry), std::move(options))));
   const auto run = [state = demoter->state_] {
     const absl::Status why = Worker(*state).Run();
-    if (!why.ok() && state->options.switched_off) state->options.switched_off(why);
+    state->IsAt(Clock::time_point::min());
+    const bool tells = state->options.switched_off != nullptr && !state->IsStopped();
+    if (!why.ok() && tells) state->options.switched_off(why);
+    std::vector<Tier> never_begun;  // goes under no lock
     MutexLock lock(&state->mu);
     state->ended = true;
-    state->added.clear();
+    never_begun.swap(state->added);
     state->changed.SignalAll();
   };
   ASSIGN_OR_RETURN(demoter->thread_, StartThread("infercached-gpu", run));
@@ -225,9 +246,10 @@ Demoter::~Demoter() {
   }
 }
 
-std::function<void()> Demoter::low_room() const {
+std::function<bool()> Demoter::low_room() const {
   return [weak = std::weak_ptr<State>(state_)] {
-    if (const auto state = weak.lock()) state->Wake();
+    const auto state = weak.lock();
+    return state != nullptr && state->Wake();
   };
 }
 

@@ -32,9 +32,11 @@ class Demoter {
     // What is in hand at once.
     uint64_t batch_bytes = uint64_t{64} << 20;
     size_t batch_objects = 256;
-    // How long the end waits for a thread that hangs.
+    // A thread that is at one thing for longer counts as hanging: others make room then, and the
+    // end does not wait for it.
     std::chrono::milliseconds patience{2000};
-    // Told once, on the thread, if the GPU cannot do it or no longer: tiers go on without.
+    // Told once, on the thread, if the GPU cannot do it or no longer: tiers go on without. Neither
+    // of these is told once the Demoter ends.
     std::function<void(const absl::Status& why)> switched_off = {};
     // Told of host memory that could not be registered: copies from the GPU are slow then.
     std::function<void(const absl::Status& why)> slow = {};
@@ -55,7 +57,7 @@ class Demoter {
   Demoter& operator=(const Demoter&) = delete;
 
   // For Store::AddDeviceTier; may outlive this.
-  std::function<void()> low_room() const;
+  std::function<bool()> low_room() const;
   void Add(Tier tier);
 
  private:

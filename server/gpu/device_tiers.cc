@@ -1,5 +1,7 @@
 #include "server/gpu/device_tiers.h"
 
+#include <chrono>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -7,6 +9,8 @@
 #include "absl/time/clock.h"
 #include "common/cuda/memory.h"
 #include "common/duplicate_fd.h"
+#include "common/mutex.h"
+#include "common/start_thread.h"
 #include "common/status_macros.h"
 #include "server/store/chunks.h"
 #include "server/store/space.h"
@@ -15,6 +19,7 @@ namespace infercache::gpu {
 namespace {
 
 constexpr absl::Duration kMoment = absl::Milliseconds(100);
+constexpr std::chrono::milliseconds kGlance{20};  // at what else there is, while a call lasts
 
 // The chunks of a tier and their descriptors. Whoever has one can write: CUDA knows no other.
 struct Allocated {
@@ -22,12 +27,23 @@ struct Allocated {
   std::vector<UniqueFd> descriptors;
 };
 
-// Asks the driver for nothing any more: who opens a session must not wait for a GPU that hangs.
+// Asks the driver for nothing any more, but on a thread of its own to give the memory back: neither
+// who opens a session nor who is the last to have the namespace must wait for a GPU that hangs.
 class DeviceChunks final : public store::Chunks {
  public:
   DeviceChunks(std::shared_ptr<const std::vector<cuda::Allocation>> memory,
                std::vector<UniqueFd> descriptors)
       : memory_(std::move(memory)), descriptors_(std::move(descriptors)) {}
+  ~DeviceChunks() override {
+    auto gives_back =
+        StartThread("infercached-mem",
+                    [memory = std::move(memory_), descriptors = std::move(descriptors_)]() mutable {
+                      descriptors.clear();
+                      memory.reset();
+                    });
+    // Nobody waits for it, the end of the process neither. Out of threads it is done by now.
+    if (gives_back.ok()) gives_back->detach();
+  }
 
   std::span<std::byte> bytes(uint32_t) const override { return {}; }
   absl::StatusOr<UniqueFd> Open(uint32_t chunk, bool) const override {
@@ -35,8 +51,8 @@ class DeviceChunks final : public store::Chunks {
   }
 
  private:
-  const std::shared_ptr<const std::vector<cuda::Allocation>> memory_;
-  const std::vector<UniqueFd> descriptors_;
+  std::shared_ptr<const std::vector<cuda::Allocation>> memory_;
+  std::vector<UniqueFd> descriptors_;
 };
 
 absl::StatusOr<Allocated> Allocate(const std::shared_ptr<const cuda::Driver>& driver,
@@ -50,6 +66,44 @@ absl::StatusOr<Allocated> Allocate(const std::shared_ptr<const cuda::Driver>& dr
     chunks.descriptors.push_back(std::move(descriptor));
   }
   return chunks;
+}
+
+// What a call answers that may never do so. Shared by who asks and the thread that calls.
+template <class T>
+class Answer {
+ public:
+  void Give(T answer) {
+    MutexLock lock(&mu_);
+    answer_.emplace(std::move(answer));
+    changed_.SignalAll();
+  }
+  // Null: not within `moment`. To be called until it comes.
+  std::optional<T> Await(std::chrono::milliseconds moment) {
+    const auto end = std::chrono::steady_clock::now() + moment;
+    MutexLock lock(&mu_);
+    while (!answer_.has_value()) {
+      if (!changed_.WaitUntil(&mu_, end)) break;
+    }
+    return std::move(answer_);
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  std::optional<T> answer_ ABSL_GUARDED_BY(mu_);
+};
+
+struct Found {
+  cuda::DeviceInfo device;
+  uint64_t granularity = 0;  // of what it can share
+};
+
+absl::StatusOr<Found> Find(const cuda::Driver& driver, const std::string& name) {
+  Found found;
+  ASSIGN_OR_RETURN(found.device, cuda::FindDevice(driver, name));
+  if (!found.device.shareable) return found;
+  ASSIGN_OR_RETURN(found.granularity, cuda::Allocation::Granularity(driver, found.device.ordinal));
+  return found;
 }
 
 bool WaitAMoment(absl::Duration moment) {
@@ -89,18 +143,41 @@ TierResult DeviceTiers::Add(store::Store& store, const TierRequest& request) {
 absl::Status DeviceTiers::LoadDriver() {
   if (driver_ != nullptr) return absl::OkStatus();
   if (!driver_deadline_) driver_deadline_ = absl::Now() + options_.patience;
-  auto driver = AskPatiently(absl::StatusCode::kUnavailable, *driver_deadline_, options_,
-                             [&] { return cuda::Driver::Load(options_.library); });
+  auto driver = AskPatiently(absl::StatusCode::kUnavailable, *driver_deadline_, options_, [this] {
+    return Ask("cuInit", [library = options_.library] { return cuda::Driver::Load(library); });
+  });
   driver_status_ = driver.status();
   RETURN_IF_ERROR(driver_status_);
   driver_ = *std::move(driver);
   return absl::OkStatus();
 }
 
+template <class Call>
+auto DeviceTiers::Ask(absl::string_view what, Call call) -> decltype(call()) {
+  RETURN_IF_ERROR(hangs_);
+  const auto answer = std::make_shared<Answer<decltype(call())>>();
+  ASSIGN_OR_RETURN(std::thread asks,
+                   StartThread("infercached-ask", [answer, call] { answer->Give(call()); }));
+  asks.detach();
+  const absl::Time deadline = absl::Now() + options_.longest_call;
+  while (true) {
+    if (auto given = answer->Await(kGlance)) return *std::move(given);
+    if (options_.stopping && options_.stopping()) return absl::CancelledError("stopping");
+    if (absl::Now() < deadline) continue;
+    hangs_ =
+        absl::DeadlineExceededError(absl::StrCat("the driver hangs: ", what, " takes longer than ",
+                                                 absl::FormatDuration(options_.longest_call)));
+    return hangs_;
+  }
+}
+
 absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& request,
                                    TierResult* result) {
   RETURN_IF_ERROR(LoadDriver());
-  ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::FindDevice(*driver_, request.device));
+  ASSIGN_OR_RETURN(const Found found,
+                   Ask("finding the GPU",
+                       [driver = driver_, name = request.device] { return Find(*driver, name); }));
+  const cuda::DeviceInfo& device = found.device;
   result->device = device.uuid;
   result->name = device.name;
   if (!device.shareable) {
@@ -111,22 +188,25 @@ absl::Status DeviceTiers::TryToAdd(store::Store& store, const TierRequest& reque
     return absl::AlreadyExistsError(absl::StrCat("namespace ", request.ns->spec().name,
                                                  " has two tiers on the GPU ", device.uuid));
   }
-  ASSIGN_OR_RETURN(const uint64_t granularity,
-                   cuda::Allocation::Granularity(*driver_, device.ordinal));
   const store::ArenaGeometry arena =
-      store::PlanDeviceArena(request.bytes, options_.chunk_bytes, granularity);
+      store::PlanDeviceArena(request.bytes, options_.chunk_bytes, found.granularity);
   result->bytes = arena.total_bytes();
-  ASSIGN_OR_RETURN(Allocated chunks, AskPatiently(absl::StatusCode::kResourceExhausted,
-                                                  absl::Now() + options_.patience, options_, [&] {
-                                                    return Allocate(driver_, device.ordinal, arena);
-                                                  }));
+  RETURN_IF_ERROR(store::CheckChunkCount(arena));  // before so many are made
+  ASSIGN_OR_RETURN(Allocated chunks,
+                   AskPatiently(absl::StatusCode::kResourceExhausted,
+                                absl::Now() + options_.patience, options_, [&] {
+                                  return Ask(absl::StrCat("cuMemCreate on ", device.uuid),
+                                             [driver = driver_, ordinal = device.ordinal, arena] {
+                                               return Allocate(driver, ordinal, arena);
+                                             });
+                                }));
   const auto memory =
       std::make_shared<const std::vector<cuda::Allocation>>(std::move(chunks.memory));
   ASSIGN_OR_RETURN(Demoter* const demoter, DemoterOf(device));
   RETURN_IF_ERROR(
       store.AddDeviceTier(*request.ns, device.uuid, arena,
                           std::make_unique<DeviceChunks>(memory, std::move(chunks.descriptors)),
-                          demoter != nullptr ? demoter->low_room() : std::function<void()>()));
+                          demoter != nullptr ? demoter->low_room() : std::function<bool()>()));
   if (demoter == nullptr) return absl::OkStatus();
   ASSIGN_OR_RETURN(std::shared_ptr<store::Namespace> tier, request.ns->FindDeviceTier(device.uuid));
   demoter->Add({.host = request.ns, .objects = std::move(tier), .memory = memory});

@@ -8,7 +8,8 @@
 // nor there. He calls it back (departures.h) after he has looked here, and only then erases what is
 // below; who moves it down asks, after he has committed it there, whether somebody has called it
 // back, and then erases it. One of the two comes second and sees the other's. A flush is like an
-// erasure of everything: it counts itself before it begins.
+// erasure of everything: it counts itself before it begins and when it is over, and what was on its
+// way at any time between the two is erased below.
 //
 // It keeps the time at which it ends, however long it was on its way.
 //
@@ -29,7 +30,7 @@ constexpr size_t kTouchesPerDemotion = 65'536;
 
 uint64_t Namespace::Impl::BytesToDemote() const {
   const SpaceUse use = space_->Use();
-  const uint64_t wanted = kDemotionReserves * FreeReserve(use);
+  const uint64_t wanted = kDemotionReserves * FullReserve(use);
   return wanted - std::min(wanted, use.free_bytes);
 }
 
@@ -97,7 +98,7 @@ std::vector<Namespace::Demotion> Namespace::BeginDemotion(uint64_t bytes, size_t
   const std::shared_ptr<Namespace> lower = impl_->lower();
   if (lower == nullptr) return demotions;
   impl_->DemotionBegins();
-  const uint64_t flushes = lower->impl_->flushes();
+  const uint64_t flushes = lower->impl_->flushes_over();
   for (const uint32_t record : impl_->PinColdest(bytes, limit)) {
     ReadLease from(shared_from_this(), record, {});
     const ObjectInfo info = from.info();
@@ -134,7 +135,7 @@ size_t Namespace::FinishDemotion(std::vector<Demotion> demotions) {
     if (commits) (void)lower->Commit(*std::move(demotions[i].to));  // or another one was first
     const Hash128 hash = impl_->index().record(records[i]).hash();
     const bool called_back = impl_->departures.Arrived(hash);
-    const bool flushed = lower->impl_->flushes() != demotions[i].flushes;
+    const bool flushed = lower->impl_->flushes_begun() != demotions[i].flushes;
     if (commits && (called_back || flushed)) lower->impl_->Erase(hash, demotions[i].from.key());
     moved += went[i] ? 1 : 0;
   }

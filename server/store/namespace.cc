@@ -65,7 +65,7 @@ Namespace::Impl::Impl(NamespaceSpec spec, Environment environment,
       limbo_(index_.view().header().record_capacity),
       started_ms_(environment_.clock.NowMs()),
       virtual_ms_(started_ms_),
-      free_reserve_bytes_(space_->total_bytes() / 100) {
+      full_reserve_bytes_(space_->total_bytes() / 100) {
   for (uint32_t i = 0; i < environment_.shards; ++i) {
     shards_.push_back(std::make_unique<Shard>());
   }
@@ -226,7 +226,9 @@ uint64_t Namespace::Flush(std::string_view key_prefix) {
   impl_->FlushBegins();
   uint64_t erased = 0;
   for (const auto& tier : Tiers()) erased += tier->Flush(key_prefix);
-  return erased + impl_->Flush(key_prefix);
+  erased += impl_->Flush(key_prefix);
+  impl_->FlushIsOver();
+  return erased;
 }
 ListPage Namespace::List(const Hash128& fingerprint, std::string_view key_prefix,
                          std::string_view after, size_t limit, uint64_t max_bytes) const {

@@ -236,7 +236,7 @@ class Namespace : public std::enable_shared_from_this<Namespace> {
   struct Demotion {
     ReadLease from;
     std::optional<WriteLease> to;
-    uint64_t flushes = 0;  // as many as there had been below
+    uint64_t flushes = 0;  // as many as were over below when it was begun
   };
   // As many as have `bytes`; at most `limit`. What finds no room below stays.
   std::vector<Demotion> BeginDemotion(uint64_t bytes, size_t limit);

@@ -46,10 +46,9 @@ class Namespace::Impl {
     // same tick.
     std::optional<uint64_t> hash_seed = std::nullopt;
     std::optional<uint64_t> expiry_epoch_ms = std::nullopt;
-    // Of a tier whose objects move down: where to, and who is told that less room is free than
-    // there should be, from any thread.
+    // Of a tier whose objects move down: where to, and Store::AddDeviceTier's low_room.
     std::weak_ptr<Namespace> lower = {};
-    std::function<void()> low_room = {};
+    std::function<bool()> low_room = {};
   };
 
   // `spec` has been checked and its defaults filled in; `chunks` are as the environment says.
@@ -86,8 +85,10 @@ class Namespace::Impl {
   bool Maintain();
 
   // --- demotion.cc ---
-  // Room that is to be free before, in multiples of what upkeep would evict for.
-  static constexpr uint64_t kDemotionReserves = 8;
+  // Room that is to be free before puts take it, in multiples of the full reserve, and what of that
+  // upkeep still evicts for where somebody sees to it.
+  static constexpr uint64_t kDemotionReserves = 2;
+  static constexpr uint64_t kReserveBesideDemotion = 4;
   uint64_t BytesToDemote() const;
   std::shared_ptr<Namespace> lower() const { return environment_.lower.lock(); }
   // The objects that would go next.
@@ -95,9 +96,12 @@ class Namespace::Impl {
   // Of these, each pinned once by the caller, those that are still what they were and that nobody
   // else holds. True for each that went.
   std::vector<bool> EvictCopied(std::span<const uint32_t> records) ABSL_LOCKS_EXCLUDED(evict_mu_);
-  // So far, of a namespace whose tiers' objects move down here.
-  uint64_t flushes() const { return flushes_.load(); }
-  void FlushBegins() { flushes_.fetch_add(1); }
+  // Of a namespace whose tiers' objects move down here. As many as were over at one time had begun
+  // at a later one: there was none between the two, and none under way.
+  uint64_t flushes_begun() const { return flushes_begun_.load(); }
+  uint64_t flushes_over() const { return flushes_over_.load(); }
+  void FlushBegins() { flushes_begun_.fetch_add(1); }
+  void FlushIsOver() { flushes_over_.fetch_add(1); }
   void DemotionBegins() { demoting_since_ms_.store(std::max(now_ms(), uint64_t{1})); }
   void DemotionEnds() { demoting_since_ms_.store(0); }
   void CountRefusedDemotion() { demotions_refused_.fetch_add(1, std::memory_order_relaxed); }
@@ -192,7 +196,15 @@ class Namespace::Impl {
   Event MakeEvent(EventKind kind, uint32_t record);
   // Into limbo with what was retired, out with the events, and free what can be freed already.
   void Finish(const Removed& removed) ABSL_LOCKS_EXCLUDED(evict_mu_);
-  uint64_t FreeReserve(const SpaceUse& use) const;
+  // max(4 blocks, 1 %), but never so much that a small namespace would hold nothing.
+  static uint64_t FullReserve(const SpaceUse& use);
+  // What upkeep keeps free of it.
+  uint64_t FreeReserve(uint64_t full_reserve) const {
+    const bool less = others_make_room_.load(std::memory_order_relaxed);
+    return less ? full_reserve / kReserveBesideDemotion : full_reserve;
+  }
+  // Tells those who move objects down, if there are any, and remembers whether they are at work.
+  void TellOfLowRoom(uint64_t free_bytes, uint64_t full_reserve);
   std::optional<Room> MakeRoom(uint64_t size, uint64_t meta_size) ABSL_LOCKS_EXCLUDED(evict_mu_);
   size_t MostVictims(uint64_t size) const;
   // The slow way: one victim, or one hole, after the other. Adds what there is to announce.
@@ -267,12 +279,13 @@ class Namespace::Impl {
   std::atomic<uint64_t> expiring_objects_{0};  // visible ones with a TTL
   std::atomic<uint64_t> daemon_pins_{0};
   std::atomic<uint32_t> puts_making_room_{0};
-  std::atomic<uint64_t> free_reserve_bytes_;  // as of the last Maintain
+  std::atomic<uint64_t> full_reserve_bytes_;   // as of the last Maintain
+  std::atomic<bool> others_make_room_{false};  // by moving objects down
   std::atomic<uint64_t> stored_{0}, refused_{0};
   std::atomic<uint64_t> erased_{0}, expired_{0};
   std::atomic<uint64_t> evicted_{0}, evicted_neighbours_{0}, evicted_bytes_{0};
   std::atomic<uint64_t> demoted_{0}, demoted_bytes_{0}, demotions_refused_{0};
-  std::atomic<uint64_t> flushes_{0};
+  std::atomic<uint64_t> flushes_begun_{0}, flushes_over_{0};
   std::atomic<uint64_t> demoting_since_ms_{0};  // 0 = nothing is on its way
   std::atomic<uint64_t> integrity_failures_{0};
 

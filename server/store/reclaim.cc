@@ -32,12 +32,13 @@ uint64_t AverageBlock(const SpaceUse& use) {
 
 }  // namespace
 
-// max(4 blocks, 1 %), but never so much that a small namespace would hold nothing; and less where
-// somebody moves objects down and has more free before.
-uint64_t Namespace::Impl::FreeReserve(const SpaceUse& use) const {
-  const uint64_t reserve =
-      std::min(std::max(4 * AverageBlock(use), use.total_bytes / 100), use.total_bytes / 8);
-  return environment_.low_room ? 2 * reserve / kDemotionReserves : reserve;
+uint64_t Namespace::Impl::FullReserve(const SpaceUse& use) {
+  return std::min(std::max(4 * AverageBlock(use), use.total_bytes / 100), use.total_bytes / 8);
+}
+
+void Namespace::Impl::TellOfLowRoom(uint64_t free_bytes, uint64_t full_reserve) {
+  if (!environment_.low_room || free_bytes >= kDemotionReserves * full_reserve) return;
+  others_make_room_.store(environment_.low_room(), std::memory_order_relaxed);
 }
 
 std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size) {
@@ -55,12 +56,9 @@ std::optional<Room> Namespace::Impl::MakeRoom(uint64_t size, uint64_t meta_size)
     Announce(events);
   }
   const uint64_t left = room.has_value() ? room->free_bytes_left : 0;
-  if (environment_.low_room &&
-      left < kDemotionReserves * free_reserve_bytes_.load(std::memory_order_relaxed)) {
-    environment_.low_room();
-  }
-  if (environment_.wake_maintenance &&
-      left < free_reserve_bytes_.load(std::memory_order_relaxed) / 2) {
+  const uint64_t full_reserve = full_reserve_bytes_.load(std::memory_order_relaxed);
+  TellOfLowRoom(left, full_reserve);
+  if (environment_.wake_maintenance && left < FreeReserve(full_reserve) / 2) {
     environment_.wake_maintenance();
   }
   return room;
@@ -96,8 +94,8 @@ std::optional<Room> Namespace::Impl::EvictAndAllocate(uint64_t size, uint64_t me
     if (limbo_.has_pages() && victims < most) {
       // The scan that follows costs the same for many: go on as the next upkeep would.
       const size_t more = std::max(most - victims, VictimsPerScan(*pinned));
-      victims +=
-          EvictBytes(free_reserve_bytes_.load(std::memory_order_relaxed), more, *pinned, &removed);
+      const uint64_t reserve = FreeReserve(full_reserve_bytes_.load(std::memory_order_relaxed));
+      victims += EvictBytes(reserve, more, *pinned, &removed);
     }
     ToLimbo(removed);
     events->insert(events->end(), removed.events.begin(), removed.events.end());
@@ -236,7 +234,9 @@ bool Namespace::Impl::Maintain() {
   Reap();
   SweepExpired();
   const SpaceUse use = space_->Use();
-  if (use.free_bytes < FreeReserve(use)) DrainAllTouches(kTouchesPerUpkeep);
+  const uint64_t full_reserve = FullReserve(use);
+  TellOfLowRoom(use.free_bytes, full_reserve);
+  if (use.free_bytes < FreeReserve(full_reserve)) DrainAllTouches(kTouchesPerUpkeep);
   for (int i = 0; i < kLocksPerUpkeep; ++i) {
     if (!EvictToReserve()) return false;
   }
@@ -245,8 +245,9 @@ bool Namespace::Impl::Maintain() {
 
 bool Namespace::Impl::EvictToReserve() {
   const SpaceUse use = space_->Use();
-  const uint64_t reserve = FreeReserve(use);
-  free_reserve_bytes_.store(reserve, std::memory_order_relaxed);
+  const uint64_t full_reserve = FullReserve(use);
+  full_reserve_bytes_.store(full_reserve, std::memory_order_relaxed);
+  const uint64_t reserve = FreeReserve(full_reserve);
   if (use.free_bytes >= reserve) return false;
   Removed removed;
   bool more = false;  // else the reserve is there, or nothing may go

@@ -43,6 +43,13 @@ ArenaGeometry PlanDeviceArena(uint64_t quota_bytes, uint64_t max_chunk_bytes,
   return Plan(quota_bytes, max_chunk_bytes, allocation_bytes, kMinDeviceGranuleBytes);
 }
 
+absl::Status CheckChunkCount(const ArenaGeometry& arena) {
+  if (arena.chunk_count <= kMaxChunks) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(arena.total_bytes(), " bytes take ", arena.chunk_count, " chunks of ",
+                   arena.chunk_bytes, " bytes; the limit is ", kMaxChunks));
+}
+
 absl::StatusOr<std::unique_ptr<Space>> Space::Create(const ArenaGeometry& geometry,
                                                      std::unique_ptr<Chunks> chunks,
                                                      const IndexSegment& index) {

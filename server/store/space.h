@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/memory_segment.h"
 #include "common/mutex.h"
@@ -37,6 +38,8 @@ struct ArenaGeometry {
   uint64_t total_bytes() const { return chunk_bytes * chunk_count; }
 };
 inline constexpr uint64_t kMaxChunks = 65'535;  // a record has 16 bits for the chunk
+// INVALID_ARGUMENT: it has more.
+absl::Status CheckChunkCount(const ArenaGeometry& arena);
 
 // The smallest arena of at least `quota_bytes` in chunks of at most `max_chunk_bytes` (rounded down
 // to whole granules) and of whole pages.

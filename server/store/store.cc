@@ -61,11 +61,9 @@ absl::Status Complete(const StoreOptions& options, NamespaceSpec* spec, PageKind
   *pages = ChoosePages(options.arena_pages, spec->quota_bytes,
                        /*hugetlb=*/!spec->writable_by_clients);
   const ArenaGeometry arena = PlanArena(spec->quota_bytes, options.chunk_bytes, *pages);
-  if (arena.chunk_count > kMaxChunks) {
+  if (const absl::Status chunks = CheckChunkCount(arena); !chunks.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("namespace ", spec->name, ": quota of ", spec->quota_bytes, " bytes takes ",
-                     arena.chunk_count, " chunks of ", options.chunk_bytes, " bytes; the limit is ",
-                     kMaxChunks));
+        absl::StrCat("namespace ", spec->name, ": quota: ", chunks.message()));
   }
   spec->quota_bytes = arena.total_bytes();  // what is claimed is what is mapped
   if (spec->max_objects == 0) {
@@ -96,7 +94,7 @@ struct Store::Parts {
   std::optional<uint64_t> hash_seed = std::nullopt;
   std::optional<uint64_t> expiry_epoch_ms = std::nullopt;
   std::weak_ptr<Namespace> lower = {};
-  std::function<void()> low_room = {};
+  std::function<bool()> low_room = {};
 };
 
 // Does the upkeep of all namespaces, soon after it is woken and else ten times a second.
@@ -237,7 +235,8 @@ absl::StatusOr<std::shared_ptr<Namespace>> Store::Make(const NamespaceSpec& spec
 
 absl::Status Store::AddDeviceTier(Namespace& ns, const std::string& device,
                                   const ArenaGeometry& arena, std::unique_ptr<Chunks> chunks,
-                                  std::function<void()> low_room) {
+                                  std::function<bool()> low_room) {
+  RETURN_IF_ERROR(CheckChunkCount(arena));
   NamespaceSpec spec = ns.spec();
   spec.name = absl::StrCat(spec.name, "@", device);
   spec.device = device;

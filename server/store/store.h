@@ -61,9 +61,10 @@ class Store {
   // Gives `ns` a tier in the memory of the GPU `device`. `chunks` are as `arena` says, whose bytes
   // are the GPU's and not part of the capacity. If there is a `low_room`, somebody moves its
   // objects down, and is told by it when there is less room than there should be: from any thread,
-  // and often. RESOURCE_EXHAUSTED: no host memory for the index.
+  // and often. It returns whether he is at work; else upkeep makes room as in any namespace.
+  // INVALID_ARGUMENT: too many chunks. RESOURCE_EXHAUSTED: no host memory for the index.
   absl::Status AddDeviceTier(Namespace& ns, const std::string& device, const ArenaGeometry& arena,
-                             std::unique_ptr<Chunks> chunks, std::function<void()> low_room = {});
+                             std::unique_ptr<Chunks> chunks, std::function<bool()> low_room = {});
   // NOT_FOUND if there is none.
   absl::StatusOr<std::shared_ptr<Namespace>> FindNamespace(std::string_view name) const;
   // Closes it: its objects are gone, further calls on it find nothing and refuse puts. Its quota is

@@ -149,6 +149,10 @@ absl::StatusOr<Finished> RunDaemonToEnd(const std::vector<std::string>& argument
 absl::StatusOr<std::unique_ptr<DaemonProcess>> DaemonProcess::Start(Options options) {
   auto daemon = std::unique_ptr<DaemonProcess>(new DaemonProcess());
   RETURN_IF_ERROR(daemon->Launch(options));
+  if (!options.until.empty()) {
+    if (daemon->WaitForLog(options.until, kReadyLimit)) return daemon;
+    return absl::FailedPreconditionError("not in the log: " + options.until + "\n" + daemon->log());
+  }
   // In both log formats the line of readiness ends start-up; the ready file is there before it.
   if (!daemon->WaitForAny({" info ready ", "\"msg\":\"ready\""}, kReadyLimit)) {
     daemon->Signal(SIGKILL);

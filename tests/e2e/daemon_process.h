@@ -72,6 +72,8 @@ class DaemonProcess {
     std::vector<std::string> arguments = {};
     std::string config = {};  // YAML; empty = no file
     std::map<std::string, std::string> environment = {};
+    // Start returns as soon as this is in the log, and knows no address. Empty = once it serves.
+    std::string until = {};
   };
 
   // Returns once it serves. FAILED_PRECONDITION with all it logged: it exited, or was not ready in

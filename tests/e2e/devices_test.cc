@@ -132,6 +132,35 @@ TEST_F(Devices, AFullGpuIsWaitedForWhileTheDaemonStarts) {
   EXPECT_EQ(gpus_.UseOf(0).bytes, kTierBytes);
 }
 
+// The host lane waited for it, and so did a stop.
+TEST_F(Devices, ADriverThatHangsLeavesTheDaemonWithoutItsTiers) {
+  gpus_.hangs().inits.store(1);
+  auto daemon =
+      DaemonProcess::Start(Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB"}));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_THAT((*daemon)->log(), HasSubstr("device tier is off"));
+  EXPECT_THAT((*daemon)->log(), HasSubstr("the driver hangs"));
+  ExpectServes(**daemon);
+  EXPECT_EQ((*daemon)->Stop(), 0);
+}
+
+TEST_F(Devices, AStopWhileTheDriverHangsAtTheStartIsHeeded) {
+  gpus_.hangs().creates.store(1);
+  auto options = Options({"--default-devices=" + FakeDriver::Uuid(0) + "=16MiB"});
+  options.until = "namespace created";
+  auto daemon = DaemonProcess::Start(std::move(options));
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (gpus_.calls().creates.load() == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  ASSERT_GT(gpus_.calls().creates.load(), 0u);
+  const auto told = std::chrono::steady_clock::now();
+  EXPECT_EQ((*daemon)->Stop(), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - told, std::chrono::seconds(10));
+  EXPECT_THAT((*daemon)->log(), Not(HasSubstr("ready")));
+}
+
 // The client and two daemons, one after the other.
 TEST_F(Devices, AClientFindsWhatAnotherStoredAndTheNextDaemon) {
   const TemporaryDirectory directory;

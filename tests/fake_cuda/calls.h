@@ -31,6 +31,7 @@ Result WithStream(cuda::Stream stream, F f) {
   return With([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     FakeStream* const found = process.FindStream(stream);
+    if (found != nullptr && process.dead(found->device())) return cuda::kIllegalAddress;
     if (found != nullptr) return f(process, *found);
     return process.state().faults.lost_streams.load() == 0 ? cuda::kInvalidHandle
                                                            : cuda::kContextIsDestroyed;

@@ -150,12 +150,17 @@ Result MemCreate(AllocationHandle* handle, size_t bytes, const AllocationPropert
   return WithDevice(properties->location.id, [&](Process& process) {
     if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
     process.state().calls.creates.fetch_add(1);
+    WaitWhile(process.state().hangs.creates);
     return process.Create(handle, bytes, static_cast<uint32_t>(properties->location.id),
                           (properties->requested_handle_types & cuda::kHandlePosixFd) != 0);
   });
 }
 Result MemRelease(AllocationHandle handle) {
-  return WithUncaptured([&](Process& process) { return process.Release(handle); });
+  return WithUncaptured([&](Process& process) {
+    process.state().calls.releases.fetch_add(1);
+    WaitWhile(process.state().hangs.releases);
+    return process.Release(handle);
+  });
 }
 Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int type,
                                   unsigned long long flags) {
@@ -229,7 +234,7 @@ Result MemMap(DevicePointer pointer, size_t bytes, size_t offset, AllocationHand
 Result MemUnmap(DevicePointer pointer, size_t bytes) {
   return WithUncaptured([&](Process& process) {
     process.state().calls.unmaps.fetch_add(1);
-    process.AwaitUnmaps();
+    WaitWhile(process.state().faults.unmaps_stuck);
     return process.Unmap(pointer, bytes);
   });
 }
@@ -298,7 +303,7 @@ Result IpcCloseMemHandle(DevicePointer pointer) {
   return WithUncaptured([&](Process& process) {
     if (const Result context = process.CheckContext(); context != cuda::kSuccess) return context;
     process.state().calls.ipc_closes.fetch_add(1);
-    process.AwaitUnmaps();
+    WaitWhile(process.state().faults.unmaps_stuck);
     return process.CloseIpcHandle(pointer);
   });
 }
@@ -346,10 +351,11 @@ Result CtxPopCurrent(Context* context) {
 
 void Copy(Process& process, FakeStream& stream, std::byte* to, const std::byte* from, size_t bytes,
           std::shared_ptr<Shadow> written, std::shared_ptr<Shadow> read) {
-  stream.Add([&process, to, from, bytes, written = std::move(written), read = std::move(read)] {
+  stream.Add([&process, device = stream.device(), to, from, bytes, written = std::move(written),
+              read = std::move(read)] {
     const bool may = (written == nullptr || written->access.load() == cuda::kAccessReadWrite) &&
                      (read == nullptr || read->access.load() != 0);
-    if (!may) return process.KillContext();
+    if (!may) return process.KillContext(device);
     if (bytes > 0) std::memmove(to, from, bytes);
   });
 }
@@ -417,13 +423,12 @@ Result StreamDestroy(Stream stream) {
   return WithUncaptured([&](Process& process) { return process.DestroyStream(stream); });
 }
 Result StreamSynchronize(Stream stream) {
-  const Result waited = WithStream(stream, [](Process& process, FakeStream& on) {
+  return WithStream(stream, [](Process& process, FakeStream& on) {
     if (const Result capture = process.CheckCapture(); capture != cuda::kSuccess) return capture;
+    const uint32_t device = on.device();
     on.Synchronize();
-    return cuda::kSuccess;
+    return process.dead(device) ? cuda::kIllegalAddress : cuda::kSuccess;
   });
-  if (waited != cuda::kSuccess) return waited;
-  return With([](Process& process) { return process.CheckContext(); });
 }
 Result StreamQuery(Stream stream) {
   return WithStream(stream, [](Process& process, FakeStream& on) {

@@ -76,8 +76,8 @@ Result EventRecord(cuda::Event event, cuda::Stream stream) {
     if (process.state().faults.refuse_records.load() != 0) return cuda::kOutOfMemory;
     const uint64_t time = Of(event)->Begin();
     // Nothing is reached in a context that is dead.
-    on.Add([&process, shared = Of(event), time] {
-      if (!process.dead()) shared->Reach(time);
+    on.Add([&process, device = on.device(), shared = Of(event), time] {
+      if (!process.dead(device)) shared->Reach(time);
     });
     return cuda::kSuccess;
   });

@@ -35,10 +35,16 @@ void FakeDriver::StickStreams() { faults().streams_stuck.store(1); }
 
 void FakeDriver::FreeStreams() { Open(faults().streams_stuck); }
 void FakeDriver::FreeUnmaps() { Open(faults().unmaps_stuck); }
+void FakeDriver::EndHangs() {
+  Open(hangs().inits);
+  Open(hangs().creates);
+  Open(hangs().releases);
+}
 
 void FakeDriver::ClearFaults() {
   FreeStreams();
   FreeUnmaps();
+  EndHangs();
   faults().creates_to_fail.store(0);
   faults().refuse_exports.store(0);
   faults().refuse_imports.store(0);

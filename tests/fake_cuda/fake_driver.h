@@ -28,6 +28,9 @@ class FakeDriver {
   void StickStreams();
   void FreeStreams();
   void FreeUnmaps();
+  // Of them, until EndHangs, or ClearFaults.
+  Hangs& hangs() { return file_->state().hangs; }
+  void EndHangs();
   void ClearFaults();
 
   static std::string Uuid(uint32_t device);

@@ -48,6 +48,11 @@ bool TakeOne(std::atomic<int32_t>& to_fail) {
   return left != 0;
 }
 
+void AwaitInits(State& state) {
+  state.calls.inits.fetch_add(1);
+  WaitWhile(state.hangs.inits);
+}
+
 }  // namespace
 
 std::vector<uint32_t>& CurrentContexts() {
@@ -89,6 +94,7 @@ Result Process::Init() {
   const std::lock_guard lock(init_mu);
   if (the_process != nullptr) {
     if (the_pid != getpid()) return cuda::kNotInitialized;
+    AwaitInits(the_process->state());
     // A real driver is ready once and for all. Here a test's own process, which had it ready
     // before, can play one that has just begun.
     return TakeOne(the_process->state().faults.inits_not_ready) ? cuda::kSystemNotReady
@@ -99,6 +105,7 @@ Result Process::Init() {
   auto file = StateFile::Open(path, static_cast<uint32_t>(NumberFrom("FAKE_CUDA_DEVICES", 1)),
                               NumberFrom("FAKE_CUDA_DEVICE_BYTES", uint64_t{256} << 20));
   if (file == nullptr) return cuda::kOperatingSystem;
+  AwaitInits(file->state());
   if (TakeOne(file->state().faults.inits_not_ready)) return cuda::kSystemNotReady;
   if (!file->Enter()) return cuda::kOperatingSystem;
   if (file->state().device_count == 0) return cuda::kNoDevice;

@@ -62,20 +62,26 @@ struct Piece {
   std::byte* bytes = nullptr;
 };
 
+// While it is not 0; see Faults and Hangs.
+void WaitWhile(std::atomic<uint32_t>& stuck);
+
 // Work in order, on a thread of its own.
 class FakeStream {
  public:
-  explicit FakeStream(Faults& faults) : faults_(faults), thread_([this] { Run(); }) {}
+  FakeStream(Faults& faults, uint32_t device)
+      : faults_(faults), device_(device), thread_([this] { Run(); }) {}
   // Work that has not begun is dropped, as with a context that is destroyed.
   ~FakeStream();
   void Add(std::function<void()> work);
   void Synchronize();
   bool idle();
+  uint32_t device() const { return device_; }  // of its context
 
  private:
   void Run();
 
   Faults& faults_;
+  const uint32_t device_;
   std::mutex mu_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> queue_;
@@ -135,15 +141,14 @@ class Process {
   Result CheckContext();
   // Whether the calling thread may do now what cannot be in a graph.
   Result CheckCapture();
-  // See Faults::unmaps_stuck.
-  void AwaitUnmaps();
-  // Something was done that no context survives.
-  void KillContext() { dead_.store(true); }
+  // Something was done that no context of the device survives.
+  void KillContext(uint32_t device) { dead_.fetch_or(uint32_t{1} << device); }
   // A context that was once dead stays it, until nobody has it any more.
-  bool dead() {
-    if (state().faults.contexts_dead.load() != 0) dead_.store(true);
-    return dead_.load();
+  bool dead(uint32_t device) {
+    dead_.fetch_or(state().faults.contexts_dead.load());
+    return (dead_.load() >> device & 1) != 0;
   }
+  // In the current context, which there is.
   FakeStream* NewStream();
   FakeStream* FindStream(cuda::Stream stream);  // null = there is none
   Result DestroyStream(cuda::Stream stream);
@@ -159,7 +164,7 @@ class Process {
   void Remove(DevicePointer address);
 
   const std::unique_ptr<StateFile> file_;
-  std::atomic<bool> dead_{false};
+  std::atomic<uint32_t> dead_{0};  // a bit for each device
   std::mutex mu_;
   AllocationHandle next_handle_ = 1;
   std::map<AllocationHandle, std::shared_ptr<Memory>> handles_;
@@ -174,7 +179,7 @@ class Process {
   std::map<DevicePointer, Kind> placed_;                      // those of mapped_ that Place made
   std::map<uint64_t, std::pair<DevicePointer, int>> opened_;  // by allocation: where, how often
   std::map<uint32_t, int> contexts_;
-  std::unique_ptr<FakeStream> default_stream_;
+  std::map<uint32_t, std::unique_ptr<FakeStream>> default_streams_;  // by device
   std::map<FakeStream*, std::unique_ptr<FakeStream>> streams_;
   std::vector<std::unique_ptr<FakeStream>> destroyed_;  // which may still be at work
 };

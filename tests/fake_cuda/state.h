@@ -48,7 +48,8 @@ struct Faults {
   std::atomic<uint32_t> refuse_registers;  // of host memory
   std::atomic<uint32_t> refuse_records;    // of events: "out of memory"
   std::atomic<uint32_t> streams_stuck;     // a futex: streams wait while it is not 0
-  std::atomic<uint32_t> contexts_dead;     // every call that needs one fails
+  // A bit for each device: every call that needs its context fails.
+  std::atomic<uint32_t> contexts_dead;
   std::atomic<uint32_t> same_pid;  // all processes have one PID value, each in its namespace
   // What a stream that is none is: an invalid handle, or, not 0, one of a destroyed context.
   std::atomic<uint32_t> lost_streams;
@@ -67,6 +68,11 @@ struct RareFaults {
   std::atomic<uint32_t> streams_to_make;
 };
 
+// Futexes: while one is not 0, the call waits, as for a GPU that hangs.
+struct Hangs {
+  std::atomic<uint32_t> inits, creates, releases;  // cuInit, cuMemCreate, cuMemRelease
+};
+
 // How often each was called, in all processes.
 struct Calls {
   std::atomic<uint64_t> creates, exports, imports, maps, unmaps, contexts;
@@ -79,6 +85,7 @@ struct Calls {
   std::atomic<uint64_t> captures_broken, captures_left_alone;
   // From a device to host memory that is not registered for it.
   std::atomic<uint64_t> pageable_copies;
+  std::atomic<uint64_t> inits, releases;  // begun
 };
 
 // Its beginning is mirrored in tests/python/fake_gpus.py.
@@ -91,6 +98,7 @@ struct State {
   Faults faults;
   Calls calls;
   RareFaults rare_faults;
+  Hangs hangs;
   Holding holdings[kMaxHoldings];
 };
 

@@ -19,8 +19,8 @@ void WaitWhileStuck(std::atomic<uint32_t>& stuck) {
 
 }  // namespace
 
-void Process::AwaitUnmaps() {
-  while (state().faults.unmaps_stuck.load() != 0) WaitWhileStuck(state().faults.unmaps_stuck);
+void WaitWhile(std::atomic<uint32_t>& stuck) {
+  while (stuck.load() != 0) WaitWhileStuck(stuck);
 }
 
 FakeStream::~FakeStream() {
@@ -76,32 +76,36 @@ void FakeStream::Run() {
 Result Process::RetainContext(uint32_t device) {
   const std::lock_guard lock(mu_);
   if (contexts_[device]++ > 0) return cuda::kSuccess;
+  dead_.fetch_and(~(uint32_t{1} << device));  // a new one
   state().calls.contexts.fetch_add(1);
   return file_->Hold(Kind::kContext, device, 0, 0) ? cuda::kSuccess : cuda::kOutOfMemory;
 }
 
 Result Process::ReleaseContext(uint32_t device) {
-  std::unique_ptr<FakeStream> default_stream;
-  std::map<FakeStream*, std::unique_ptr<FakeStream>> streams;
-  std::vector<std::unique_ptr<FakeStream>> destroyed;
+  std::vector<std::unique_ptr<FakeStream>> gone;  // under no lock
   const std::lock_guard lock(mu_);
   if (contexts_[device] == 0) return cuda::kInvalidContext;
   if (--contexts_[device] > 0) return cuda::kSuccess;
   file_->LetGo(Kind::kContext, device, 0);
   std::erase_if(registered_, [device](const auto& one) { return one.second.device == device; });
-  for (const auto& [other, count] : contexts_) {
-    if (count > 0) return cuda::kSuccess;
+  for (auto& [number, stream] : default_streams_) {
+    if (number == device) gone.push_back(std::move(stream));
   }
-  std::swap(default_stream, default_stream_);
-  std::swap(streams, streams_);
-  std::swap(destroyed, destroyed_);
-  dead_.store(false);
+  default_streams_.erase(device);
+  for (auto& [raw, stream] : streams_) {
+    if (raw->device() == device) gone.push_back(std::move(stream));
+  }
+  std::erase_if(streams_, [](const auto& one) { return one.second == nullptr; });
+  for (auto& stream : destroyed_) {
+    if (stream->device() == device) gone.push_back(std::move(stream));
+  }
+  std::erase(destroyed_, nullptr);
   return cuda::kSuccess;
 }
 
 Result Process::CheckContext() {
-  if (dead()) return cuda::kIllegalAddress;
-  return CurrentContexts().empty() ? cuda::kInvalidContext : cuda::kSuccess;
+  if (CurrentContexts().empty()) return cuda::kInvalidContext;
+  return dead(CurrentContexts().back()) ? cuda::kIllegalAddress : cuda::kSuccess;
 }
 
 Result Process::CheckCapture() {
@@ -115,7 +119,7 @@ Result Process::CheckCapture() {
 }
 
 FakeStream* Process::NewStream() {
-  auto stream = std::make_unique<FakeStream>(state().faults);
+  auto stream = std::make_unique<FakeStream>(state().faults, CurrentContexts().back());
   FakeStream* const raw = stream.get();
   const std::lock_guard lock(mu_);
   streams_[raw] = std::move(stream);
@@ -125,8 +129,10 @@ FakeStream* Process::NewStream() {
 FakeStream* Process::FindStream(cuda::Stream stream) {
   const std::lock_guard lock(mu_);
   if (stream == nullptr) {
-    if (default_stream_ == nullptr) default_stream_ = std::make_unique<FakeStream>(state().faults);
-    return default_stream_.get();
+    const uint32_t device = CurrentContexts().back();
+    std::unique_ptr<FakeStream>& found = default_streams_[device];
+    if (found == nullptr) found = std::make_unique<FakeStream>(state().faults, device);
+    return found.get();
   }
   const auto it = streams_.find(reinterpret_cast<FakeStream*>(stream));
   return it == streams_.end() ? nullptr : it->first;

@@ -1,106 +1,21 @@
-// The GPU's thread that moves objects down, and a GPU that hangs or dies under it.
+// The GPU's thread that moves objects down.
 
 #include "server/gpu/demoter.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
-#include <optional>
 #include <string>
 
-#include "absl/strings/match.h"
-#include "server/gpu/device_tiers.h"
-#include "tests/cuda/gpu_fixture.h"
-#include "tests/gpu/device_buffer.h"
-#include "tests/local/local_fixture.h"
+#include "tests/gpu/demoter_fixture.h"
 
 namespace infercache::gpu {
 namespace {
 
-using cuda::GpuTest;
 using local::Eventually;
 using store::NamespaceVerbs;
-
-constexpr uint64_t kTierBytes = uint64_t{8} << 20;
-constexpr uint64_t kBlock = uint64_t{256} << 10;
-
-// Bytes that differ from object to object.
-std::string BytesOf(int i) {
-  std::string bytes(kBlock, static_cast<char>('a' + i % 26));
-  bytes.replace(0, 8, std::to_string(10'000'000 + i));
-  return bytes;
-}
-std::string KeyOf(int i) { return "key" + std::to_string(i); }
-
-class DemoterTest : public GpuTest {
- protected:
-  void SetUp() override {
-    GpuTest::SetUp();
-    if (HasFatalFailure()) return;
-    if (is_fake()) before_ = fake().UseOf(0);
-    store_.emplace(store::StoreOptions{.capacity_bytes = 64 << 20}, clock_);
-    ns_ = *store_->CreateNamespace({.name = "kv", .quota_bytes = 32 << 20});
-  }
-  void TearDown() override {
-    if (is_fake()) fake().ClearFaults();
-    tiers_.reset();
-    buffer_.reset();
-    chunks_.clear();
-    ns_.reset();
-    store_.reset();
-    // A thread that was left behind ends when its GPU goes on.
-    if (is_fake()) {
-      EXPECT_TRUE(Eventually([&] { return fake().UseOf(0) == before_; })) << "not given back";
-    }
-    GpuTest::TearDown();
-  }
-
-  void AddTier(Demoter::Options options = {}) {
-    AddDemotion(std::move(options));
-    MapChunks();
-  }
-  void AddDemotion(Demoter::Options options = {}) {
-    tiers_.emplace(TierOptions{.chunk_bytes = kTierBytes / 2, .demote = true, .demotion = options});
-    const TierResult added =
-        tiers_->Add(*store_, {.ns = ns_, .device = device_.uuid, .bytes = kTierBytes});
-    ASSERT_TRUE(added.status.ok()) << added.status;
-  }
-  // As a worker does it.
-  void MapChunks() {
-    buffer_.emplace(driver_, device_.ordinal);
-    for (uint32_t i = 0; i < Tier()->chunk_count(); ++i) {
-      const UniqueFd fd = OrDie(Tier()->OpenChunk(i, true));
-      const auto chunk = OrDie(cuda::Allocation::Import(driver_, fd, kTierBytes / 2));
-      chunks_.push_back(
-          OrDie(cuda::Mapping::Map(chunk, device_.ordinal, cuda::Mapping::Access::kReadWrite)));
-    }
-  }
-  NamespaceVerbs Tier() { return NamespaceVerbs(*ns_->FindDeviceTier(device_.uuid)); }
-  // As a worker does it. Only while streams move.
-  void Put(int i) {
-    Put(i, [&](cuda::DevicePointer to) { buffer_->WriteTo(to, BytesOf(i)); });
-  }
-  template <class F>
-  void Put(int i, F write) {
-    auto lease = Tier().TryReserve(KeyOf(i), kBlock);
-    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
-    const store::Place place = (*lease)->place();
-    write(chunks_[place.chunk].address() + place.offset);
-    ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
-  }
-  void PutWithoutWriting(int i) {
-    Put(i, [](cuda::DevicePointer) {});
-  }
-
-  MonotonicClock clock_;
-  std::optional<store::Store> store_;
-  std::shared_ptr<store::Namespace> ns_;
-  std::optional<DeviceTiers> tiers_;
-  std::optional<DeviceBuffer> buffer_;
-  std::vector<cuda::Mapping> chunks_;
-  fake_cuda::Use before_;
-};
 
 TEST_F(DemoterTest, BytesMoveDownBeforeTheirRoomIsNeeded) {
   AddTier();
@@ -161,9 +76,7 @@ TEST_F(DemoterTest, HostMemoryIsRegisteredOnceForAllGpus) {
   ASSERT_TRUE(tiers_->Add(*store_, {.ns = ns_, .device = second, .bytes = kTierBytes}).status.ok());
   const NamespaceVerbs tier(*ns_->FindDeviceTier(second));
   for (int i = 0; i < 40; ++i) {
-    auto lease = tier.TryReserve(KeyOf(i), kBlock);
-    ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
-    ASSERT_TRUE(tier->Commit(**std::move(lease)).ok());
+    ReserveAndCommit(tier, i);
     ASSERT_TRUE(Eventually([&] { return tier->BytesToDemote() == 0; })) << i;
   }
   EXPECT_GT(tier->Stats().demoted, 0u);
@@ -176,86 +89,25 @@ TEST_F(DemoterTest, HostMemoryIsRegisteredOnceForAllGpus) {
   EXPECT_EQ(fake().calls().unregisters.load(), given_back + chunks);
 }
 
-TEST_F(DemoterTest, AGpuThatHangsHoldsNobodyUp) {
+// A tier that was never done kept others, and those that were deleted, for as long.
+TEST_F(DemoterTest, TiersOfOneGpuTakeTurns) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  AddTier();
+  AddTier({.batch_objects = 1});
   fake().StickStreams();
-  for (int i = 0; i < 100; ++i) PutWithoutWriting(i);
-  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().demoting_ms > 0; }));
-  for (int i = 100; i < 200; ++i) PutWithoutWriting(i);
-  EXPECT_TRUE(Tier().Has(KeyOf(199)));
-  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+  for (int i = 0; i < 30; ++i) PutWithoutWriting(i);
+  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins == 1; }));
+  const auto second = *store_->CreateNamespace({.name = "second", .quota_bytes = 16 << 20});
+  ASSERT_TRUE(tiers_->Add(*store_, {.ns = second, .device = device_.uuid, .bytes = kTierBytes})
+                  .status.ok());
+  const NamespaceVerbs tier(*second->FindDeviceTier(device_.uuid));
+  for (int i = 0; i < 30; ++i) ReserveAndCommit(tier, i);
   fake().FreeStreams();
-  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().demoted > 0; }));
-  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().demoting_ms == 0; }));
-}
-
-TEST_F(DemoterTest, AGpuThatDiesSwitchesItOffAndPutsGoOn) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  Mutex mu;
-  absl::Status why;
-  AddTier({.switched_off = [&](const absl::Status& status) {
-    MutexLock lock(&mu);
-    why = status;
-  }});
-  ASSERT_TRUE(Eventually([&] { return fake().UseOf(0).contexts > before_.contexts; }));
-  fake().faults().contexts_dead.store(1);
-  for (int i = 0; i < 100; ++i) PutWithoutWriting(i);
-  EXPECT_TRUE(Eventually([&] {
-    MutexLock lock(&mu);
-    return absl::StrContains(why.message(), "CUDA_ERROR_ILLEGAL_ADDRESS");
-  })) << why;
-  for (int i = 100; i < 200; ++i) PutWithoutWriting(i);
-  EXPECT_TRUE(Tier().Has(KeyOf(199)));
-  EXPECT_EQ(Tier()->Stats().demoted, 0u);
-  EXPECT_EQ(Tier()->Stats().demoting_ms, 0u);
-}
-
-// It was given to others, though nothing says that the GPU's engines have stopped.
-TEST_F(DemoterTest, WhatADyingGpuHasInHandStaysTaken) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  std::atomic<bool> off = false;
-  AddTier({.switched_off = [&](const absl::Status&) { off = true; }});
-  fake().StickStreams();
-  for (int i = 0; i < 40; ++i) PutWithoutWriting(i);
-  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins > 0; }));
-  fake().faults().contexts_dead.store(1);
-  fake().FreeStreams();
-  ASSERT_TRUE(Eventually([&] { return off.load(); }));
-  const uint64_t pinned = Tier()->Stats().pins;
-  EXPECT_GT(pinned, 0u) << "nobody else may have what a GPU still reads";
-  EXPECT_EQ(ns_->Stats().reservations, pinned) << "or writes";
-  EXPECT_EQ(Tier()->Stats().demoting_ms, 0u);
-  for (int i = 40; i < 200; ++i) PutWithoutWriting(i);
-  EXPECT_EQ(Tier()->Stats().pins, pinned);
-  EXPECT_EQ(ns_->Stats().reservations, pinned);
-  // Nor once the namespace is gone.
-  const std::weak_ptr<store::Namespace> host = ns_;
-  ASSERT_TRUE(store_->DeleteNamespace("kv").ok());
-  ns_.reset();
-  EXPECT_FALSE(host.expired());
-  tiers_.reset();
-  EXPECT_TRUE(Eventually([&] { return host.expired(); })) << "upkeep has it for a moment";
-}
-
-TEST_F(DemoterTest, WithoutAMappingTheTierStaysAndNothingMovesDown) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  Mutex mu;
-  absl::Status why;
-  fake().faults().refuse_maps.store(1);
-  AddDemotion({.switched_off = [&](const absl::Status& status) {
-    MutexLock lock(&mu);
-    why = status;
-  }});
-  ASSERT_TRUE(Eventually([&] {
-    MutexLock lock(&mu);
-    return absl::StrContains(why.message(), "cuMemMap");
-  })) << why;
-  fake().faults().refuse_maps.store(0);
-  MapChunks();
-  for (int i = 0; i < 100; ++i) Put(i);
-  EXPECT_TRUE(Tier().Has(KeyOf(99)));
-  EXPECT_EQ(Tier()->Stats().demoted, 0u);
+  const auto is_done = [](const NamespaceVerbs& of) { return of->BytesToDemote() == 0; };
+  ASSERT_TRUE(Eventually([&] { return is_done(Tier()) && is_done(tier); }));
+  const std::string order = departed_.order();
+  EXPECT_GT(std::ranges::count(order, 'k'), 3) << order;
+  EXPECT_GT(std::ranges::count(order, 's'), 3) << order;
+  EXPECT_LT(order.find('s'), order.rfind('k')) << order;
 }
 
 // The daemon has one on no other thread, and the driver may want it.
@@ -265,19 +117,6 @@ TEST_F(DemoterTest, MapsWhereThereIsAContext) {
   fake().faults().maps_need_context.store(1);
   AddDemotion();
   EXPECT_TRUE(Eventually([&] { return fake().UseOf(0).mappings == before + 2; }));
-}
-
-TEST_F(DemoterTest, WhoEndsTheDaemonLeavesAHangingThreadBehind) {
-  if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  AddTier({.patience = std::chrono::milliseconds(10)});
-  fake().StickStreams();
-  for (int i = 0; i < 40; ++i) PutWithoutWriting(i);
-  ASSERT_TRUE(Eventually([&] { return Tier()->Stats().pins > 0; }));
-  tiers_.reset();
-  EXPECT_GT(Tier()->Stats().pins, 0u) << "nobody else may have what a GPU still reads";
-  EXPECT_GT(ns_->Stats().reservations, 0u) << "or writes";
-  fake().FreeStreams();
-  EXPECT_TRUE(Eventually([&] { return Tier()->Stats().pins == 0; }));
 }
 
 }  // namespace

@@ -42,12 +42,13 @@ constexpr DeviceStep kDeviceSteps[] = {
     {.name = "copying", .stuck = true, .refused = true, .pins = 1},
 };
 
-class DeviceDeath : public GpuLocalFixture {
+class DeviceDeath : public GpuLocalFixture, public ::testing::WithParamInterface<bool> {
  protected:
   void SetUp() override {
     GpuLocalFixture::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    ServeTier();
+    demotes_ = GetParam();
+    ServeTier({.quota_bytes = 16 * kMiB});
     auto lease = Tier().TryReserve("there", 1000);
     ASSERT_TRUE(lease.ok() && lease->has_value());
     ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
@@ -94,11 +95,30 @@ class DeviceDeath : public GpuLocalFixture {
     }
     fake().FreeStreams();
   }
+  // What workers have committed goes first.
+  void ExpectAllThatWasCommittedMovesDown() {
+    fake().ClearFaults();
+    for (int i = 0; i < 128; ++i) {
+      auto lease = Tier().TryReserve("filler" + std::to_string(i), uint64_t{64} << 10);
+      ASSERT_TRUE(lease.ok() && lease->has_value()) << lease.status();
+      ASSERT_TRUE(Tier()->Commit(**std::move(lease)).ok());
+      ASSERT_TRUE(local::Eventually([this] { return AllHasMovedDown(); }));
+    }
+    const store::NamespaceVerbs host(Host());
+    const std::vector<std::string> keys = host.Keys("worker");
+    EXPECT_GT(keys.size(), 0u);
+    for (const std::string& key : keys) {
+      EXPECT_TRUE(host.Get(key) == std::string(uint64_t{64} << 10, 'w')) << key;
+    }
+  }
   // A real driver takes no faults, and does not tell what processes hold.
   std::vector<DeviceStep> Steps() const {
     std::vector<DeviceStep> steps;
     for (const DeviceStep& step : kDeviceSteps) {
-      if (is_fake() || (!step.stuck && !step.refused)) steps.push_back(step);
+      const bool needs_fake = step.stuck || step.refused;
+      // The daemon's context would die with the worker's: they have one process's faults.
+      if (demotes_ && step.dies) continue;
+      if (is_fake() || !needs_fake) steps.push_back(step);
     }
     return steps;
   }
@@ -107,7 +127,7 @@ class DeviceDeath : public GpuLocalFixture {
   steady_clock::duration slowest_{};
 };
 
-TEST_F(DeviceDeath, AtEachStepEverythingIsGivenBack) {
+TEST_P(DeviceDeath, AtEachStepEverythingIsGivenBack) {
   for (const DeviceStep& step : Steps()) {
     SCOPED_TRACE(step.name);
     KillOneAt(step);
@@ -116,7 +136,7 @@ TEST_F(DeviceDeath, AtEachStepEverythingIsGivenBack) {
   EXPECT_EQ(Tier()->Stats().objects, 2u) << "what was committed stays, and nothing else";
 }
 
-TEST_F(DeviceDeath, AThousandTimesLeavesTheGpuAsItWas) {
+TEST_P(DeviceDeath, AThousandTimesLeavesTheGpuAsItWas) {
   const std::vector<DeviceStep> steps = Steps();
   // A real driver takes half a second to begin in a process.
   const int rounds = is_fake() ? kRounds : kRounds / 50;
@@ -125,9 +145,13 @@ TEST_F(DeviceDeath, AThousandTimesLeavesTheGpuAsItWas) {
     if (HasFatalFailure()) return;
   }
   EXPECT_TRUE(Tier().Has("there"));
+  if (demotes_) ExpectAllThatWasCommittedMovesDown();
   std::printf("slowest of %d: everything given back %.1f ms after the kernel said so\n", rounds,
               std::chrono::duration<double, std::milli>(slowest_).count());
 }
+
+INSTANTIATE_TEST_SUITE_P(Demotion, DeviceDeath, ::testing::Bool(),
+                         [](const auto& test) { return std::string(test.param ? "On" : "Off"); });
 
 }  // namespace
 }  // namespace infercache::gpu

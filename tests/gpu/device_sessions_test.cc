@@ -177,5 +177,75 @@ TEST_F(DeviceSessions, WhatOneReservesOutlivesItUntilTheProcessAndItsChildAreGon
   EXPECT_TRUE(local::Eventually([this] { return Tier()->Stats().reservations == 0; }));
 }
 
+TEST_F(DeviceSessions, AReservationOfOneThatHangsIsTakenBackInTimeAndItsRoomOnceItHasStopped) {
+  ServeTier({}, {.reservation_timeout = absl::Milliseconds(1)});
+  Worker worker = OpenDevice();
+  // Two of these fill the tier, one in each chunk.
+  constexpr uint64_t kLarge = kTierBytes / 2;
+  const v1::ReservedItem place = worker.Reserve("key", kLarge);
+  ASSERT_EQ(place.code(), 0u) << place.message();
+  ASSERT_TRUE(local::Eventually([this] { return server_->stats().reservations_expired == 1; }));
+  EXPECT_EQ(Tier()->Stats().quarantined_bytes, kLarge);
+  // It may still write: others are given what else there is, or nothing.
+  Worker other = OpenDevice(), third = OpenDevice();
+  const auto exhausted = static_cast<uint32_t>(absl::StatusCode::kResourceExhausted);
+  const v1::ReservedItem elsewhere = other.Reserve("key", kLarge);
+  ASSERT_EQ(elsewhere.code(), 0u) << elsewhere.message();
+  EXPECT_NE(elsewhere.chunk(), place.chunk());
+  EXPECT_EQ(third.Reserve("third", kLarge).code(), exhausted);
+  EXPECT_EQ(worker.Commit(place.reservation()).code(),
+            static_cast<uint32_t>(absl::StatusCode::kDeadlineExceeded));
+  const v1::ReservedItem again = third.Reserve("third", kLarge);
+  EXPECT_EQ(again.code(), 0u) << again.message();
+  EXPECT_EQ(again.chunk(), place.chunk());
+  other.Abort({elsewhere.reservation()});
+  third.Abort({again.reservation()});
+}
+
+TEST_F(DeviceSessions, ATierFullOfWhatIsPinnedRefusesPutsAndNobodyWaits) {
+  ServeTier({}, {.pin_budget_divisor = 1});
+  Worker reader = OpenDevice(), writer = OpenDevice();
+  constexpr uint64_t kObject = kTierBytes / 8;
+  std::vector<uint64_t> leases;
+  v1::ReservedItem place;
+  for (int i = 0;; ++i) {
+    const std::string key = "key" + std::to_string(i);
+    place = writer.Reserve(key, kObject);
+    if (place.code() != 0) break;
+    ASSERT_EQ(writer.Commit(place.reservation()).outcome(), v1::LOCAL_PUT_STORED);
+    leases.push_back(reader.Lookup({key})[0].lease());
+    ASSERT_NE(leases.back(), 0u);
+  }
+  EXPECT_EQ(leases.size(), 8u);
+  EXPECT_EQ(place.code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(Tier()->Stats().objects, 8u) << "what is held stays";
+  // Once one is let go of, it is the one to go.
+  reader.Release({leases[3]});
+  place = writer.Reserve("new", kObject);
+  EXPECT_EQ(place.code(), 0u) << place.message();
+  EXPECT_FALSE(Tier().Has("key3"));
+  writer.Abort({place.reservation()});
+}
+
+// Its memory was given back by whoever was the last to have the namespace: here the loop of the
+// session, which waited for the GPU with all other sessions on it.
+TEST_F(DeviceSessions, HoldNobodyUpWhenTheirTierGoesWhileTheGpuHangs) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  ServeTier({}, {.threads = 1});
+  Create("other");
+  Worker other = Open({.namespace_name = "other"});
+  const uint64_t before = fake().calls().releases.load();
+  {
+    Worker worker = OpenDevice();
+    worker.Ping();
+    ASSERT_TRUE(store_->DeleteNamespace("default").ok());
+    fake().hangs().releases.store(1);
+  }
+  ASSERT_TRUE(local::Eventually([&] { return fake().calls().releases.load() > before; }));
+  other.Ping();
+  EXPECT_TRUE(local::Eventually([this] { return server_->stats().sessions == 1; }));
+  fake().EndHangs();
+}
+
 }  // namespace
 }  // namespace infercache::gpu

@@ -7,7 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "tests/cuda/gpu_fixture.h"
-#include "tests/store/store_fixture.h"
+#include "tests/local/local_fixture.h"
 
 namespace infercache::gpu {
 namespace {
@@ -33,7 +33,8 @@ class DeviceTiersTest : public GpuTest {
     ns_.reset();
     store_.reset();
     if (!IsSkipped() && is_fake()) {
-      EXPECT_EQ(fake().UseOf(0), before_) << "not given back";
+      EXPECT_TRUE(local::Eventually([this] { return fake().UseOf(0) == before_; }))
+          << "not given back";
     }
     GpuTest::TearDown();
   }
@@ -231,6 +232,47 @@ TEST_F(DeviceTiersTest, ATierThatDoesNotFitLeavesNothingBehind) {
       Add({.chunk_bytes = 16 << 20, .patience = absl::ZeroDuration()}, {}, kDeviceBytes + 1);
   EXPECT_EQ(added.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(fake().UseOf(0), before_);
+}
+
+TEST_F(DeviceTiersTest, ADriverThatHangsIsWaitedForOnce) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().hangs().inits.store(1);
+  const uint64_t asked = fake().calls().inits.load();
+  DeviceTiers tiers({.longest_call = absl::Milliseconds(100)});
+  const auto expect_off = [&](const std::shared_ptr<Namespace>& ns) {
+    const TierResult added =
+        tiers.Add(*store_, {.ns = ns, .device = device_.uuid, .bytes = kTierBytes});
+    EXPECT_EQ(added.status.code(), absl::StatusCode::kDeadlineExceeded) << added.status;
+    EXPECT_THAT(ns->FindDeviceTier(device_.uuid).status().message(),
+                HasSubstr("cuInit takes longer than 100ms"));
+  };
+  expect_off(ns_);
+  expect_off(*store_->CreateNamespace({.name = "second", .quota_bytes = 1 << 20}));
+  EXPECT_EQ(fake().calls().inits.load(), asked + 1);
+}
+
+TEST_F(DeviceTiersTest, WhatAGpuMakesWhenNobodyWaitsAnyMoreIsGivenBack) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().hangs().creates.store(1);
+  const uint64_t asked = fake().calls().creates.load();
+  const uint64_t given_back = fake().calls().releases.load();
+  const TierResult added = Add({.longest_call = absl::InfiniteDuration(), .stopping = [asked] {
+                                  return fake().calls().creates.load() > asked;
+                                }});
+  EXPECT_EQ(added.status.code(), absl::StatusCode::kCancelled) << added.status;
+  fake().EndHangs();
+  EXPECT_TRUE(
+      local::Eventually([given_back] { return fake().calls().releases.load() > given_back; }));
+  EXPECT_FALSE(ns_->FindDeviceTier(device_.uuid).ok());
+}
+
+TEST_F(DeviceTiersTest, MoreChunksThanThereMayBeAreNotEvenMade) {
+  if (!is_fake()) GTEST_SKIP() << "a real driver does not tell";
+  const uint64_t before = fake().calls().creates.load();
+  const TierResult added = Add({.chunk_bytes = 1 << 20}, {}, uint64_t{192} << 30);
+  EXPECT_EQ(added.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(added.status.message()), HasSubstr("98304 chunks"));
+  EXPECT_EQ(fake().calls().creates.load(), before);
 }
 
 TEST_F(DeviceTiersTest, AGpuThatExportsNothingIsNotAskedAgain) {

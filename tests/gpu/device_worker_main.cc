@@ -1,6 +1,7 @@
 // A worker with a GPU's memory that goes as far as one step, says so with a line, and stays there
 // until it is killed or its input ends. The step "traffic" is work without an end (tier_traffic.h):
-// it is said after the first round, its counts at the end; exits with 3 if a byte was wrong. The
+// it is said after the first round, its counts at the end; exits with 3 if a byte was wrong.
+// "blocks" is the same where objects move down. What is "committed" is of the character w. The
 // steps "putting" and "committing" are said before a call that is to wait for a stream; a line for
 // each of its items follows, and that the worker has let go of what is still its own.
 //
@@ -40,19 +41,19 @@ bool InputHasEnded() {
   return poll(&item, 1, 0) > 0;
 }
 
-int WorkForever(Device& device, const std::string& uuid) {
+int WorkForever(Device& device, const std::string& uuid, TierTraffic::ViewInHost view) {
   const auto driver = OrDie(cuda::Driver::Load());
   DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
-  TierTraffic traffic(device, buffer, static_cast<uint64_t>(getpid()));
+  TierTraffic traffic(device, buffer, static_cast<uint64_t>(getpid()), std::move(view));
   while (traffic.wrong() == 0 && !InputHasEnded()) {
     traffic.Round();
     if (traffic.rounds() == 1) std::puts("traffic");
     std::fflush(stdout);
   }
   traffic.LetGoOfAll();
-  std::printf("%d wrong %d rounds %d hits %d stored %d refused\n", int(traffic.wrong()),
-              int(traffic.rounds()), int(traffic.hits()), int(traffic.stored()),
-              int(traffic.refused()));
+  std::printf("%d wrong %d rounds %d hits %d in host memory %d stored %d refused\n",
+              int(traffic.wrong()), int(traffic.rounds()), int(traffic.hits()),
+              int(traffic.host_hits()), int(traffic.stored()), int(traffic.refused()));
   std::fflush(stdout);
   return traffic.wrong() == 0 ? 0 : 3;
 }
@@ -95,21 +96,31 @@ int CallThatWaits(Device& device, const std::string& uuid, const std::string& st
 }
 
 int Work(const std::string& socket, const std::string& uuid, const std::string& step) {
+  const LocalTransport::Options lane = {.path = socket,
+                                        .namespace_name = "default",
+                                        .fingerprint = OrDie(Fingerprint::Make({})),
+                                        .device = {},
+                                        .clock = {}};
+  std::shared_ptr<LocalTransport> host;
+  if (step == "blocks") host = OrDie(LocalTransport::Connect(lane));
+  const auto view = [host](std::string_view key) {
+    if (host == nullptr) return GetResult();
+    Reached reached;
+    return std::move(host->GetNow({&key, 1}, LocalTransport::Copies::kAllowed,
+                                  absl::Now() + absl::Seconds(30), &reached)[0]);
+  };
   Device device(OrDie(Device::Impl::Open(
-      {.lane = {.path = socket,
-                .namespace_name = "default",
-                .fingerprint = OrDie(Fingerprint::Make({})),
-                .device = {},
-                .clock = {}},
-       .host = nullptr,  // it lends nothing
+      {.lane = lane,
+       .host = host,
        .deadline = absl::Seconds(30),
-       .view_in_host = [](std::string_view, const CallOptions&) { return GetResult(); }},
+       .view_in_host = [view](std::string_view key, const CallOptions&) { return view(key); }},
       uuid)));
   // Once it has answered, the session is open.
   const std::string_view there = "there";
   OrDie(device.Exists({&there, 1}).status);
   if (step == "open") Stay(step);
-  if (step == "traffic") return WorkForever(device, uuid);
+  if (step == "traffic") return WorkForever(device, uuid, {});
+  if (step == "blocks") return WorkForever(device, uuid, view);
   if (step == "putting" || step == "committing") return CallThatWaits(device, uuid, step);
   if (step == "pinned" || step == "for_stream") {
     DeviceGetResult got = device.Get(there);
@@ -147,6 +158,7 @@ int Work(const std::string& socket, const std::string& uuid, const std::string& 
   if (!reserved[0].reservation.has_value()) return 3;
   if (step == "reserved") Stay(step);
   DeviceBuffer buffer(driver, OrDie(cuda::FindDevice(*driver, uuid)).ordinal);
+  if (step == "committed") buffer.Write(std::string(kObjectBytes, 'w'));
   buffer.CopyTo(reserved[0].reservation->address(), kObjectBytes);
   if (step == "writing") Stay(step);
   for (const PutResult& put : device.Commit({&*reserved[0].reservation, 1}, nullptr)) {

@@ -28,6 +28,8 @@ class GpuLocalFixture : public cuda::OnGpu<local::LocalFixture> {
   void TearDown() override {
     // What is in quarantine goes with the server.
     if (server_ != nullptr) server_->Shutdown(absl::InfinitePast());
+    if (is_fake()) fake().ClearFaults();  // the GPU's thread is to end
+    tiers_.reset();
     if (Tier().shared() != nullptr) store::ExpectGivesEverythingBack(Tier());
     OnGpu::TearDown();
     store_.reset();
@@ -47,10 +49,14 @@ class GpuLocalFixture : public cuda::OnGpu<local::LocalFixture> {
     Serve(std::move(options));
   }
   void AddTier() {
-    DeviceTiers tiers({.chunk_bytes = kTierBytes / 2});
+    tiers_ = std::make_unique<DeviceTiers>(
+        TierOptions{.chunk_bytes = kTierBytes / 2, .demote = demotes_});
     const TierResult added =
-        tiers.Add(*store_, {.ns = Host(), .device = device_.uuid, .bytes = kTierBytes});
+        tiers_->Add(*store_, {.ns = Host(), .device = device_.uuid, .bytes = kTierBytes});
     ASSERT_TRUE(added.status.ok()) << added.status;
+    if (!demotes_ || !is_fake()) return;
+    ASSERT_TRUE(local::Eventually([this] { return fake().UseOf(0).mappings == 2; }))
+        << "the GPU's thread has not begun";
   }
   std::shared_ptr<store::Namespace> Host() { return *store_->FindNamespace("default"); }
   // Null if there is none.
@@ -60,7 +66,12 @@ class GpuLocalFixture : public cuda::OnGpu<local::LocalFixture> {
     auto tier = (*host)->FindDeviceTier(device_.uuid);
     return store::NamespaceVerbs(tier.ok() ? *std::move(tier) : nullptr);
   }
+  // Of the tier, whose room is not needed any more.
+  bool AllHasMovedDown() { return Tier()->BytesToDemote() == 0; }
   local::Opening OnDevice() const { return {.namespace_name = "default", .device = device_.uuid}; }
+
+  bool demotes_ = false;  // before AddTier
+  std::unique_ptr<DeviceTiers> tiers_;
 
  private:
   fake_cuda::Use before_;

@@ -1,5 +1,6 @@
-// A tier that evicts all the time, workers that write, read, hold and check, and kills at random
-// moments of their work: no byte may be wrong, nobody may hang, and everything comes back.
+// A tier that evicts all the time, or whose objects move down, workers that write, read, hold and
+// check, and kills at random moments of their work: no byte may be wrong, nobody may hang, and
+// everything comes back.
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -26,11 +27,12 @@ using std::chrono::steady_clock;
 constexpr int kWorkers = 3;
 constexpr std::chrono::seconds kRunTime{6};
 
-class TierStress : public GpuLocalFixture {
+class TierStress : public GpuLocalFixture, public ::testing::WithParamInterface<bool> {
  protected:
   std::unique_ptr<WorkerProcess> StartWorker() {
-    auto worker = WorkerProcess::Start(HelperPath(GPU_WORKER_BINARY),
-                                       {socket_path(), device_.uuid, "traffic"});
+    auto worker =
+        WorkerProcess::Start(HelperPath(GPU_WORKER_BINARY),
+                             {socket_path(), device_.uuid, demotes_ ? "blocks" : "traffic"});
     EXPECT_TRUE(worker.ok()) << worker.status();
     return *std::move(worker);
   }
@@ -40,23 +42,30 @@ class TierStress : public GpuLocalFixture {
     ASSERT_TRUE(line.ok()) << line.status();
     ASSERT_EQ(*line, "traffic");
   }
-  // Ends as it would end by itself, and says what it saw. Returns how often it has read something.
-  static int ExpectEndsWell(WorkerProcess& worker) {
+  struct Seen {
+    int hits = 0, host_hits = 0;
+  };
+  // Ends as it would end by itself, and says what it saw.
+  static Seen ExpectEndsWell(WorkerProcess& worker) {
     worker.EndInput();
     const auto line = worker.ReadLine(std::chrono::seconds(60));
     EXPECT_TRUE(line.ok()) << line.status();
     const int status = worker.Wait();
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-    if (!line.ok()) return 0;
+    if (!line.ok()) return {};
     std::printf("  %s\n", line->c_str());
-    int wrong = -1, rounds = 0, hits = 0;
-    EXPECT_EQ(std::sscanf(line->c_str(), "%d wrong %d rounds %d hits", &wrong, &rounds, &hits), 3);
+    int wrong = -1, rounds = 0;
+    Seen seen;
+    EXPECT_EQ(std::sscanf(line->c_str(), "%d wrong %d rounds %d hits %d in host", &wrong, &rounds,
+                          &seen.hits, &seen.host_hits),
+              4);
     EXPECT_EQ(wrong, 0);
-    return hits;
+    return seen;
   }
 };
 
-TEST_F(TierStress, NoByteIsWrongUnderEvictionAndKills) {
+TEST_P(TierStress, NoByteIsWrongUnderEvictionAndKills) {
+  demotes_ = GetParam();
   ServeTier();
   fake_cuda::Use tier_alone;
   if (is_fake()) tier_alone = fake().UseOf(0);
@@ -80,20 +89,30 @@ TEST_F(TierStress, NoByteIsWrongUnderEvictionAndKills) {
   EXPECT_GT(kills, 0);
   const store::NamespaceStats before = Tier()->Stats();
   EXPECT_GT(before.evicted, 100u) << "there was no pressure";
-  EXPECT_GT(ExpectEndsWell(*workers[0]), 100);
+  const Seen seen = ExpectEndsWell(*workers[0]);
+  EXPECT_GT(seen.hits, 100);
+  EXPECT_EQ(before.demoted > 0, demotes_) << before.demoted;
+  EXPECT_EQ(seen.host_hits > 0, demotes_) << seen.host_hits;
   for (int i = 1; i < kWorkers; ++i) ExpectEndsWell(*workers[i]);
-  EXPECT_TRUE(local::Eventually([&] {
-    const store::NamespaceStats stats = Tier()->Stats();
-    return stats.reservations == 0 && stats.client_pins == 0 && stats.client_pages == 0 &&
-           stats.limbo_bytes == 0 && stats.quarantined_bytes == 0 &&
-           stats.used_bytes == stats.visible_bytes;
-  })) << "not all has come back";
+  for (const store::NamespaceVerbs& ns : {Tier(), store::NamespaceVerbs(Host())}) {
+    EXPECT_TRUE(local::Eventually([&] {
+      const store::NamespaceStats stats = ns->Stats();
+      return stats.reservations == 0 && stats.client_pins == 0 && stats.client_pages == 0 &&
+             stats.pins == 0 && stats.limbo_bytes == 0 && stats.quarantined_bytes == 0 &&
+             stats.used_bytes == stats.visible_bytes;
+    })) << "not all has come back to "
+        << ns->spec().name;
+  }
   if (is_fake()) {
     EXPECT_EQ(fake().UseOf(0), tier_alone);
   }
-  std::printf("  %d killed, %llu evicted\n", kills,
-              static_cast<unsigned long long>(before.evicted));
+  std::printf("  %d killed, %llu evicted, %llu of them moved down\n", kills,
+              static_cast<unsigned long long>(before.evicted),
+              static_cast<unsigned long long>(before.demoted));
 }
+
+INSTANTIATE_TEST_SUITE_P(Demotion, TierStress, ::testing::Bool(),
+                         [](const auto& test) { return std::string(test.param ? "On" : "Off"); });
 
 }  // namespace
 }  // namespace infercache::gpu

@@ -183,6 +183,21 @@ TEST(FilesNeeded, CountsConnectionsSessionsAndChunks) {
   EXPECT_EQ(FilesNeeded(config), before + 60);
   config.capacity_bytes += 7 * config.chunk_bytes;
   EXPECT_EQ(FilesNeeded(config), before + 67);
+  EXPECT_GT(before, 2 * kMaxQuarantinedSessions + kMaxLentAllocations + kMaxUnclosedDescriptors);
+}
+
+TEST(FilesNeeded, CountsTheChunksOfTiers) {
+  Config config;
+  const auto with_tier = [&config](uint64_t chunk_bytes, const char* size) {
+    config.chunk_bytes = chunk_bytes;
+    config.namespaces.clear();
+    const uint64_t before = FilesNeeded(config);
+    config.namespaces = {Namespace("kv")};
+    config.namespaces[0].devices = {{"auto", size}};
+    return FilesNeeded(config) - before;
+  };
+  EXPECT_EQ(with_tier(uint64_t{64} << 20, "10GiB"), 160u + 2);
+  EXPECT_EQ(with_tier(uint64_t{8} << 30, "10GiB"), 10u + 2) << "of at most 1 GiB";
 }
 
 TEST(SameNamespaces, SeesWhoMayUseThem) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <string>
 #include <thread>
 #include <utility>
@@ -28,7 +29,11 @@ class DemotionTest : public StoreFixture {
       ASSERT_TRUE(store_->DeleteNamespace("kv").ok());
     }
     host_ = Create("kv", host_bytes);
-    ASSERT_TRUE(AddUnreachableTier(*store_, *host_, "GPU-a", kTierBytes, [this] { ++told_; }).ok());
+    const auto low_room = [this] {
+      ++told_;
+      return works_;
+    };
+    ASSERT_TRUE(AddUnreachableTier(*store_, *host_, "GPU-a", kTierBytes, low_room).ok());
     tier_ = NamespaceVerbs(*host_->FindDeviceTier("GPU-a"));
   }
 
@@ -64,6 +69,7 @@ class DemotionTest : public StoreFixture {
 
   NamespaceVerbs host_{nullptr}, tier_{nullptr};
   int told_ = 0;
+  bool works_ = true;
 };
 
 TEST_F(DemotionTest, MovesWhatWouldGoNextWithAllThatIsKnownOfIt) {
@@ -100,6 +106,27 @@ TEST_F(DemotionTest, KeepsRoomFreeSoThatPutsNeedNotEvict) {
   EXPECT_EQ(stats.evicted, stats.demoted);
   EXPECT_EQ(stats.objects + host_->Stats().objects, 100u);
   EXPECT_GT(told_, 0);
+}
+
+// It went on with the quarter of the reserve that is enough beside him, and puts evicted.
+TEST_F(DemotionTest, UpkeepMakesTheRoomThatNobodyElseMakes) {
+  const auto free_after_upkeep = [this] {
+    for (int i = 0; i < 16; ++i) {
+      PutInTier("key" + std::to_string(i), kBlock, {.overwrite = true, .info = {}, .parts = {}});
+    }
+    tier_.MaintainAll();
+    const NamespaceStats stats = tier_->Stats();
+    return stats.quota_bytes - stats.used_bytes;
+  };
+  constexpr uint64_t kReserve = kTierBytes / 8;
+  EXPECT_LT(free_after_upkeep(), kReserve);
+  const uint64_t wanted = tier_->BytesToDemote();
+  EXPECT_GT(wanted, kReserve);
+  works_ = false;
+  EXPECT_GE(free_after_upkeep(), kReserve);
+  EXPECT_LE(tier_->BytesToDemote(), wanted) << "should he come back";
+  works_ = true;
+  EXPECT_LT(free_after_upkeep(), kReserve);
 }
 
 TEST_F(DemotionTest, WhatWasErasedMeanwhileDoesNotComeUpAgain) {
@@ -259,6 +286,33 @@ TEST_F(DemotionTest, APredecessorNeverOutlivesItsSuccessorBelow) {
     ASSERT_FALSE(host_.Has("key")) << round;
     ASSERT_EQ(tier_.Lookup("key")->size_bytes(), 20u);
   }
+}
+
+// Begun when the flush was counted already, it was found in neither place, and came up again below.
+TEST_F(DemotionTest, WhatIsBegunWhileAFlushIsUnderWayDoesNotOutliveIt) {
+  // In more shards than one, of which the flush visits the rest later.
+  for (int i = 0; i < 16; ++i) PutInTier("key" + std::to_string(i));
+  std::promise<void> left, flushed;
+  std::thread mover;
+  size_t moved = 0;
+  observer_.Beside(EventKind::kFlushed, [&] {
+    auto demotions = Begin(16);
+    ASSERT_FALSE(demotions.empty());
+    observer_.Beside(EventKind::kEvicted, [&] {
+      left.set_value();
+      flushed.get_future().wait();
+    });
+    mover = std::thread([&, taken = std::move(demotions)]() mutable {
+      moved = tier_->FinishDemotion(std::move(taken));
+    });
+    left.get_future().wait();
+  });
+  host_->Flush("");
+  flushed.set_value();
+  mover.join();
+  EXPECT_GT(moved, 0u);
+  EXPECT_EQ(host_->Stats().objects, 0u);
+  EXPECT_EQ(tier_->Stats().objects, 0u);
 }
 
 TEST_F(DemotionTest, NothingOutlivesAFlush) {

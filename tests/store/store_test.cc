@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "tests/common/kernel_files.h"
 #include "tests/store/store_fixture.h"
+#include "tests/store/unreachable_chunks.h"
 
 namespace infercache::store {
 namespace {
@@ -102,6 +103,19 @@ TEST_F(StoreOfNamespaces, FieldsAreChecked) {
               HasSubstr("model"));
   EXPECT_THAT(Names(), IsEmpty());
   EXPECT_EQ(store_->committed_bytes(), 0u);
+}
+
+// Of more, records named others.
+TEST_F(StoreOfNamespaces, ATierHasNoMoreChunksThanARecordCanName) {
+  const auto host = Create("host", kPage);
+  const auto add = [&](const char* device, uint64_t chunks) {
+    return store_->AddDeviceTier(*host, device, PlanDeviceArena(chunks * kPage, kPage, kPage),
+                                 std::make_unique<UnreachableChunks>());
+  };
+  const absl::Status refused = add("GPU-a", kMaxChunks + 1);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("65536 chunks"));
+  EXPECT_TRUE(add("GPU-a", kMaxChunks).ok());
 }
 
 TEST_F(StoreOfNamespaces, OneThatDoesNotFitIntoMemoryIsRefusedAndLeavesNothing) {

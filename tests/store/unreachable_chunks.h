@@ -23,7 +23,7 @@ class UnreachableChunks final : public Chunks {
 // Gives `ns` a tier of `bytes`, whole pages, on a GPU of that name. With `low_room`, its objects
 // move down.
 inline absl::Status AddUnreachableTier(Store& store, Namespace& ns, const std::string& device,
-                                       uint64_t bytes, std::function<void()> low_room = {}) {
+                                       uint64_t bytes, std::function<bool()> low_room = {}) {
   return store.AddDeviceTier(ns, device, PlanDeviceArena(bytes, bytes, 4096),
                              std::make_unique<UnreachableChunks>(), std::move(low_room));
 }
