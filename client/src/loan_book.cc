@@ -31,11 +31,8 @@ LoanBook::LoanBook(std::shared_ptr<LocalConnection> connection)
 
 // Most sessions lend and borrow nothing, and have nothing to listen to.
 void LoanBook::Listen() {
-  {
-    MutexLock lock(&mu_);
-    if (std::exchange(listens_, true)) return;
-  }
-  connection_->ListenToLending(weak_from_this());
+  MutexLock lock(&listen_mu_);
+  if (!std::exchange(listens_, true)) connection_->ListenToLending(weak_from_this());
 }
 
 // --- The owner's side ---

@@ -108,7 +108,8 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
 
   explicit LoanBook(std::shared_ptr<LocalConnection> connection);
 
-  void Listen() ABSL_LOCKS_EXCLUDED(mu_);
+  // It listens when this returns, whoever began.
+  void Listen() ABSL_LOCKS_EXCLUDED(listen_mu_);
   // One Lend at a time, so that one descriptor at a time is under way. DEADLINE_EXCEEDED: another
   // thread's is not answered; after OK, EndLend follows.
   absl::Status BeginLend(LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
@@ -148,9 +149,12 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   const ForkGuard guard_;
   const std::shared_ptr<LocalConnection> connection_;
 
+  // Held while it begins to listen. Before LocalConnection's.
+  Mutex listen_mu_;
+  bool listens_ ABSL_GUARDED_BY(listen_mu_) = false;
+
   Mutex mu_;
   CondVar changed_;
-  bool listens_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status over_ ABSL_GUARDED_BY(mu_);
   std::map<DevicePointer, Registered> registered_ ABSL_GUARDED_BY(mu_);  // by base
   std::map<uint64_t, DevicePointer> own_ ABSL_GUARDED_BY(mu_);           // loans: where they lie
