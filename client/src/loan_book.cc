@@ -181,7 +181,7 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
     }
   }
   for (size_t i = 0; i < owned.size(); ++i) {
-    if (waits[i] != 0) results[i] = AwaitFree(waits[i], deadline);
+    if (waits[i] != 0) results[i] = AwaitFree(*owned[i], waits[i], deadline);
     if (!results[i].ok()) continue;
     // What was said by an event that nobody waited for any more.
     MutexLock lock(&mu_);
@@ -204,16 +204,19 @@ void LoanBook::Abandon(const std::string& device, std::span<Owned* const> owned)
   }
 }
 
-absl::Status LoanBook::AwaitFree(uint64_t loan, LocalDeadline deadline) {
+absl::Status LoanBook::AwaitFree(Owned& one, uint64_t loan, LocalDeadline deadline) {
   MutexLock lock(&mu_);
-  while (!free_.contains(loan)) {
+  bool in_time = true;
+  while (true) {
+    // Whoever sees it first says so to all who wait for the same.
+    one.free |= free_.erase(loan) > 0;
+    if (one.free) return absl::OkStatus();
     if (!over_.ok()) return Gone(over_);
-    if (!changed_.WaitUntil(&mu_, deadline) && !free_.contains(loan)) {
+    if (!in_time) {
       return absl::DeadlineExceededError("somebody still has the tensor, or has it mapped");
     }
+    in_time = changed_.WaitUntil(&mu_, deadline);
   }
-  free_.erase(loan);
-  return absl::OkStatus();
 }
 
 // --- What the daemon says ---

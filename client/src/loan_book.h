@@ -62,8 +62,10 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
     DevicePointer base = 0;  // of its allocation
     uint64_t loan = 0;       // 0 = unknown
     bool taken_back = false;
+    bool free = false;  // as the daemon said to whoever waited first
   };
-  // OK, DEADLINE_EXCEEDED, UNAVAILABLE, for each. Sets `taken_back`.
+  // OK, DEADLINE_EXCEEDED, UNAVAILABLE, for each; the same may be there more than once, and be
+  // waited for by several threads. Sets `taken_back` and `free`, under a lock of the book's.
   std::vector<absl::Status> TakeBack(const std::string& device, std::span<Owned* const> owned,
                                      LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
   // The same, and nobody waits to hear who has it.
@@ -126,7 +128,8 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
                       v1::LocalRequest* request) ABSL_LOCKS_EXCLUDED(mu_);
   // After `answer`: what the connection was about is not known, and never will be.
   bool IsOver(const absl::Status& answer) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status AwaitFree(uint64_t loan, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status AwaitFree(Owned& one, uint64_t loan, LocalDeadline deadline)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // The mapping that a borrowed tensor lies in.
   absl::StatusOr<std::shared_ptr<LentMapping>> MappingOf(uint64_t allocation, Open open,

@@ -7,6 +7,8 @@
 #include <functional>
 #include <future>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "tests/gpu/scripted_daemon.h"
 
@@ -128,6 +130,38 @@ TEST_F(LoanBookTest, NobodyWaitsForAnothersAnswerBeyondItsDeadline) {
   (void)client_->Borrow("close");
   EXPECT_TRUE(lends.get().may_be_lent);
   EXPECT_FALSE(borrows.get().hit());
+}
+
+// The second one of those that took the same tensor back was not told.
+TEST_F(LoanBookTest, WhatIsFreeIsSoForAllWhoTakeItBack) {
+  std::atomic<int> asked = 0;
+  Start([&](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_lend()) SayLent(request, 1, answer);
+    if (!request.has_take_back()) return;
+    for (int i = 0; i < request.take_back().keys_size(); ++i) {
+      v1::TakenBackItem& item = *answer.response.mutable_taken_back()->add_items();
+      item.set_lent(true);
+      item.set_loan(1);
+    }
+    if (++asked == 1) return;
+    v1::LocalResponse event;
+    event.mutable_lent_events()->add_free(1);
+    answer.raw = local::RawClient::EncodeFrame(answer.response.SerializeAsString()) +
+                 local::RawClient::EncodeFrame(event.SerializeAsString());
+  });
+  ASSERT_TRUE(Lend("key").lent);
+  // By two threads.
+  std::future<absl::Status> first =
+      std::async(std::launch::async, [this] { return client_->TakeBack("key"); });
+  EXPECT_TRUE(local::Eventually([&] { return asked == 1; }));
+  const absl::Status second = client_->TakeBack("key");
+  EXPECT_TRUE(second.ok()) << second;
+  const absl::Status other = first.get();
+  EXPECT_TRUE(other.ok()) << other;
+  // Twice by one.
+  ASSERT_TRUE(Lend("key").lent);
+  const std::vector<std::string_view> keys = {"key", "key"};
+  for (const absl::Status& one : client_->TakeBack(keys)) EXPECT_TRUE(one.ok()) << one;
 }
 
 }  // namespace
