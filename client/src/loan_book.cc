@@ -56,7 +56,7 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
       *lend.add_items() = item;
     }
     const auto count = static_cast<size_t>(lend.items_size());
-    std::unique_ptr<OwnExport> own;
+    std::shared_ptr<OwnExport> own;
     LocalAnswer answer = LendSome(base, export_memory, &lend, &own, deadline);
     if (answer.status.ok()) {
       TakeLent(base, lend, answer.response.lent(), std::move(own), &results);
@@ -90,11 +90,14 @@ void LoanBook::EndLend() {
 }
 
 LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                               std::unique_ptr<OwnExport>* own, LocalDeadline deadline) {
+                               std::shared_ptr<OwnExport>* own, LocalDeadline deadline) {
   {
     MutexLock lock(&mu_);
     const auto it = registered_.find(base);
-    if (it != registered_.end()) lend->set_allocation(it->second.allocation);
+    if (it != registered_.end()) {
+      lend->set_allocation(it->second.allocation);
+      *own = it->second.own;
+    }
   }
   v1::LocalRequest request;
   LocalAnswer answer;
@@ -121,7 +124,7 @@ LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Len
 }
 
 void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                        std::unique_ptr<OwnExport> own, std::vector<Lent>* results) {
+                        std::shared_ptr<OwnExport> own, std::vector<Lent>* results) {
   MutexLock lock(&mu_);
   for (int i = 0; i < lend.items_size(); ++i) {
     const v1::LentItem& item = lent.items(i);
@@ -134,7 +137,7 @@ void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent
     own_[item.loan()] = base + lend.items(i).offset();
     Registered& registered = registered_[base];
     registered.allocation = lent.allocation();
-    if (own != nullptr) registered.own = std::move(own);
+    if (over_.ok()) registered.own = own;
     ++registered.loans;
   }
 }

@@ -49,7 +49,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Exported {
     v1::LentMemory memory;
     UniqueFd descriptor;
-    std::unique_ptr<OwnExport> own = {};  // null: other clients of this process open it as well
+    std::shared_ptr<OwnExport> own = {};  // null: other clients of this process open it as well
   };
   using Export = absl::FunctionRef<absl::StatusOr<Exported>()>;
   // Of the allocation at `base`, with offsets in it. One result an item.
@@ -100,7 +100,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Registered {
     uint64_t allocation = 0;
     uint64_t loans = 0;
-    std::unique_ptr<OwnExport> own = {};
+    std::shared_ptr<OwnExport> own = {};
   };
   // Null and a status: it does not open here, and is not tried again.
   struct Known {
@@ -116,12 +116,13 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   // thread's is not answered; after OK, EndLend follows.
   absl::Status BeginLend(LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
   void EndLend() ABSL_LOCKS_EXCLUDED(mu_);
-  // One request; names the allocation in `lend`. *own: if it had to be exported.
+  // One request; names the allocation in `lend`. *own: what it was exported as, now or before; it
+  // may have been forgotten meanwhile, with the last loan of the allocation but these.
   LocalAnswer LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                       std::unique_ptr<OwnExport>* own, LocalDeadline deadline)
+                       std::shared_ptr<OwnExport>* own, LocalDeadline deadline)
       ABSL_LOCKS_EXCLUDED(mu_);
   void TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                std::unique_ptr<OwnExport> own, std::vector<Lent>* results)
+                std::shared_ptr<OwnExport> own, std::vector<Lent>* results)
       ABSL_LOCKS_EXCLUDED(mu_);
   // Asks for some of `owned`, and notes that they are lent no longer. Returns how many.
   size_t TakeBackSome(const std::string& device, std::span<Owned* const> owned,
