@@ -93,7 +93,7 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
   DevicePointer address = 0;
   const Result opened =
       driver.api().ipc_open_mem_handle(&address, handle, kIpcLazyEnablePeerAccess);
-  if (opened == kInvalidContext) {
+  if (opened == kInvalidContext && peers.exporter_pid == static_cast<uint64_t>(getpid())) {
     *never = true;
     return absl::FailedPreconditionError(absl::StrCat(
         "CUDA takes the process that lends and this one for the same, by their PIDs: it has ",

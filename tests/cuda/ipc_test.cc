@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/cuda/gpu_fixture.h"
 #include "tests/gpu/legacy_buffer.h"
 
@@ -11,6 +13,7 @@ namespace {
 
 using gpu::LegacyBuffer;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // What crosses processes is in tests/gpu/lending_test.cc.
 class IpcTest : public GpuTest {
@@ -66,11 +69,18 @@ TEST_F(IpcTest, AHandleDoesNotOpenInTheProcessThatMadeIt) {
   const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
   ASSERT_TRUE(exported.ok()) << exported.status();
   bool never = false;
+  const auto own_pid = static_cast<uint64_t>(getpid());
+  // Something else, whatever it is, if the numbers differ.
+  const auto other = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
+                                      {.exporter_pid = own_pid + 1}, &never);
+  EXPECT_FALSE(never);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kInternal) << other.status();
+  EXPECT_THAT(std::string(other.status().message()), Not(HasSubstr("PID")));
   const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
-                                       {.exporter_pid = 17}, &never);
+                                       {.exporter_pid = own_pid}, &never);
   EXPECT_TRUE(never);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(opened.status().message()), HasSubstr("it has 17"));
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr(absl::StrCat("it has ", own_pid)));
 }
 
 TEST_F(IpcTest, MemoryOfCuMemCreateIsSharedByADescriptor) {
