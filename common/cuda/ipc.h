@@ -38,7 +38,8 @@ struct ExportedMemory {
   UniqueFd descriptor;  // valid: it is what to share, and there is no handle
 };
 
-// UNIMPLEMENTED, with the likely reason: the memory was not made to be shared.
+// UNIMPLEMENTED, with the likely reason: the memory was not made to be shared. Other errors are the
+// driver's, and may pass.
 absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
                                             const AddressRange& range);
 

@@ -120,12 +120,29 @@ TEST_F(IpcTest, MemoryThatWasNotMadeToBeSharedSaysSo) {
   ASSERT_EQ(driver_->api().mem_release(handle), kSuccess);
 }
 
-TEST_F(IpcTest, ARefusedExportSaysSo) {
+// Whatever an export failed with, it was said that the memory can never be shared.
+TEST_F(IpcTest, ARefusedExportSaysWhetherItMayBeTriedAgain) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  const LegacyBuffer buffer(context_);
-  fake().faults().refuse_exports.store(1);
-  EXPECT_EQ(ExportMemory(*context_, RangeOf(buffer.address())).status().code(),
-            absl::StatusCode::kUnimplemented);
+  const LegacyBuffer legacy(context_);
+  const auto allocation = Allocation::Create(driver_, device_.ordinal, kChunk);
+  ASSERT_TRUE(allocation.ok());
+  const auto mapping = Mapping::Map(*allocation, device_.ordinal, Mapping::Access::kReadWrite);
+  ASSERT_TRUE(mapping.ok());
+  for (const DevicePointer address : {legacy.address(), mapping->address()}) {
+    const auto export_with = [&](uint32_t refused) {
+      fake().faults().refuse_exports.store(refused);
+      const absl::Status status = ExportMemory(*context_, RangeOf(address)).status();
+      EXPECT_EQ(absl::IsUnimplemented(status),
+                status.message().find("not allocated to be shared") != absl::string_view::npos)
+          << status;
+      return status.code();
+    };
+    EXPECT_EQ(export_with(1), absl::StatusCode::kUnimplemented);
+    EXPECT_EQ(export_with(kNotPermitted), absl::StatusCode::kUnimplemented);
+    EXPECT_EQ(export_with(kOutOfMemory), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(export_with(kStreamCaptureUnsupported), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(export_with(kIllegalAddress), absl::StatusCode::kInternal);
+  }
 }
 
 TEST_F(IpcTest, BytesThatAreNoHandleOpenNothing) {
