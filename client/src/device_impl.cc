@@ -98,8 +98,7 @@ absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) con
 absl::StatusOr<DevicePointer> Device::Impl::AddressOf(ArenaChunk& chunk, const LocalPlace& place,
                                                       cuda::Mapping::Access access) {
   const auto imported = chunk.arena()->Use([&](const UniqueFd& fd, uint64_t bytes) {
-    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, chunk.arena()->writes(),
-                                  thread_);
+    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, thread_);
   });
   if (!imported.ok()) {
     mapping_failures_.fetch_add(1);
