@@ -49,7 +49,7 @@ absl::StatusOr<ClientOptions> Context::MakeClientOptions(absl::Duration fallback
     if (!options.tls) options.tls.emplace();
     ASSIGN_OR_RETURN((*options.tls).*member, ReadFile(path));
   }
-  options.deadline = options_.deadline > absl::ZeroDuration() ? options_.deadline : fallback;
+  options.deadline = deadline(fallback);
   return options;
 }
 

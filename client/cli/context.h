@@ -39,6 +39,10 @@ class Context {
   bool json() const { return options_.format == OutputFormat::kJson; }
   // Empty if the user named none.
   const std::string& given_namespace() const { return options_.namespace_name; }
+  // What the user gave, or `fallback`.
+  absl::Duration deadline(absl::Duration fallback) const {
+    return options_.deadline > absl::ZeroDuration() ? options_.deadline : fallback;
+  }
   // The options of a client of this command: files read, deadline `fallback` unless the user gave
   // one. INVALID_ARGUMENT names the option that makes no sense.
   absl::StatusOr<ClientOptions> MakeClientOptions(absl::Duration fallback = absl::Seconds(5)) const;

@@ -22,6 +22,9 @@
 namespace infercache::cli {
 namespace {
 
+// For each GPU. To make a context takes a driver seconds, and four are made.
+constexpr absl::Duration kGpuPatience = absl::Seconds(30);
+
 void Append(std::vector<Finding>& findings, std::vector<Finding> more) {
   std::move(more.begin(), more.end(), std::back_inserter(findings));
 }
@@ -121,7 +124,7 @@ absl::StatusOr<ExitCode> Doctor(const Context& context, const std::string& versi
     }
   }
   const bool asks_for_tiers = info.ok() && endpoint.local && !info->socket_path().empty();
-  for (const Gpu& gpu : CheckGpus(&findings)) {
+  for (const Gpu& gpu : CheckGpus(context.deadline(kGpuPatience), &findings)) {
     if (asks_for_tiers) findings.push_back(CheckTier(options, *info, gpu.uuid));
   }
   Append(findings, CheckKernel());

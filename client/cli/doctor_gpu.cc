@@ -12,8 +12,8 @@ Finding GpuFinding(const cuda::DeviceInfo& device, const GpuSelfTest& tested) {
       fmt::format("{} ({}, {} MiB)", device.uuid, device.name, device.total_bytes >> 20);
   if (tested.descriptors.ok() && tested.handles.ok()) {
     return {"gpu", Level::kOk,
-            fmt::format("{}: another process reads what this one wrote, by descriptor and by "
-                        "legacy handle",
+            fmt::format("{}: a process reads what another one wrote, by descriptor and by legacy "
+                        "handle",
                         which)};
   }
   const absl::Status& first = tested.descriptors.ok() ? tested.handles : tested.descriptors;
@@ -23,6 +23,10 @@ Finding GpuFinding(const cuda::DeviceInfo& device, const GpuSelfTest& tested) {
     return {"gpu", Level::kWarn,
             fmt::format("{}: could not be tested, its memory is full: {}", which, why),
             "run doctor again when less of the GPU is in use"};
+  }
+  if (absl::IsDeadlineExceeded(first)) {
+    return {"gpu", Level::kWarn, fmt::format("{}: could not be tested: {}", which, why),
+            "does it hang? see the kernel's log and the driver's own tools, such as nvidia-smi"};
   }
   if (tested.handles.ok()) {
     return {
@@ -44,7 +48,7 @@ Finding GpuFinding(const cuda::DeviceInfo& device, const GpuSelfTest& tested) {
 
 }  // namespace
 
-std::vector<Gpu> CheckGpus(std::vector<Finding>* findings) {
+std::vector<Gpu> CheckGpus(absl::Duration patience, std::vector<Finding>* findings) {
   const auto driver = cuda::Driver::Load();
   if (!driver.ok()) {
     findings->push_back(
@@ -63,7 +67,7 @@ std::vector<Gpu> CheckGpus(std::vector<Finding>* findings) {
                                    (*driver)->version() % 1000 / 10, devices->size())});
   std::vector<Gpu> gpus;
   for (const cuda::DeviceInfo& device : *devices) {
-    findings->push_back(GpuFinding(device, TestGpu(*driver, device)));
+    findings->push_back(GpuFinding(device, TestGpu(device, patience)));
     gpus.push_back({device.uuid});
   }
   return gpus;

@@ -68,8 +68,8 @@ ExitCode Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   // What doctor runs as a child is no command of its users'.
-  if (argc == 5 && std::string_view(argv[1]) == infercache::cli::kGpuSelfTestChild) {
-    return infercache::cli::RunGpuSelfTestChild(argv[2], argv[3], argv[4]);
+  if (argc > 1 && std::string_view(argv[1]) == infercache::cli::kGpuSelfTestChild) {
+    return infercache::cli::RunGpuSelfTestChild({argv + 2, argv + argc});
   }
   return static_cast<int>(infercache::cli::Main(argc, argv));
 }

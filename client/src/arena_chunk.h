@@ -90,9 +90,7 @@ class ArenaChunk {
 // The chunks of a session in a GPU's memory, which are imported all together. Thread-safe.
 class DeviceArena {
  public:
-  // `writes`: the client writes in place.
-  DeviceArena(uint64_t chunk_bytes, bool writes) : chunk_bytes_(chunk_bytes), writes_(writes) {}
-  bool writes() const { return writes_; }
+  explicit DeviceArena(uint64_t chunk_bytes) : chunk_bytes_(chunk_bytes) {}
   void Add(std::weak_ptr<ArenaChunk> chunk, UniqueFd fd) ABSL_LOCKS_EXCLUDED(mu_);
 
   using Import = absl::FunctionRef<absl::StatusOr<std::unique_ptr<DeviceChunk>>(
@@ -108,7 +106,6 @@ class DeviceArena {
   };
 
   const uint64_t chunk_bytes_;
-  const bool writes_;
   Mutex mu_;
   std::vector<NotImported> left_ ABSL_GUARDED_BY(mu_);
 };

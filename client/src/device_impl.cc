@@ -98,8 +98,7 @@ absl::StatusOr<absl::Time> Device::Impl::DeadlineOf(const CallOptions& call) con
 absl::StatusOr<DevicePointer> Device::Impl::AddressOf(ArenaChunk& chunk, const LocalPlace& place,
                                                       cuda::Mapping::Access access) {
   const auto imported = chunk.arena()->Use([&](const UniqueFd& fd, uint64_t bytes) {
-    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, chunk.arena()->writes(),
-                                  thread_);
+    return MappedDeviceChunk::Map(driver_, device_.ordinal, fd, bytes, thread_);
   });
   if (!imported.ok()) {
     mapping_failures_.fetch_add(1);
@@ -306,6 +305,13 @@ std::vector<PutResult> Device::Impl::Commit(std::span<DeviceReservation> reserva
   if (reservations.empty()) return {};
   const auto deadline = DeadlineOf(call);
   if (!deadline.ok()) return FailedBatch<PutResult>(deadline.status(), reservations.size());
+  for (const DeviceReservation& one : reservations) {
+    // What is not for its session to commit would be given back while the GPU may write there.
+    if (!one || one.IsOf(*staging_)) continue;
+    return FailedBatch<PutResult>(
+        absl::InvalidArgumentError("a reservation of another device is not for this one to commit"),
+        reservations.size());
+  }
   const auto tier = Tier();
   if (!tier.ok()) return FailedBatch<PutResult>(tier.status(), reservations.size());
   for (const DeviceStream stream : streams) {

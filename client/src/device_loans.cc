@@ -79,7 +79,7 @@ absl::StatusOr<LoanBook::Exported> DeviceLoans::Export(const cuda::AddressRange&
   } else {
     exported.memory.set_kind(v1::LentMemory::KIND_LEGACY);
     exported.memory.set_handle(memory.handle.bytes, sizeof memory.handle.bytes);
-    exported.own = std::make_unique<OwnExport>(exported.memory.handle(), range);
+    exported.own = std::make_shared<OwnExport>(exported.memory.handle(), range);
   }
   return exported;
 }

@@ -46,9 +46,10 @@ class HostStaging::Buffer {
     if (thread_->inherited()) return;
     const cuda::CurrentContext current(thread_->context());
     const cuda::Api& api = thread_->context().driver().api();
-    if (registered_) (void)api.mem_host_unregister(base_);
+    // What stays registered stays mapped: what came there next would be taken for it.
+    const bool unmaps = !registered_ || api.mem_host_unregister(base_) == cuda::kSuccess;
     (void)api.stream_destroy(stream_);
-    munmap(base_, kBufferBytes);
+    if (unmaps) munmap(base_, kBufferBytes);
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;

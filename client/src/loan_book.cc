@@ -31,11 +31,8 @@ LoanBook::LoanBook(std::shared_ptr<LocalConnection> connection)
 
 // Most sessions lend and borrow nothing, and have nothing to listen to.
 void LoanBook::Listen() {
-  {
-    MutexLock lock(&mu_);
-    if (std::exchange(listens_, true)) return;
-  }
-  connection_->ListenToLending(weak_from_this());
+  MutexLock lock(&listen_mu_);
+  if (!std::exchange(listens_, true)) connection_->ListenToLending(weak_from_this());
 }
 
 // --- The owner's side ---
@@ -59,7 +56,7 @@ std::vector<LoanBook::Lent> LoanBook::Lend(DevicePointer base, Export export_mem
       *lend.add_items() = item;
     }
     const auto count = static_cast<size_t>(lend.items_size());
-    std::unique_ptr<OwnExport> own;
+    std::shared_ptr<OwnExport> own;
     LocalAnswer answer = LendSome(base, export_memory, &lend, &own, deadline);
     if (answer.status.ok()) {
       TakeLent(base, lend, answer.response.lent(), std::move(own), &results);
@@ -93,11 +90,14 @@ void LoanBook::EndLend() {
 }
 
 LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                               std::unique_ptr<OwnExport>* own, LocalDeadline deadline) {
+                               std::shared_ptr<OwnExport>* own, LocalDeadline deadline) {
   {
     MutexLock lock(&mu_);
     const auto it = registered_.find(base);
-    if (it != registered_.end()) lend->set_allocation(it->second.allocation);
+    if (it != registered_.end()) {
+      lend->set_allocation(it->second.allocation);
+      *own = it->second.own;
+    }
   }
   v1::LocalRequest request;
   LocalAnswer answer;
@@ -124,7 +124,7 @@ LocalAnswer LoanBook::LendSome(DevicePointer base, Export export_memory, v1::Len
 }
 
 void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                        std::unique_ptr<OwnExport> own, std::vector<Lent>* results) {
+                        std::shared_ptr<OwnExport> own, std::vector<Lent>* results) {
   MutexLock lock(&mu_);
   for (int i = 0; i < lend.items_size(); ++i) {
     const v1::LentItem& item = lent.items(i);
@@ -137,7 +137,7 @@ void LoanBook::TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent
     own_[item.loan()] = base + lend.items(i).offset();
     Registered& registered = registered_[base];
     registered.allocation = lent.allocation();
-    if (own != nullptr) registered.own = std::move(own);
+    if (over_.ok()) registered.own = own;
     ++registered.loans;
   }
 }
@@ -184,7 +184,7 @@ std::vector<absl::Status> LoanBook::TakeBack(const std::string& device,
     }
   }
   for (size_t i = 0; i < owned.size(); ++i) {
-    if (waits[i] != 0) results[i] = AwaitFree(waits[i], deadline);
+    if (waits[i] != 0) results[i] = AwaitFree(*owned[i], waits[i], deadline);
     if (!results[i].ok()) continue;
     // What was said by an event that nobody waited for any more.
     MutexLock lock(&mu_);
@@ -207,16 +207,19 @@ void LoanBook::Abandon(const std::string& device, std::span<Owned* const> owned)
   }
 }
 
-absl::Status LoanBook::AwaitFree(uint64_t loan, LocalDeadline deadline) {
+absl::Status LoanBook::AwaitFree(Owned& one, uint64_t loan, LocalDeadline deadline) {
   MutexLock lock(&mu_);
-  while (!free_.contains(loan)) {
+  bool in_time = true;
+  while (true) {
+    // Whoever sees it first says so to all who wait for the same.
+    one.free |= free_.erase(loan) > 0;
+    if (one.free) return absl::OkStatus();
     if (!over_.ok()) return Gone(over_);
-    if (!changed_.WaitUntil(&mu_, deadline) && !free_.contains(loan)) {
+    if (!in_time) {
       return absl::DeadlineExceededError("somebody still has the tensor, or has it mapped");
     }
+    in_time = changed_.WaitUntil(&mu_, deadline);
   }
-  free_.erase(loan);
-  return absl::OkStatus();
 }
 
 // --- What the daemon says ---

@@ -49,7 +49,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Exported {
     v1::LentMemory memory;
     UniqueFd descriptor;
-    std::unique_ptr<OwnExport> own = {};  // null: other clients of this process open it as well
+    std::shared_ptr<OwnExport> own = {};  // null: other clients of this process open it as well
   };
   using Export = absl::FunctionRef<absl::StatusOr<Exported>()>;
   // Of the allocation at `base`, with offsets in it. One result an item.
@@ -62,8 +62,10 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
     DevicePointer base = 0;  // of its allocation
     uint64_t loan = 0;       // 0 = unknown
     bool taken_back = false;
+    bool free = false;  // as the daemon said to whoever waited first
   };
-  // OK, DEADLINE_EXCEEDED, UNAVAILABLE, for each. Sets `taken_back`.
+  // OK, DEADLINE_EXCEEDED, UNAVAILABLE, for each; the same may be there more than once, and be
+  // waited for by several threads. Sets `taken_back` and `free`, under a lock of the book's.
   std::vector<absl::Status> TakeBack(const std::string& device, std::span<Owned* const> owned,
                                      LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
   // The same, and nobody waits to hear who has it.
@@ -98,7 +100,7 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   struct Registered {
     uint64_t allocation = 0;
     uint64_t loans = 0;
-    std::unique_ptr<OwnExport> own = {};
+    std::shared_ptr<OwnExport> own = {};
   };
   // Null and a status: it does not open here, and is not tried again.
   struct Known {
@@ -108,24 +110,27 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
 
   explicit LoanBook(std::shared_ptr<LocalConnection> connection);
 
-  void Listen() ABSL_LOCKS_EXCLUDED(mu_);
+  // It listens when this returns, whoever began.
+  void Listen() ABSL_LOCKS_EXCLUDED(listen_mu_);
   // One Lend at a time, so that one descriptor at a time is under way. DEADLINE_EXCEEDED: another
   // thread's is not answered; after OK, EndLend follows.
   absl::Status BeginLend(LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
   void EndLend() ABSL_LOCKS_EXCLUDED(mu_);
-  // One request; names the allocation in `lend`. *own: if it had to be exported.
+  // One request; names the allocation in `lend`. *own: what it was exported as, now or before; it
+  // may have been forgotten meanwhile, with the last loan of the allocation but these.
   LocalAnswer LendSome(DevicePointer base, Export export_memory, v1::Lend* lend,
-                       std::unique_ptr<OwnExport>* own, LocalDeadline deadline)
+                       std::shared_ptr<OwnExport>* own, LocalDeadline deadline)
       ABSL_LOCKS_EXCLUDED(mu_);
   void TakeLent(DevicePointer base, const v1::Lend& lend, const v1::Lent& lent,
-                std::unique_ptr<OwnExport> own, std::vector<Lent>* results)
+                std::shared_ptr<OwnExport> own, std::vector<Lent>* results)
       ABSL_LOCKS_EXCLUDED(mu_);
   // Asks for some of `owned`, and notes that they are lent no longer. Returns how many.
   size_t TakeBackSome(const std::string& device, std::span<Owned* const> owned,
                       v1::LocalRequest* request) ABSL_LOCKS_EXCLUDED(mu_);
   // After `answer`: what the connection was about is not known, and never will be.
   bool IsOver(const absl::Status& answer) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status AwaitFree(uint64_t loan, LocalDeadline deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status AwaitFree(Owned& one, uint64_t loan, LocalDeadline deadline)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // The mapping that a borrowed tensor lies in.
   absl::StatusOr<std::shared_ptr<LentMapping>> MappingOf(uint64_t allocation, Open open,
@@ -148,9 +153,12 @@ class LoanBook final : public LendingListener, public std::enable_shared_from_th
   const ForkGuard guard_;
   const std::shared_ptr<LocalConnection> connection_;
 
+  // Held while it begins to listen. Before LocalConnection's.
+  Mutex listen_mu_;
+  bool listens_ ABSL_GUARDED_BY(listen_mu_) = false;
+
   Mutex mu_;
   CondVar changed_;
-  bool listens_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status over_ ABSL_GUARDED_BY(mu_);
   std::map<DevicePointer, Registered> registered_ ABSL_GUARDED_BY(mu_);  // by base
   std::map<uint64_t, DevicePointer> own_ ABSL_GUARDED_BY(mu_);           // loans: where they lie

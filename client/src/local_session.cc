@@ -54,6 +54,10 @@ absl::Status CheckWelcome(const v1::Welcome& welcome) {
   if (welcome.put_access() < 0 || welcome.put_access() > v1::Welcome::PUT_ACCESS_IN_PLACE) {
     return BadAnswer(absl::StrCat("put access ", welcome.put_access()));
   }
+  // There is no other way into a GPU's memory.
+  if (!welcome.device().empty() && welcome.put_access() != v1::Welcome::PUT_ACCESS_IN_PLACE) {
+    return BadAnswer(absl::StrCat("put access ", welcome.put_access(), " to a GPU's memory"));
+  }
   return absl::OkStatus();
 }
 
@@ -97,8 +101,7 @@ LocalSession::LocalSession(const v1::Welcome& welcome, const Hash128& fingerprin
         writes ? std::move(segments.writable_chunks[i]) : MappedSegment()));
   }
   if (!on_device_) return;
-  const auto arena =
-      std::make_shared<DeviceArena>(chunk_bytes_, put_access_ == v1::Welcome::PUT_ACCESS_IN_PLACE);
+  const auto arena = std::make_shared<DeviceArena>(chunk_bytes_);
   for (UniqueFd& fd : segments.device_chunks) {
     chunks_.push_back(std::make_shared<ArenaChunk>(pins_, arena));
     arena->Add(chunks_.back(), std::move(fd));

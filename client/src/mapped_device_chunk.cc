@@ -7,27 +7,24 @@ namespace {
 
 // Whatever is destroyed last, its thread is: on itself, and nobody waits for it.
 struct Unmapped final : DeviceThread::Kept {
-  Unmapped(std::shared_ptr<DeviceThread> t, cuda::Mapping r, std::optional<cuda::Mapping> w)
+  Unmapped(std::shared_ptr<DeviceThread> t, cuda::Mapping r, cuda::Mapping w)
       : thread(std::move(t)), readable(std::move(r)), writable(std::move(w)) {}
   std::shared_ptr<DeviceThread> thread;
-  cuda::Mapping readable;
-  std::optional<cuda::Mapping> writable;
+  cuda::Mapping readable, writable;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceChunk>> MappedDeviceChunk::Map(
     const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device, const UniqueFd& chunk,
-    uint64_t chunk_bytes, bool writes, std::shared_ptr<DeviceThread> thread) {
+    uint64_t chunk_bytes, std::shared_ptr<DeviceThread> thread) {
   ASSIGN_OR_RETURN(const cuda::Allocation imported,
                    cuda::Allocation::Import(driver, chunk, chunk_bytes));
   ASSIGN_OR_RETURN(cuda::Mapping readable, cuda::Mapping::Map(imported, device, Access::kRead));
-  std::unique_ptr<MappedDeviceChunk> mapped(
-      new MappedDeviceChunk(std::move(readable), std::move(thread)));
-  if (writes) {
-    ASSIGN_OR_RETURN(mapped->writable_, cuda::Mapping::Map(imported, device, Access::kReadWrite));
-  }
-  return std::unique_ptr<DeviceChunk>(std::move(mapped));
+  ASSIGN_OR_RETURN(cuda::Mapping writable,
+                   cuda::Mapping::Map(imported, device, Access::kReadWrite));
+  return std::unique_ptr<DeviceChunk>(
+      new MappedDeviceChunk(std::move(readable), std::move(writable), std::move(thread)));
 }
 
 MappedDeviceChunk::~MappedDeviceChunk() {

@@ -1,11 +1,10 @@
-// A session's chunk in a GPU, mapped into this process: for reading, against accidents, and where
-// the client writes in place once more for that.
+// A session's chunk in a GPU, mapped into this process: for reading, against accidents, and once
+// more for what is written in place.
 
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -22,21 +21,22 @@ class MappedDeviceChunk final : public DeviceChunk {
   // Imports and maps it. Errors are the driver's.
   static absl::StatusOr<std::unique_ptr<DeviceChunk>> Map(
       const std::shared_ptr<const cuda::Driver>& driver, cuda::Device device, const UniqueFd& chunk,
-      uint64_t chunk_bytes, bool writes, std::shared_ptr<DeviceThread> thread);
+      uint64_t chunk_bytes, std::shared_ptr<DeviceThread> thread);
   // Unmapped on a thread of the device's, since a GPU that hangs would keep whoever does it.
   ~MappedDeviceChunk() override;
 
-  // REQUIRES: for kReadWrite, that it was mapped for a client that writes.
   cuda::DevicePointer address(Access access) const {
-    return access == Access::kRead ? readable_.address() : writable_->address();
+    return (access == Access::kRead ? readable_ : writable_).address();
   }
 
  private:
-  MappedDeviceChunk(cuda::Mapping readable, std::shared_ptr<DeviceThread> thread)
-      : readable_(std::move(readable)), thread_(std::move(thread)) {}
+  MappedDeviceChunk(cuda::Mapping readable, cuda::Mapping writable,
+                    std::shared_ptr<DeviceThread> thread)
+      : readable_(std::move(readable)),
+        writable_(std::move(writable)),
+        thread_(std::move(thread)) {}
 
-  cuda::Mapping readable_;
-  std::optional<cuda::Mapping> writable_;
+  cuda::Mapping readable_, writable_;
   std::shared_ptr<DeviceThread> thread_;
 };
 

@@ -5,13 +5,21 @@
 namespace infercache {
 namespace {
 
+struct StillRegistered final : DeviceThread::Kept {
+  explicit StillRegistered(MappedSegment c) : chunk(std::move(c)) {}
+  const MappedSegment chunk;
+};
+
 struct Unregistered final : DeviceThread::Kept {
   Unregistered(std::shared_ptr<DeviceThread> t, MappedSegment c)
       : thread(std::move(t)), chunk(std::move(c)) {}
-  // Before it is unmapped: what is mapped there next would be taken for it.
+  // Before it is unmapped: what is mapped there next would be taken for it. So if that fails (in a
+  // context that is dead, while those of other GPUs live) it stays mapped.
   ~Unregistered() override {
     const cuda::CurrentContext current(thread->context());
-    (void)thread->context().driver().api().mem_host_unregister(chunk.bytes().data());
+    const cuda::Api& api = thread->context().driver().api();
+    if (api.mem_host_unregister(chunk.bytes().data()) == cuda::kSuccess) return;
+    DeviceThread::KeepForGood(std::make_unique<StillRegistered>(std::move(chunk)));
   }
 
   // Whatever is destroyed last, its thread is: on itself, and nobody waits for it.

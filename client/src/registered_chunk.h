@@ -18,7 +18,8 @@ class RegisteredHostChunk final : public RegisteredChunk {
   // Errors are the driver's.
   static absl::StatusOr<std::unique_ptr<RegisteredChunk>> Register(
       const MappedSegment& chunk, cuda::Device device, std::shared_ptr<DeviceThread> thread);
-  // On a thread of the device's, since the driver waits for copies that are under way.
+  // On a thread of the device's, since the driver waits for copies that are under way. What it does
+  // not let go of stays mapped until the process ends.
   void Release(MappedSegment chunk) override;
 
  private:

@@ -10,8 +10,11 @@
 namespace infercache::cuda {
 namespace {
 
-// What cannot be exported now never can be: how it was allocated decides.
-absl::Status NotShareable(const absl::Status& why) {
+// Of what `call` was answered about memory that is to be exported. What drivers say of memory that
+// never can be, since how it was allocated decides, is UNIMPLEMENTED; the rest may pass.
+absl::Status CheckShareable(const Driver& driver, Result result, std::string_view call) {
+  const absl::Status why = driver.Check(result, call);
+  if (result != kInvalidValue && result != kNotSupported && result != kNotPermitted) return why;
   return absl::UnimplementedError(absl::StrCat(
       "the memory was not allocated to be shared: it is of a pool (cudaMallocAsync) or of "
       "PyTorch's "
@@ -23,14 +26,13 @@ absl::Status NotShareable(const absl::Status& why) {
 absl::StatusOr<UniqueFd> ExportDescriptor(const Driver& driver, const AddressRange& range) {
   AllocationHandle handle = 0;
   void* const base = reinterpret_cast<void*>(static_cast<uintptr_t>(range.base));
-  RETURN_IF_ERROR(driver.Check(driver.api().mem_retain_allocation_handle(&handle, base),
-                               "cuMemRetainAllocationHandle"));
+  RETURN_IF_ERROR(CheckShareable(driver, driver.api().mem_retain_allocation_handle(&handle, base),
+                                 "cuMemRetainAllocationHandle"));
   int fd = -1;
-  const absl::Status exported =
-      driver.Check(driver.api().mem_export_to_shareable_handle(&fd, handle, kHandlePosixFd, 0),
-                   "cuMemExportToShareableHandle");
+  const Result exported =
+      driver.api().mem_export_to_shareable_handle(&fd, handle, kHandlePosixFd, 0);
   (void)driver.api().mem_release(handle);
-  RETURN_IF_ERROR(exported);
+  RETURN_IF_ERROR(CheckShareable(driver, exported, "cuMemExportToShareableHandle"));
   return UniqueFd(fd);
 }
 
@@ -73,14 +75,12 @@ absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
       "cuPointerGetAttribute"));
   ExportedMemory exported;
   if (legacy != 0) {
-    const absl::Status got = driver.Check(
-        driver.api().ipc_get_mem_handle(&exported.handle, range.base), "cuIpcGetMemHandle");
-    if (!got.ok()) return NotShareable(got);
+    RETURN_IF_ERROR(CheckShareable(driver,
+                                   driver.api().ipc_get_mem_handle(&exported.handle, range.base),
+                                   "cuIpcGetMemHandle"));
     return exported;
   }
-  auto descriptor = ExportDescriptor(driver, range);
-  if (!descriptor.ok()) return NotShareable(descriptor.status());
-  exported.descriptor = *std::move(descriptor);
+  ASSIGN_OR_RETURN(exported.descriptor, ExportDescriptor(driver, range));
   return exported;
 }
 
@@ -93,7 +93,7 @@ absl::StatusOr<IpcMapping> IpcMapping::Open(std::shared_ptr<const PrimaryContext
   DevicePointer address = 0;
   const Result opened =
       driver.api().ipc_open_mem_handle(&address, handle, kIpcLazyEnablePeerAccess);
-  if (opened == kInvalidContext) {
+  if (opened == kInvalidContext && peers.exporter_pid == static_cast<uint64_t>(getpid())) {
     *never = true;
     return absl::FailedPreconditionError(absl::StrCat(
         "CUDA takes the process that lends and this one for the same, by their PIDs: it has ",

@@ -38,7 +38,8 @@ struct ExportedMemory {
   UniqueFd descriptor;  // valid: it is what to share, and there is no handle
 };
 
-// UNIMPLEMENTED, with the likely reason: the memory was not made to be shared.
+// UNIMPLEMENTED, with the likely reason: the memory was not made to be shared. Other errors are the
+// driver's, and may pass.
 absl::StatusOr<ExportedMemory> ExportMemory(const PrimaryContext& context,
                                             const AddressRange& range);
 
@@ -53,10 +54,10 @@ struct IpcPeers {
 // opened one and gives it one address.
 class IpcMapping {
  public:
-  // FAILED_PRECONDITION: the exporter's PID has the same value as this process's, or it is another
-  // user's. INVALID_ARGUMENT: the handle is none, or none any more, or names less than `bytes`.
-  // Sets *never after an error that stays in this process whatever happens: codes do not tell,
-  // since a graph that is being captured makes FAILED_PRECONDITION of its own.
+  // FAILED_PRECONDITION: the exporter's PID has the same value as this process's, as both say, or
+  // it is another user's. INVALID_ARGUMENT: the handle is none, or none any more, or names less
+  // than `bytes`. Sets *never after an error that stays in this process whatever happens: codes do
+  // not tell, since a graph that is being captured makes FAILED_PRECONDITION of its own.
   static absl::StatusOr<IpcMapping> Open(std::shared_ptr<const PrimaryContext> context,
                                          const IpcHandle& handle, uint64_t bytes,
                                          const IpcPeers& peers, bool* never);

@@ -26,9 +26,10 @@ using DoctorJson = nlohmann::json;
 class DoctorGpu : public testing::Test {
  protected:
   // By check, the findings in order.
-  std::map<std::string, std::vector<DoctorJson>> Doctor(const std::string& endpoint) {
+  std::map<std::string, std::vector<DoctorJson>> Doctor(const std::string& endpoint,
+                                                        const std::string& deadline = "30s") {
     const CtlResult result =
-        RunCtl({"doctor", "--endpoint", endpoint, "-o", "json"}, "",
+        RunCtl({"doctor", "--endpoint", endpoint, "--deadline", deadline, "-o", "json"}, "",
                {"LD_LIBRARY_PATH=" FAKE_CUDA_LIBRARY_DIR, "FAKE_CUDA_STATE=" + gpus_.path()});
     std::map<std::string, std::vector<DoctorJson>> by_check;
     const DoctorJson report = DoctorJson::parse(result.out);
@@ -86,6 +87,18 @@ TEST_F(DoctorGpu, SaysWhichWayOfSharingDoesNotWork) {
   EXPECT_EQ(finding["level"], "warn");
   EXPECT_THAT(finding["found"].get<std::string>(),
               AllOf(HasSubstr("cuMemImportFromShareableHandle"), HasSubstr("cuIpcOpenMemHandle")));
+}
+
+// doctor hung with it, and could not be ended.
+TEST_F(DoctorGpu, AGpuThatHangsIsGivenUp) {
+  gpus_.StickStreams();
+  const auto found = Doctor("unix:/nowhere", "500ms")["gpu"];
+  ASSERT_EQ(found.size(), 2u);
+  for (const DoctorJson& finding : found) {
+    EXPECT_EQ(finding["level"], "warn");
+    EXPECT_THAT(finding["found"].get<std::string>(), HasSubstr("it came to no end in 500ms"));
+  }
+  EXPECT_EQ(gpus_.UseOf(0).contexts + gpus_.UseOf(1).contexts, 0u) << "nobody is left";
 }
 
 TEST_F(DoctorGpu, AGpuThatIsInUseIsNoGpuThatCannotShare) {

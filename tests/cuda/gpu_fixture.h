@@ -17,6 +17,9 @@
 
 namespace infercache::cuda {
 
+// One for the process, whatever its fixtures: that is how a driver sees it. Null before the first.
+inline fake_cuda::FakeDriver* the_fake_driver = nullptr;
+
 // `Base` is a fixture.
 template <class Base>
 class OnGpu : public Base {
@@ -25,8 +28,7 @@ class OnGpu : public Base {
   static constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
 
   static void SetUpTestSuite() {
-    // One for the process: that is how a driver sees it.
-    if (fake_ == nullptr) fake_ = new fake_cuda::FakeDriver(2, kDeviceBytes);
+    if (the_fake_driver == nullptr) the_fake_driver = new fake_cuda::FakeDriver(2, kDeviceBytes);
   }
   void SetUp() override {
     Base::SetUp();
@@ -40,21 +42,20 @@ class OnGpu : public Base {
     is_fake_ = device_.name == "Fake GPU";
     std::printf("driver %d, %s, %s\n", driver_->version(), device_.name.c_str(),
                 device_.uuid.c_str());
-    fake_->ClearFaults();
+    the_fake_driver->ClearFaults();
   }
   void TearDown() override {
-    fake_->ClearFaults();
+    the_fake_driver->ClearFaults();
     Base::TearDown();
   }
 
   bool is_fake() const { return is_fake_; }
-  static fake_cuda::FakeDriver& fake() { return *fake_; }
+  static fake_cuda::FakeDriver& fake() { return *the_fake_driver; }
 
   std::shared_ptr<const Driver> driver_;
   DeviceInfo device_;
 
  private:
-  static inline fake_cuda::FakeDriver* fake_ = nullptr;
   bool is_fake_ = false;
 };
 using GpuTest = OnGpu<::testing::Test>;

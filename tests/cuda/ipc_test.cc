@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/cuda/gpu_fixture.h"
 #include "tests/gpu/legacy_buffer.h"
 
@@ -11,6 +13,7 @@ namespace {
 
 using gpu::LegacyBuffer;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // What crosses processes is in tests/gpu/lending_test.cc.
 class IpcTest : public GpuTest {
@@ -66,11 +69,18 @@ TEST_F(IpcTest, AHandleDoesNotOpenInTheProcessThatMadeIt) {
   const auto exported = ExportMemory(*context_, RangeOf(buffer.address()));
   ASSERT_TRUE(exported.ok()) << exported.status();
   bool never = false;
+  const auto own_pid = static_cast<uint64_t>(getpid());
+  // Something else, whatever it is, if the numbers differ.
+  const auto other = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
+                                      {.exporter_pid = own_pid + 1}, &never);
+  EXPECT_FALSE(never);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kInternal) << other.status();
+  EXPECT_THAT(std::string(other.status().message()), Not(HasSubstr("PID")));
   const auto opened = IpcMapping::Open(context_, exported->handle, LegacyBuffer::kBytes,
-                                       {.exporter_pid = 17}, &never);
+                                       {.exporter_pid = own_pid}, &never);
   EXPECT_TRUE(never);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(opened.status().message()), HasSubstr("it has 17"));
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr(absl::StrCat("it has ", own_pid)));
 }
 
 TEST_F(IpcTest, MemoryOfCuMemCreateIsSharedByADescriptor) {
@@ -110,12 +120,29 @@ TEST_F(IpcTest, MemoryThatWasNotMadeToBeSharedSaysSo) {
   ASSERT_EQ(driver_->api().mem_release(handle), kSuccess);
 }
 
-TEST_F(IpcTest, ARefusedExportSaysSo) {
+// Whatever an export failed with, it was said that the memory can never be shared.
+TEST_F(IpcTest, ARefusedExportSaysWhetherItMayBeTriedAgain) {
   if (!is_fake()) GTEST_SKIP() << "takes a fault";
-  const LegacyBuffer buffer(context_);
-  fake().faults().refuse_exports.store(1);
-  EXPECT_EQ(ExportMemory(*context_, RangeOf(buffer.address())).status().code(),
-            absl::StatusCode::kUnimplemented);
+  const LegacyBuffer legacy(context_);
+  const auto allocation = Allocation::Create(driver_, device_.ordinal, kChunk);
+  ASSERT_TRUE(allocation.ok());
+  const auto mapping = Mapping::Map(*allocation, device_.ordinal, Mapping::Access::kReadWrite);
+  ASSERT_TRUE(mapping.ok());
+  for (const DevicePointer address : {legacy.address(), mapping->address()}) {
+    const auto export_with = [&](uint32_t refused) {
+      fake().faults().refuse_exports.store(refused);
+      const absl::Status status = ExportMemory(*context_, RangeOf(address)).status();
+      EXPECT_EQ(absl::IsUnimplemented(status),
+                status.message().find("not allocated to be shared") != absl::string_view::npos)
+          << status;
+      return status.code();
+    };
+    EXPECT_EQ(export_with(1), absl::StatusCode::kUnimplemented);
+    EXPECT_EQ(export_with(kNotPermitted), absl::StatusCode::kUnimplemented);
+    EXPECT_EQ(export_with(kOutOfMemory), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(export_with(kStreamCaptureUnsupported), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(export_with(kIllegalAddress), absl::StatusCode::kInternal);
+  }
 }
 
 TEST_F(IpcTest, BytesThatAreNoHandleOpenNothing) {

@@ -38,4 +38,10 @@ Result WithStream(cuda::Stream stream, F f) {
   });
 }
 
+// See Faults::refuse_exports.
+inline Result RefusedExport(Process& process) {
+  const uint32_t refused = process.state().faults.refuse_exports.load();
+  return refused == 1 ? cuda::kNotSupported : static_cast<Result>(refused);
+}
+
 }  // namespace infercache::fake_cuda

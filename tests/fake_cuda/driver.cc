@@ -166,7 +166,7 @@ Result MemExportToShareableHandle(void* shareable, AllocationHandle handle, int 
                                   unsigned long long flags) {
   return WithUncaptured([&](Process& process) {
     process.state().calls.exports.fetch_add(1);
-    if (process.state().faults.refuse_exports.load() != 0) return cuda::kNotSupported;
+    if (const Result refused = RefusedExport(process); refused != cuda::kSuccess) return refused;
     const std::shared_ptr<Memory> memory = process.Find(handle);
     if (memory == nullptr || !memory->exportable || type != cuda::kHandlePosixFd || flags != 0) {
       return cuda::kInvalidValue;

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <string>
 
-#include "tests/fake_cuda/process.h"
+#include "tests/fake_cuda/calls.h"
 
 namespace infercache::fake_cuda {
 namespace {
@@ -127,7 +127,7 @@ bool Process::FindRange(DevicePointer address, Range* range) {
 
 Result Process::GetIpcHandle(cuda::IpcHandle* handle, DevicePointer address) {
   state().calls.ipc_exports.fetch_add(1);
-  if (state().faults.refuse_exports.load() != 0) return cuda::kNotSupported;
+  if (const Result refused = RefusedExport(*this); refused != cuda::kSuccess) return refused;
   Range range;
   if (!FindRange(address, &range) || range.kind != Kind::kLegacy) return cuda::kInvalidValue;
   HandleBytes bytes = {};

@@ -39,7 +39,7 @@ struct Holding {
 
 struct Faults {
   std::atomic<int32_t> creates_to_fail;  // so many with "out of memory"; -1 = all
-  std::atomic<uint32_t> refuse_exports;
+  std::atomic<uint32_t> refuse_exports;  // 1: as not supported; else a CUresult
   std::atomic<uint32_t> refuse_imports;  // 1: and the opening of legacy handles; 2: not that
   // 1: all are being captured, for a graph; 2: one that the default stream waits for.
   std::atomic<uint32_t> streams_capture;

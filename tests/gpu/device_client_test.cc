@@ -142,6 +142,24 @@ TEST_F(DeviceClient, AReservationIsWrittenInPlaceAndSeenOnceCommitted) {
   EXPECT_EQ(Read(*device_client_->Get("key").object), "value");
 }
 
+// Its room was given back, and to others, while the GPU wrote there.
+TEST_F(DeviceClient, AReservationIsCommittedByItsOwnDeviceAlone) {
+  const std::unique_ptr<Device> other = OpenDevice();
+  const ReserveItem items[] = {{.key = "mine", .size_bytes = 5}, {.key = "own", .size_bytes = 5}};
+  auto mine = device_client_->Reserve({&items[0], 1});
+  auto own = other->Reserve({&items[1], 1});
+  std::vector<DeviceReservation> rooms;
+  rooms.push_back(*std::move(own[0].reservation));
+  rooms.push_back(*std::move(mine[0].reservation));
+  for (const PutResult& one : other->Commit(rooms, nullptr)) {
+    EXPECT_EQ(one.status.code(), absl::StatusCode::kInvalidArgument) << one.status;
+  }
+  EXPECT_TRUE(rooms[0] && rooms[1]) << "still the caller's";
+  EXPECT_EQ(Tier()->Stats().reservations, 2u);
+  EXPECT_EQ(other->Commit({&rooms[0], 1}, nullptr)[0].outcome, PutOutcome::kStored);
+  EXPECT_EQ(device_client_->Commit({&rooms[1], 1}, nullptr)[0].outcome, PutOutcome::kStored);
+}
+
 TEST_F(DeviceClient, ADroppedReservationIsRoomAgain) {
   const ReserveItem item = {.key = "key", .size_bytes = 5};
   { auto reserved = device_client_->Reserve({&item, 1}); }

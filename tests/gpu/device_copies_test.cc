@@ -1,12 +1,14 @@
 // Copies between a GPU and host memory. Daemon and client are one process here.
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -256,6 +258,30 @@ TEST_F(DeviceClient, CopiesFromHostMemoryFillAllBuffers) {
     EXPECT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
   }
   EXPECT_EQ(buffer_->Read(kSize), std::string(kSize, 'x'));
+}
+
+// It was unmapped, and what came there next was registered for the other GPUs.
+TEST_F(DeviceClient, HostMemoryThatStaysRegisteredStaysMapped) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  store::NamespaceVerbs(Host()).MustPut("key", "from host");
+  device_client_ = OpenDevice(/*registers=*/true);
+  ASSERT_TRUE(device_client_->GetInto("key", buffer_->address(), 100, nullptr).hit);
+  ASSERT_EQ(device_client_->stats().host_chunks_registered, 1u);
+  buffer_->Wait();
+  ASSERT_TRUE(Eventually([&] { return device_client_->stats().held_for_streams == 0; }));
+  Reached reached = Reached::kNotAsked;
+  const std::string_view key = "key";
+  auto view =
+      host_->GetNow({&key, 1}, LocalTransport::Copies::kRefused, absl::InfiniteFuture(), &reached);
+  const auto page = reinterpret_cast<uintptr_t>(view[0].object->bytes().data()) & ~uintptr_t{4095};
+  view.clear();
+  fake().faults().contexts_dead.store(1);
+  device_client_.reset();
+  host_.reset();
+  buffer_.reset();
+  ASSERT_TRUE(Eventually([] { return fake().UseOf(0).contexts == 0; })) << "all is done";
+  unsigned char resident = 0;
+  EXPECT_EQ(mincore(reinterpret_cast<void*>(page), 1, &resident), 0) << "unmapped";
 }
 
 TEST_F(DeviceClient, HostMemoryThatCannotBeRegisteredIsCopiedAllTheSame) {

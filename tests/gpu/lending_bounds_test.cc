@@ -212,6 +212,37 @@ TEST_P(LendingBounds, AHandleOfWhatWasFreedOpensNothing) {
   }
 }
 
+// --- Whose handles CUDA does not tell apart ---
+
+// As in two containers, whose workers have one PID value: here the owner says that it has the
+// reader's.
+TEST_P(LendingBounds, TheSamePidIsToldApartOnlyByADescriptor) {
+  if (!is_fake()) GTEST_SKIP() << "takes a fault";
+  fake().faults().same_pid.store(1);
+  exported_ = OrDie(cuda::ExportMemory(*context_, range_));
+  v1::LentMemory memory = Honest();
+  memory.set_pid(std::stoull(reader_->Do("pid")));
+  ASSERT_TRUE(Lend(memory, "key", 0));
+  ASSERT_TRUE(Lend(memory, "both", 0));
+  std::string in_host = "text";
+  in_host.resize(kSize, '.');
+  store::NamespaceVerbs(*store_->FindNamespace("default")).MustPut("both", in_host);
+  EXPECT_EQ(reader_->Do("borrow key"), legacy() ? "FAILED_PRECONDITION" : "hit");
+  const uint64_t opens = Opens();
+  EXPECT_EQ(reader_->Do("borrow key"), legacy() ? "FAILED_PRECONDITION" : "hit");
+  EXPECT_EQ(Opens(), opens) << "what fails for good is not tried again";
+  // It was a miss like any other, and the daemon counted it as a hit.
+  EXPECT_EQ(reader_->Do("in_host"), "none");
+  EXPECT_EQ(reader_->Do("not_opened"), legacy() ? "2 0 0" : "0 0 0");
+  EXPECT_EQ(reader_->Do("borrow both"), legacy() ? "FAILED_PRECONDITION" : "hit");
+  EXPECT_EQ(reader_->Do("in_host"), legacy() ? "text" : "none");
+  EXPECT_EQ(reader_->Do("not_opened"), legacy() ? "3 1 64" : "0 0 0");
+  EXPECT_TRUE(local::Eventually([&] {
+    const local::LendingStats stats = server_->stats().lending;
+    return stats.borrows_found == 3 && stats.borrows_not_opened == (legacy() ? 3u : 0u);
+  }));
+}
+
 // --- Who writes ---
 
 // By a handle the reader could, which is why readers are local_writers.

@@ -7,7 +7,11 @@
 #include <functional>
 #include <future>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "client/src/own_export.h"
+#include "tests/gpu/legacy_buffer.h"
 #include "tests/gpu/scripted_daemon.h"
 
 namespace infercache::gpu {
@@ -128,6 +132,77 @@ TEST_F(LoanBookTest, NobodyWaitsForAnothersAnswerBeyondItsDeadline) {
   (void)client_->Borrow("close");
   EXPECT_TRUE(lends.get().may_be_lent);
   EXPECT_FALSE(borrows.get().hit());
+}
+
+// The second one of those that took the same tensor back was not told.
+TEST_F(LoanBookTest, WhatIsFreeIsSoForAllWhoTakeItBack) {
+  std::atomic<int> asked = 0;
+  Start([&](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_lend()) SayLent(request, 1, answer);
+    if (!request.has_take_back()) return;
+    for (int i = 0; i < request.take_back().keys_size(); ++i) {
+      v1::TakenBackItem& item = *answer.response.mutable_taken_back()->add_items();
+      item.set_lent(true);
+      item.set_loan(1);
+    }
+    if (++asked == 1) return;
+    v1::LocalResponse event;
+    event.mutable_lent_events()->add_free(1);
+    answer.raw = local::RawClient::EncodeFrame(answer.response.SerializeAsString()) +
+                 local::RawClient::EncodeFrame(event.SerializeAsString());
+  });
+  ASSERT_TRUE(Lend("key").lent);
+  // By two threads.
+  std::future<absl::Status> first =
+      std::async(std::launch::async, [this] { return client_->TakeBack("key"); });
+  EXPECT_TRUE(local::Eventually([&] { return asked == 1; }));
+  const absl::Status second = client_->TakeBack("key");
+  EXPECT_TRUE(second.ok()) << second;
+  const absl::Status other = first.get();
+  EXPECT_TRUE(other.ok()) << other;
+  // Twice by one.
+  ASSERT_TRUE(Lend("key").lent);
+  const std::vector<std::string_view> keys = {"key", "key"};
+  for (const absl::Status& one : client_->TakeBack(keys)) EXPECT_TRUE(one.ok()) << one;
+}
+
+// Other clients of the process opened its handle, which CUDA does not do, and never tried it again.
+TEST_F(LoanBookTest, WhatIsLentAgainWhileTheLastOfItIsTakenBackIsKnownToTheProcess) {
+  std::string handle;
+  v1::LocalResponse late;
+  std::atomic<bool> asked_again = false;
+  Start([&](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_lend() && request.lend().has_memory()) {
+      handle = request.lend().memory().handle();
+      SayLent(request, 1, answer);
+    } else if (request.has_lend()) {
+      EXPECT_EQ(request.lend().allocation(), kAllocation);
+      SayLent(request, 2, answer);
+      late = answer.response;
+      answer.times = 0;
+      asked_again = true;
+    }
+    if (!request.has_take_back()) return;
+    answer.response.mutable_taken_back()->add_items();
+    if (late.id() == 0) return;
+    answer.raw = local::RawClient::EncodeFrame(late.SerializeAsString()) +
+                 local::RawClient::EncodeFrame(answer.response.SerializeAsString());
+    late.Clear();
+  });
+  const LegacyBuffer buffer(context_);
+  const auto lend = [&](std::string_view key) {
+    return client_->Lend({.key = key, .source = buffer.address(), .size_bytes = kSize}, nullptr);
+  };
+  ASSERT_TRUE(lend("first").lent);
+  std::future<LendResult> second =
+      std::async(std::launch::async, [&lend] { return lend("second"); });
+  EXPECT_TRUE(local::Eventually([&] { return asked_again.load(); }));
+  EXPECT_TRUE(client_->TakeBack("first").ok());
+  ASSERT_TRUE(second.get().lent);
+  ASSERT_FALSE(handle.empty());
+  EXPECT_TRUE(OwnExport::Find(handle).has_value());
+  EXPECT_TRUE(client_->TakeBack("second").ok());
+  EXPECT_FALSE(OwnExport::Find(handle).has_value());
 }
 
 }  // namespace

@@ -73,5 +73,20 @@ TEST_F(LyingDaemon, NamesAnotherMemoryThanWasAskedFor) {
   EXPECT_FALSE(got.status.ok());
 }
 
+// Room that it granted was looked for in a mapping that was not there.
+TEST_F(LyingDaemon, GrantsRoomInATierThatMayNotBeWrittenInPlace) {
+  Start([this](const v1::LocalRequest& request, FakeLocalDaemon::Answer& answer) {
+    if (request.has_hello() && !request.hello().device().empty()) {
+      answer.response.mutable_welcome()->set_device(device_.uuid);
+      answer.response.mutable_welcome()->set_put_access(v1::Welcome::PUT_ACCESS_SEND);
+    }
+    if (request.has_map_chunks()) answer.descriptors = {exported_.descriptor.get()};
+  });
+  const ReserveItem item = {.key = "key", .size_bytes = kSize};
+  const DeviceReserveResult reserved = std::move(client_->Reserve({&item, 1})[0]);
+  EXPECT_FALSE(reserved.reservation.has_value());
+  EXPECT_EQ(reserved.status.code(), absl::StatusCode::kInternal) << reserved.status;
+}
+
 }  // namespace
 }  // namespace infercache::gpu

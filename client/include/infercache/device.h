@@ -156,6 +156,8 @@ class DeviceReservation {
 
   // For Device: takes the room out.
   Reservation Release();
+  // For Device: whether the device that has `staging` made it.
+  bool IsOf(const HostStaging& staging) const { return staging_.get() == &staging; }
 
  private:
   DevicePointer address_ = 0;
@@ -298,8 +300,8 @@ class Device {
   std::vector<DeviceReserveResult> Reserve(std::span<const ReserveItem> items,
                                            const CallOptions& call = {});
   // Waits until `stream` has done what it has to do so far, then commits. DEADLINE_EXCEEDED: it
-  // has not, and the reservations are still the caller's; as after any other error of the stream.
-  // Else they are taken.
+  // has not, and the reservations are still the caller's; as after any other error of the stream,
+  // and where one of them is another device's (INVALID_ARGUMENT for all). Else they are taken.
   std::vector<PutResult> Commit(std::span<DeviceReservation> reservations, DeviceStream stream,
                                 const CallOptions& call = {});
   // The same for all of `streams`.
