@@ -89,7 +89,7 @@ class Session {
   absl::Status Lease(std::string_view key, bool touch, std::vector<uint64_t>* taken,
                      v1::FoundItem* item);
   absl::Status Release(const v1::Release& request);
-  absl::Status Remove(const v1::Remove& request, v1::Removed* response);
+  absl::Status Remove(const v1::Remove& request, v1::Removed* response, Batch* batch);
   absl::Status GrowSlots(const v1::GrowSlots& request, v1::SlotsGranted* response);
   void Drop(uint64_t lease);
   store::ObjectId Id(std::string_view key) const { return {key, fingerprint_.hash()}; }

@@ -53,7 +53,7 @@ absl::Status Session::Handle(const v1::LocalRequest& request, UniqueFd received,
       response->mutable_empty();
       return Release(request.release());
     case v1::LocalRequest::kRemove:
-      return Remove(request.remove(), response->mutable_removed());
+      return Remove(request.remove(), response->mutable_removed(), batch);
     case v1::LocalRequest::kGrowSlots:
       return GrowSlots(request.grow_slots(), response->mutable_slots_granted());
     case v1::LocalRequest::kGetOrReserve:
@@ -193,19 +193,20 @@ absl::Status Session::Release(const v1::Release& request) {
   return absl::OkStatus();
 }
 
-absl::Status Session::Remove(const v1::Remove& request, v1::Removed* response) {
+absl::Status Session::Remove(const v1::Remove& request, v1::Removed* response, Batch* batch) {
   if (puts_.access() == v1::Welcome::PUT_ACCESS_NONE) {
     return absl::PermissionDeniedError(
         absl::StrCat("this session may not write to namespace ", namespace_->spec().name));
   }
-  RETURN_IF_ERROR(CheckKeys(request.keys()));
-  std::string removed((request.keys_size() + 7) / 8, '\0');
-  for (int i = 0; i < request.keys_size(); ++i) {
-    if (namespace_->Erase(Id(request.keys(i)))) {
-      removed[i / 8] = static_cast<char>(removed[i / 8] | 1 << i % 8);
-    }
+  std::string& removed = *response->mutable_removed();
+  if (batch->begins()) {
+    RETURN_IF_ERROR(CheckKeys(request.keys()));
+    removed.assign((request.keys_size() + 7) / 8, '\0');
   }
-  response->set_removed(std::move(removed));
+  batch->GoOn(static_cast<size_t>(request.keys_size()), [&](size_t i) {
+    if (!namespace_->Erase(Id(request.keys(static_cast<int>(i))))) return;
+    removed[i / 8] = static_cast<char>(removed[i / 8] | 1 << i % 8);
+  });
   return absl::OkStatus();
 }
 

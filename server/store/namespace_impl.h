@@ -278,6 +278,7 @@ class Namespace::Impl {
   std::atomic<uint64_t> next_event_{1};
   std::atomic<uint64_t> expiring_objects_{0};  // visible ones with a TTL
   std::atomic<uint64_t> daemon_pins_{0};
+  std::atomic<uint64_t> limbo_bytes_held_{0};  // in limbo after the last Reap
   std::atomic<uint32_t> puts_making_room_{0};
   std::atomic<uint64_t> full_reserve_bytes_;   // as of the last Maintain
   std::atomic<bool> others_make_room_{false};  // by moving objects down

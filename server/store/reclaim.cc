@@ -33,6 +33,8 @@ uint64_t AverageBlock(const SpaceUse& use) {
 }  // namespace
 
 uint64_t Namespace::Impl::FullReserve(const SpaceUse& use) {
+  // Of objects so large that the reserve would hold none of them, it is good for nothing.
+  if (AverageBlock(use) > use.total_bytes / 8) return 0;
   return std::min(std::max(4 * AverageBlock(use), use.total_bytes / 100), use.total_bytes / 8);
 }
 
@@ -216,10 +218,12 @@ void Namespace::Impl::Announce(std::span<const Event> events) {
 void Namespace::Impl::Finish(const Removed& removed) {
   ToLimbo(removed);
   if (!removed.retired.empty() && limbo_.has_pages()) {
-    // Reading clients' pages is worth it only for a batch: upkeep or a put that needs room does it.
+    // Reading clients' pages is worth it only for a batch of what they did not hold the last time:
+    // upkeep or a put that needs room does it.
     const SpaceUse use = space_->Use();
     constexpr uint64_t kWorthAScan = uint64_t{1} << 20;
-    if (use.limbo_bytes > std::max(kWorthAScan, use.total_bytes / 64)) Reap();
+    const uint64_t held = limbo_bytes_held_.load(std::memory_order_relaxed);
+    if (use.limbo_bytes > held + std::max(kWorthAScan, use.total_bytes / 64)) Reap();
   }
   Announce(removed.events);
 }
@@ -228,6 +232,7 @@ void Namespace::Impl::Reap() {
   const std::vector<uint32_t> free =
       limbo_.Collect([this](uint32_t record) { return PinnedHere(record); });
   if (!free.empty()) space_->FreeLimbo(free);
+  limbo_bytes_held_.store(space_->Use().limbo_bytes, std::memory_order_relaxed);
 }
 
 bool Namespace::Impl::Maintain() {

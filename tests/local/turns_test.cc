@@ -84,6 +84,14 @@ TEST_F(LocalTurns, ABatchOfManyIsOneBatch) {
   for (size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].lease() != 0, i < 300) << i;
   EXPECT_EQ(worker.BytesOf(found[7]), "there");
   EXPECT_EQ(worker.BytesOf(found[299]), "abc");
+  v1::LocalRequest remove;
+  for (const std::string& key : keys) remove.mutable_remove()->add_keys(key);
+  const auto removed = worker.raw().Ask(remove);
+  ASSERT_TRUE(removed.ok()) << removed.status();
+  std::string all(38, '\xff');
+  all.back() = 0x0f;  // 300 of 301
+  EXPECT_EQ(removed->response.removed().removed(), all);
+  EXPECT_EQ(ns->Stats().objects, 0u);
 }
 
 TEST_F(LocalTurns, WhatIsAskedAfterABatchIsAnsweredAfterIt) {

@@ -411,5 +411,19 @@ TEST_F(Eviction, StatsAndEventsAgree) {
   EXPECT_EQ(bytes, ns_->Stats().evicted_bytes);
 }
 
+// Room for no further one was made of the only ones, which upkeep evicted.
+TEST_F(Eviction, ObjectsThatNearlyFillTheNamespaceStay) {
+  OpenStore({.capacity_bytes = 256 * kMiB, .background = false});
+  for (const int objects : {1, 2, 7}) {
+    ns_ = Create("large" + std::to_string(objects), 32 * kMiB);
+    for (int i = 0; i < objects; ++i) {
+      ns_.MustPut(KeyOf(i), std::string(32 * kMiB * 95 / 100 / static_cast<size_t>(objects), 'v'));
+    }
+    ns_.MaintainAll();
+    EXPECT_EQ(ns_->Stats().objects, static_cast<uint64_t>(objects));
+    ns_.MustPut("another", std::string(kMiB, 'v'));
+  }
+}
+
 }  // namespace
 }  // namespace infercache::store

@@ -158,6 +158,23 @@ TEST_F(SharedIndex, PutsReapLimboThemselves) {
   }
 }
 
+// Each erased object had all pages read for it while sessions held much of what had been erased.
+TEST_F(SharedIndex, WhatSessionsHoldIsNoReasonToReadTheirPagesAgain) {
+  OpenStore({.capacity_bytes = 64 * kMiB, .background = false});
+  ns_ = Create("held", 16 * kMiB);
+  client_ = std::make_unique<ShmClient>(ns_.shared());
+  ns_.MustPut("held", std::string(2 * kMiB, 'v'));
+  ns_.MustPut("small", std::string(4096, 'v'));
+  ns_.MustPut("large", std::string(2 * kMiB, 'v'));
+  ASSERT_EQ(Find("held").outcome, FindOutcome::kPinned);
+  EXPECT_TRUE(ns_.Erase("held"));
+  const uint64_t held = ns_->Stats().limbo_bytes;
+  EXPECT_TRUE(ns_.Erase("small"));
+  EXPECT_GT(ns_->Stats().limbo_bytes, held) << "the pages were read for it";
+  EXPECT_TRUE(ns_.Erase("large"));
+  EXPECT_EQ(ns_->Stats().limbo_bytes, held) << "it is worth it again";
+}
+
 // A session that is attached but reads nothing must not cost anybody his objects.
 TEST_F(SharedIndex, IdleSessionsDoNotMakePutsEvictMore) {
   OpenStore({.capacity_bytes = 64 * kMiB, .background = false});
