@@ -139,7 +139,7 @@ doctor() {
   # There is no daemon, which it says too.
   FAKE_CUDA_STATE=$work/gpus "${bounded[@]}" "$bundle/bin/infercachectl" doctor --endpoint "unix:$work/none" >"$work/findings" 2>&1
   cat "$work/findings"
-  grep -q 'another process reads what this one wrote, by descriptor and by legacy handle' "$work/findings"
+  grep -q 'a process reads what another one wrote, by descriptor and by legacy handle' "$work/findings"
 }
 
 for test in cuda_test gpu_tiers_test gpu_demoter_test gpu_sessions_test gpu_client_test gpu_death_test \

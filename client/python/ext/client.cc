@@ -8,6 +8,7 @@
 #include "client/python/ext/device.h"
 #include "client/python/ext/errors.h"
 #include "client/python/ext/fork_epoch.h"
+#include "client/python/ext/without_gil.h"
 
 namespace infercache::python {
 namespace nb = nanobind;
@@ -43,7 +44,11 @@ void PyClient::Close() {
 
 // The client refers to the memory of its requests until it is gone.
 PyClient::Shared::~Shared() {
-  client.reset();
+  {
+    // The last call of a client that another thread closed ends here, and has the GIL.
+    const WithoutGil nogil;
+    client.reset();
+  }
   if (memory.empty()) return;
   nb::gil_scoped_acquire gil;
   memory.clear();
