@@ -55,7 +55,7 @@ class GpuLocalFixture : public cuda::OnGpu<local::LocalFixture> {
         tiers_->Add(*store_, {.ns = Host(), .device = device_.uuid, .bytes = kTierBytes});
     ASSERT_TRUE(added.status.ok()) << added.status;
     if (!demotes_ || !is_fake()) return;
-    ASSERT_TRUE(local::Eventually([this] { return fake().UseOf(0).mappings == 2; }))
+    ASSERT_TRUE(local::Eventually([] { return fake().UseOf(0).mappings == 2; }))
         << "the GPU's thread has not begun";
   }
   std::shared_ptr<store::Namespace> Host() { return *store_->FindNamespace("default"); }
