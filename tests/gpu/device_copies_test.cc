@@ -129,11 +129,13 @@ TEST_F(DeviceClient, ACopyOfWhatIsNoLongerPinnedIsNone) {
     copied = view.object->CopyToHost(0, std::as_writable_bytes(std::span(to)), absl::Seconds(30));
   });
   std::thread to_device([&] { into = get_into(); });
+  EXPECT_TRUE(Eventually([&] { return Host()->Stats().client_pins == 1; })) << "it waits for room";
   server_->Shutdown(absl::InfinitePast());  // which ends the sessions
   fake().FreeStreams();
   to_host.join();
   to_device.join();
   EXPECT_TRUE(absl::IsUnavailable(copied)) << copied;
+  EXPECT_TRUE(absl::IsUnavailable(into.status)) << into.status;
   EXPECT_FALSE(into.hit);
 }
 
