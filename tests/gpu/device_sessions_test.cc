@@ -221,6 +221,7 @@ TEST_F(DeviceSessions, ATierFullOfWhatIsPinnedRefusesPutsAndNobodyWaits) {
   EXPECT_EQ(Tier()->Stats().objects, 8u) << "what is held stays";
   // Once one is let go of, it is the one to go.
   reader.Release({leases[3]});
+  reader.Ping();  // which is answered after it
   place = writer.Reserve("new", kObject);
   EXPECT_EQ(place.code(), 0u) << place.message();
   EXPECT_FALSE(Tier().Has("key3"));
