@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from infercache.hf import PrefixCache  # noqa: E402  (needs both)
+from infercache.torch import module_fingerprint  # noqa: E402
 
 torch.set_num_threads(1)  # the models are small, and the tests' machine has other work
 BLOCK = 16
@@ -80,11 +81,73 @@ def test_a_conversation_of_generated_answers(local, model):
         prompt = torch.cat([answered[0], prompt_of(10, seed=turn)])
 
 
-def test_beams_are_not_stored_as_sequences(local, model):
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2},
+                                     {"prompt_lookup_num_tokens": 3}], ids=str)  # fmt: skip
+def test_searches_that_need_another_cache_are_the_models_own(local, model, options):
+    """Over a cached prefix beams crashed, and decoding with an assistant gave other tokens."""
+    prefixes = PrefixCache(model, local, block_tokens=BLOCK)
+    ids = torch.cat([prompt_of(20), prompt_of(20)])
+    options |= {"max_new_tokens": 30, "do_sample": False}
+    plain = model.generate(ids[None], attention_mask=torch.ones(1, len(ids)), **options)
+    assert torch.equal(prefixes.generate(ids, **options), plain)
+    assert list(local.keys()) == []
+    prefixes.prefill(ids)
+    keys = sorted(local.keys())
+    assert torch.equal(prefixes.generate(ids, **options), plain)
+    config = transformers.GenerationConfig(**options, pad_token_id=0)
+    assert torch.equal(prefixes.generate(ids, generation_config=config), plain)
+    assert sorted(local.keys()) == keys
+
+
+def test_tokens_that_are_the_padding_are_attended_to(local, model):
+    """They were hidden, and the blocks stored as if they were not."""
     prefixes = PrefixCache(model, local, block_tokens=BLOCK)
     ids = prompt_of(40)
-    prefixes.generate(ids, max_new_tokens=30, num_beams=3, do_sample=False)
-    assert list(local.keys()) == []
+    ids[3:6] = model.config.pad_token_id
+    options = {"max_new_tokens": 10, "do_sample": False}
+    plain = model.generate(ids[None], attention_mask=torch.ones(1, len(ids)), **options)
+    assert torch.equal(prefixes.generate(ids, **options), plain)
+    assert torch.equal(prefixes.generate(ids, attention_mask=torch.ones(1, len(ids)), **options), plain)
+    warm = prefixes.prefill(ids)
+    assert warm.reused_tokens == 2 * BLOCK
+    assert torch.allclose(warm.logits, cold_logits(model, ids), rtol=0, atol=1e-5)
+
+
+def test_models_whose_keys_are_no_functions_of_the_tokens_before_are_refused(local):
+    for rope in (
+        {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+         "original_max_position_embeddings": 64},
+        {"rope_type": "dynamic", "factor": 2.0},
+    ):  # fmt: skip
+        config = make_model().config
+        config.rope_scaling = rope | {"rope_theta": 10000.0}
+        with pytest.raises(ValueError, match="depend on the length of the whole sequence"):
+            PrefixCache(transformers.LlamaForCausalLM(config).eval(), local)
+    prefixes = PrefixCache(make_model().train(), local)
+    for call in (prefixes.prefill, prefixes.generate):
+        with pytest.raises(ValueError, match="training mode"):
+            call(prompt_of(40))
+
+
+def test_adapters_that_are_switched_find_nothing_of_each_other(local):
+    model = make_model()
+    prefixes = PrefixCache(model, local, block_tokens=BLOCK)
+    ids = prompt_of(40)
+    prefixes.prefill(ids)
+    model.model.layers[0].self_attn.q_proj._active_adapter = ["a"]
+    assert prefixes.prefill(ids).reused_tokens == 0
+    model.model.layers[0].self_attn.q_proj._active_adapter = ["b"]
+    assert prefixes.prefill(ids).reused_tokens == 0
+    assert prefixes.prefill(ids).reused_tokens == 2 * BLOCK
+
+
+def test_a_model_that_was_saved_and_loaded_is_the_same(tmp_path):
+    model = make_model()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        model.save_pretrained(folder)
+    loaded = [transformers.LlamaForCausalLM.from_pretrained(folder).eval() for folder in folders]
+    assert len({module_fingerprint(one) for one in loaded}) == 1
 
 
 def test_what_is_looked_up_is_private(local, model):

@@ -1,6 +1,7 @@
 """Daemons that die, threads, event loops and other users of gRPC in one process."""
 
 import asyncio
+import functools
 import subprocess
 import sys
 import threading
@@ -100,7 +101,7 @@ def test_an_exception_of_compute_goes_through(client):
 def test_memoize_gives_back_what_the_function_gave(client):
     calls = []
 
-    @client.memoize()
+    @client.memoize(version="1")
     def function(a, *, b):
         calls.append((a, b))
         return {"sum": np.asarray(a) + b, "name": "x", "rest": [None, 1.5, (b"bytes", True)]}
@@ -113,6 +114,38 @@ def test_memoize_gives_back_what_the_function_gave(client):
     assert len(calls) == 2
     with pytest.raises(TypeError, match="cannot hash"):
         function(object(), b=1)
+
+
+def made(text):
+    """A function of a script of its own, as `python script.py` runs it."""
+    names = {"__name__": "__main__"}
+    exec(text, names)
+    return names["function"]
+
+
+def test_functions_of_one_name_that_do_something_else_share_nothing(client):
+    functions = [
+        made(f"def function(x, by={by}): return [x, by, {more}]") for by, more in ((1, 1), (1, 2), (2, 2))
+    ]
+    functions.append(made("function = lambda x: 'a lambda'"))
+    for _ in range(2):
+        assert [client.memoize()(function)(3) for function in functions] == [[3, 1, 1], [3, 1, 2], [3, 2, 2], "a lambda"]
+    factor = 2
+    for unknown in (lambda x: x * factor, functools.partial(functions[0], 1), len):
+        with pytest.raises(ValueError, match="say it by version="):
+            client.memoize()(unknown)
+    with pytest.raises(ValueError, match="default"):
+        client.memoize()(lambda x=object(): 1)
+    assert client.memoize(version="1")(lambda x: x * factor)(3) == 6
+    assert client.memoize(key=lambda x: f"key/{x}")(lambda x: x * factor)(4) == 8
+
+
+def test_a_masked_array_is_no_key_and_no_value(client):
+    masked = np.ma.masked_array([1, 2], mask=[False, True])
+    with pytest.raises(TypeError, match="mask"):
+        client.memoize()(made("def function(x): return 1"))(masked)
+    with pytest.raises(TypeError, match="mask"):
+        client.put("masked", masked)
 
 
 @pytest.mark.parametrize("order", ["grpc, infercache", "infercache, grpc"])

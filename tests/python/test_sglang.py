@@ -265,6 +265,15 @@ def test_a_release_that_is_too_old_is_refused():
         InfercacheStorage(config, {})
 
 
+def test_a_release_that_names_pages_by_their_tokens_alone_is_refused(storage, monkeypatch):
+    """0.5.15: LoRA adapters used each other's pages."""
+    from sglang.srt.mem_cache import utils
+
+    monkeypatch.delattr(utils, "storage_namespace_seed")
+    with pytest.raises(RuntimeError, match="LoRA adapter"):
+        storage()
+
+
 def test_clear_deletes_the_pages_of_this_model_alone(storage):
     one, other = storage(), storage(model_name="other")
     for backend in (one, other):

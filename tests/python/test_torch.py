@@ -56,6 +56,59 @@ def test_whatever_changes_the_output_is_in_the_key(local):
     assert named.calls == 1
 
 
+def test_outputs_of_one_module_that_are_taken_otherwise_are_others(local):
+    class Wrapped(Encoder):
+        def forward(self, x):
+            return {"first": super().forward(x), "second": super().forward(x) + 1}
+
+    module, x = Wrapped().eval(), torch.randn(3, 8)
+    taken = [cached_module(module, local, output=output)(x) for output in (lambda r: r["first"], lambda r: r["second"])]
+    assert not torch.equal(*taken)
+    assert torch.equal(taken[1], module(x)["second"])
+    name = "second"
+    with pytest.raises(ValueError, match="version="):
+        cached_module(module, local, output=lambda r: r[name])
+    assert torch.equal(cached_module(module, local, output=lambda r: r[name], version=name)(x), taken[1])
+
+
+def test_autocast_is_part_of_the_key(local):
+    module, x = Encoder().eval(), torch.randn(3, 8)
+    cached = cached_module(module, local)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cached(x).dtype == module(x).dtype
+    assert cached(x).dtype == torch.float32 and torch.equal(cached(x), module(x))
+
+
+@pytest.mark.parametrize("options", [{"activation": "gelu"}, {"norm_first": True}, {"nhead": 4}])
+def test_what_a_module_does_beside_its_weights_is_in_its_fingerprint(options):
+    def layer(**options):
+        torch.manual_seed(0)
+        return torch.nn.TransformerEncoderLayer(**({"d_model": 8, "nhead": 2, "dim_feedforward": 16} | options)).eval()
+
+    assert module_fingerprint(layer()) == module_fingerprint(layer())
+    assert module_fingerprint(layer()) != module_fingerprint(layer(**options))
+
+
+def test_adapters_that_are_switched_share_nothing(local):
+    class Adapted(Encoder):
+        def __init__(self):
+            super().__init__()
+            self._active_adapter = ["a"]
+            self._disable_adapters = False
+
+        def forward(self, x):
+            return super().forward(x) + (0 if self._disable_adapters else ord(self._active_adapter[0]))
+
+    module, x = Adapted().eval(), torch.randn(3, 8)
+    cached = cached_module(module, local)
+    for active, disabled in (("a", False), ("b", False), ("a", True)):
+        module._active_adapter, module._disable_adapters = [active], disabled
+        assert torch.equal(cached(x), module(x))
+    calls = module.calls
+    cached(x)
+    assert module.calls == calls
+
+
 def test_a_part_of_the_output_is_kept(local):
     class Wrapped(Encoder):
         def forward(self, x):

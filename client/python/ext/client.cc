@@ -70,6 +70,7 @@ void PyClient::Note(const absl::Status& status) {
   if (status.ok()) return;
   ThrowIfCallersMistake(status);
   last_failure_ = std::make_unique<Failure>(CodeName(status), std::string(status.message()));
+  ++failures_;
 }
 
 nb::object PyClient::Hit(GetResult& result) {

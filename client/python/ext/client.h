@@ -37,6 +37,7 @@ class PyClient {
   bool closed() const { return shared_ == nullptr; }
   const char* lane() const;
   nanobind::object last_failure() const { return FailureObject(last_failure_.get()); }
+  uint64_t failures() const { return failures_; }
 
   // device.cc. It is closed with the client. DeviceError: there is no such GPU here.
   std::shared_ptr<DeviceSlot> OpenDevice(const std::string& gpu, const DeviceOptions& options);
@@ -96,6 +97,7 @@ class PyClient {
   std::vector<std::weak_ptr<DeviceSlot>> devices_;
   uint64_t fork_epoch_;
   std::unique_ptr<Failure> last_failure_;
+  uint64_t failures_ = 0;
 };
 
 void DefineClient(nanobind::module_& m);

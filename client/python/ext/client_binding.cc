@@ -165,6 +165,8 @@ void DefineClient(nb::module_& m) {
       "last_failure", &PyClient::last_failure, nb::sig("def last_failure(self) -> Failure | None"),
       "Why the latest call of any thread that failed was a miss or refused: (code, reason). "
       "For logs and for people. None: nothing has failed yet.");
+  c.def_prop_ro("failures", &PyClient::failures, nb::sig("def failures(self) -> int"),
+                "How many calls of any thread have failed so.");
   DefineReads(c);
   DefineWrites(c);
   DefineSubmits(c);

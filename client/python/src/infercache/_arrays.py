@@ -120,6 +120,8 @@ def describe(value: Any) -> list[PartIn]:
 def _part(value: Any) -> PartIn:
     if isinstance(value, (bytes, bytearray)):
         return value, 0, ()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("a masked array has a mask beside its data: store both, or .filled()")
     if isinstance(value, (np.ndarray, np.generic)):
         return _numpy_part(np.asarray(value))
     torch = sys.modules.get("torch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -44,6 +45,19 @@ class Put(NamedTuple):
     ttl: float | None = None
     parent: Key | None = None
     overwrite: bool = False
+
+
+_SYSTEM_SOCKET = "unix:/run/infercache/infercached.sock"
+
+
+def engine_client(endpoint: str | None, **options: Any) -> Client:
+    """For engines, which may start before the daemon: without an endpoint, the daemon's socket on this host, whether it
+    is there yet or not, and never gRPC on the default port."""
+    client = Client(endpoint, **options)
+    if endpoint is not None or os.environ.get("INFERCACHE_ENDPOINT") or client.lane == "local":
+        return client
+    client.close()
+    return Client(_SYSTEM_SOCKET, **options)
 
 
 def info_of(kind: str, compute_cost_ms: float, class_id: int, ttl: float | None, parent: Key | None) -> Info:

@@ -33,31 +33,59 @@ def memoize(
 ) -> Callable[[_Function], _Function]:
     """A decorator: calls with equal arguments are computed once, by whichever process is first.
 
-    The key is the function's module and name, `version` and a hash of the arguments: numbers, str, bytes,
-    None, arrays, tensors, and lists, tuples and dicts of these; or what `key(*args, **kwargs)` returns.
-    What else the function depends on, its code included, belongs in `version` or in the client's
-    fingerprint. Results are what `put` takes, str, numbers, None, and lists, tuples and dicts
+    The key is the function's module and name, its code (the bytecode of this Python, and defaults) or else `version`, and
+    a hash of the arguments: numbers, str, bytes, None, arrays, tensors, and lists, tuples and dicts of these; or what
+    `key(*args, **kwargs)` returns. What else the function depends on, such as functions that it calls and globals,
+    belongs in `version` or in the client's fingerprint. Results are what `put` takes, str, numbers, None, and lists, tuples and dicts
     of these; they come back with their types, dtypes and shapes. copy=False hands out arrays over the
     cache's own memory, which must not be written to.
-    TypeError: arguments that cannot be hashed, or a result that cannot be stored.
+    ValueError: neither `key` nor `version`, of a function whose code does not say all that it does: a closure, or no plain
+    function. TypeError: arguments that cannot be hashed, or a result that cannot be stored.
     """
 
     def decorate(function: _Function) -> _Function:
         if inspect.iscoroutinefunction(function):
             raise TypeError("memoize is for plain functions; use AsyncClient.get_or_compute")
-        name = f"{function.__module__}.{function.__qualname__}"
+        named = None if key is not None else identity(function, version)
 
         @functools.wraps(function)
         def memoized(*args: Any, **kwargs: Any) -> Any:
             if key is not None:
                 full_key = key(*args, **kwargs)
             else:
-                full_key = b"memo/" + digest((name, version, args, kwargs)).hex().encode()
+                full_key = b"memo/" + digest((named, args, kwargs)).hex().encode()
             return cached_call(client, full_key, lambda: function(*args, **kwargs), kind, ttl, copy)
 
         return memoized  # type: ignore[return-value]
 
     return decorate
+
+
+def identity(function: Callable[..., Any], version: str) -> tuple[Any, ...]:
+    """What a function is known by in keys: its name, and what it does as far as its code says that; or `version`, if
+    there is one. ValueError: neither says it."""
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    if version:
+        return name, version
+    code = getattr(function, "__code__", None)
+    if code is None or getattr(function, "__closure__", None):
+        raise ValueError(
+            f"{name} is {'no plain function' if code is None else 'a closure'}, and its name and code do not say all that "
+            "it does: say it by version="
+        )
+    defaults = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None))
+    try:
+        return name, _code_of(code), digest(defaults)
+    except TypeError as error:
+        raise ValueError(f"{name} has a default that is no part of a key ({error}): say what it does by version=") from None
+
+
+def _code_of(code: Any) -> list[Any]:
+    constants = [
+        _code_of(one) if inspect.iscode(one) else sorted(map(repr, one)) if isinstance(one, frozenset) else repr(one)
+        for one in code.co_consts
+    ]  # a set's order is another in each process
+    return [code.co_code, constants, list(code.co_names), list(code.co_varnames)]
 
 
 def cached_call(

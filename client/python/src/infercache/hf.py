@@ -19,13 +19,19 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ._client import Put
-from .torch import module_fingerprint
+from .torch import active_adapters, module_fingerprint
 
 if TYPE_CHECKING:
     from ._client import Client
     from ._core import View
 
 _FORMAT = "1"
+# Options of generate under which it fills one cache with one sequence, token by token, and what they are then.
+_ONE_SEQUENCE = {
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "penalty_alpha": 0.0, "dola_layers": None,
+    "prompt_lookup_num_tokens": None, "assistant_model": None, "assistant_early_exit": None, "custom_generate": None,
+    "use_cache": True, "cache_implementation": None,
+}  # fmt: skip
 
 
 class Prefill(NamedTuple):
@@ -50,7 +56,8 @@ class PrefixCache:
     For prompts that are token ids alone, one at a time (a batch of 1): no padding, images or embeddings.
     Whatever is wrong with the daemon is a miss, and the prompt is computed. Not thread-safe beyond what
     the model is. A model may be spread over several devices (`device_map`). ValueError: a model with layers
-    whose state is no prefix of keys and values (sliding windows, linear attention), or spread in a way that
+    whose state is no prefix of keys and values (sliding windows, linear attention), or whose keys depend on the length of
+    the whole sequence (dynamic and long RoPE), or spread in a way that
     does not say where a layer computes (parts of layers, offloading to the CPU or to disk).
     """
 
@@ -66,6 +73,12 @@ class PrefixCache:
                     f"layer {index} of {type(model).__name__} keeps a {type(layer).__name__}, which is no prefix "
                     "of keys and values"
                 )
+        for rope in _rope_types(model.config):
+            if rope == "longrope" or "dynamic" in rope:
+                raise ValueError(
+                    f"the keys of {type(model).__name__} depend on the length of the whole sequence (rope_type {rope!r}), so "
+                    "that prompts which begin alike do not share them"
+                )
         self.model = model
         self.client = client
         self.block_tokens = block_tokens
@@ -79,8 +92,9 @@ class PrefixCache:
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def prefill(self, input_ids: torch.Tensor) -> Prefill:
-        """Computes what is not cached of a prompt ([tokens] or [1, tokens]), and stores its new blocks."""
-        ids = _one_prompt(input_ids)
+        """Computes what is not cached of a prompt ([tokens] or [1, tokens]), and stores its new blocks. ValueError: the
+        model is in training mode."""
+        ids = self._prompt_of_inference(input_ids)
         cache, keys = self._lookup(ids)
         reused = cache.get_seq_length()
         start = time.perf_counter()
@@ -94,24 +108,28 @@ class PrefixCache:
         return Prefill(logits, cache, reused, len(ids) - reused, stored)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> Any:
-        """`model.generate(input_ids, **options)` over the cached prefix; what it returns. Blocks of the
-        prompt and of the answer are stored. ValueError: options that are inputs of the model."""
-        ids = _one_prompt(input_ids)
+        """`model.generate(input_ids, **options)` over the cached prefix, with all tokens attended to; what it returns.
+        Blocks of the prompt and of the answer are stored. Several beams or answers, and decoding with an assistant
+        (`prompt_lookup_num_tokens` too), need a cache of another form: then it is model.generate, and nothing is
+        stored. ValueError: options that are inputs of the model; the model is in training mode."""
+        ids = self._prompt_of_inference(input_ids)
         mask = options.pop("attention_mask", None)
         if mask is not None and not bool(mask.all()):
             raise ValueError("attention_mask hides tokens: blocks are found by their tokens alone")
         for name, value in options.items():
             if isinstance(value, torch.Tensor) or name in ("cache", "past_key_values"):
                 raise ValueError(f"{name}: blocks are found by the tokens of the prompt alone")
+        prompt = ids[None].to(self.model.device)
+        # Else tokens that are the model's padding would be hidden.
+        options["attention_mask"] = torch.ones_like(prompt)
+        if _needs_its_own_cache(self.model, options):
+            return self.model.generate(prompt, **options)
         cache, _ = self._lookup(ids)
         reused = cache.get_seq_length()
         start = time.perf_counter()
-        result = self.model.generate(
-            ids[None].to(self.model.device), use_cache=True, **{self._cache_argument: cache}, **options
-        )
+        result = self.model.generate(prompt, use_cache=True, **{self._cache_argument: cache}, **options)
         sequences = result if isinstance(result, torch.Tensor) else result.sequences
         length = cache.get_seq_length()
-        # Not of a search with several beams, whose rows of the cache are no sequence's.
         if _states(cache)[0].shape[0] == len(sequences) == 1 and length <= sequences.shape[1]:
             cost_ms = (time.perf_counter() - start) * 1e3 / max(1, length - reused)
             keys = self._keys(sequences[0, :length].cpu())
@@ -129,11 +147,17 @@ class PrefixCache:
         ids = _one_prompt(input_ids)[: cache.get_seq_length()]
         return self._store(self._keys(ids), cache, 0, compute_cost_ms)
 
+    def _prompt_of_inference(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if self.model.training:
+            raise ValueError("the model is in training mode, where its keys and values are random: eval()")
+        return _one_prompt(input_ids)
+
     # --- Blocks ---
 
     def _keys(self, ids: torch.Tensor) -> list[bytes]:
         """The keys of the whole blocks of a prompt: each hashes the one before it and its own tokens."""
-        state = hashlib.blake2b(f"{_FORMAT} {self.fingerprint}".encode(), digest_size=16).digest()
+        model = f"{_FORMAT} {self.fingerprint} {active_adapters(self.model)}"
+        state = hashlib.blake2b(model.encode(), digest_size=16).digest()
         tokens = ids.to(torch.int64).numpy()
         keys = []
         for end in range(self.block_tokens, len(tokens) + 1, self.block_tokens):
@@ -200,6 +224,31 @@ def _layer_devices(model: Any, count: int) -> list[torch.device] | None:
             f"the device map of {type(model).__name__} does not give each of its {count} layers a device of its own"
         )
     return [device for _, device in layers]
+
+
+def _rope_types(config: Any) -> list[str]:
+    """Of a model's layers, as transformers 4 and 5 have them, of parts of the model and kinds of layers, too."""
+    found: list[str] = []
+
+    def look(value: Any, is_rope: bool) -> None:
+        if not isinstance(value, dict):
+            return
+        if is_rope:
+            found.extend(value[name] for name in ("rope_type", "type") if isinstance(value.get(name), str))
+        for name, part in value.items():
+            look(part, is_rope or name in ("rope_scaling", "rope_parameters"))
+
+    look(config.to_dict(), is_rope=False)
+    return found
+
+
+def _needs_its_own_cache(model: Any, options: dict[str, Any]) -> bool:
+    sources = [vars(source) for source in (options.get("generation_config"), model.generation_config) if source is not None]
+    for name, usual in _ONE_SEQUENCE.items():
+        values = [options[name]] if name in options else [source.get(name) for source in sources]
+        if any(value not in (None, usual) for value in values):
+            return True
+    return False
 
 
 def _states(cache: DynamicCache) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
 """infercached as an L2 of LMCache's server, by its `native_plugin` adapter:
 
     lmcache server ... --l2-adapter '{"type": "native_plugin", "module_path": "infercache.lmcache",
-        "class_name": "Connector", "adapter_params": {"fingerprint": {"revision": "..."}}}'
+        "class_name": "Connector", "adapter_params": {
+            "endpoint": "unix:/run/infercache/infercached.sock", "fingerprint": {"revision": "..."}}}'
 
 Needs nothing of LMCache's. Its keys name model, rank and chunk; what the bytes depend on beside these
 belongs in the fingerprint.
@@ -13,7 +14,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._client import Client, info_of
+from ._client import engine_client, info_of
 from ._health import Health
 from ._jobs import Jobs
 
@@ -27,8 +28,8 @@ class Connector:
 
     `submit_...` returns an id at once; a few threads move the bytes. Every id comes back from
     `drain_completions` once. Whatever is wrong with the daemon, gets and lookups are misses and sets did
-    not succeed; nothing raises. Thread-safe. The arguments are those of `infercache.connect`, and:
-    `threads`, how many batches are moved at a time; `ttl`, seconds until a chunk expires.
+    not succeed; nothing raises. Thread-safe. The arguments are those of `infercache.connect`, but that without an
+    `endpoint` (and $INFERCACHE_ENDPOINT) it is the daemon's socket at its default place, there or not yet; and: `threads`, how many batches are moved at a time; `ttl`, seconds until a chunk expires.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Connector:
         ttl: float | None = None,
     ) -> None:
         self._info = info_of("kv", 0.0, 0, ttl, None)
-        self._client = Client(
+        self._client = engine_client(
             endpoint, namespace=namespace, fingerprint=fingerprint, deadline=deadline, token=token
         )
         self._health = Health(self._client, "lmcache")

@@ -5,6 +5,7 @@ python -m sglang.launch_server --model-path MODEL --enable-hierarchical-cache
     --hicache-storage-backend-extra-config '{"backend_name": "infercache", "interface_v1": 1,
         "hicache_storage_pass_prefix_keys": true,
         "module_path": "infercache.sglang", "class_name": "InfercacheStorage",
+        "endpoint": "unix:/run/infercache/infercached.sock",
         "fingerprint": {"revision": "..."}}'
 """
 
@@ -18,10 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import sglang
+from sglang.srt.mem_cache import utils as _cache_utils
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
 
 from ._arrays import describe
-from ._client import Client, Info, info_of
+from ._client import Client, Info, engine_client, info_of
 from ._core import View
 from ._errors import DaemonError
 from ._health import Health
@@ -55,8 +57,8 @@ class InfercacheStorage(HiCacheStorage):
     their tails. For the KV pool alone: an engine with further pools (Mamba, sliding windows, drafts, the
     indexer of sparse attention) is refused when it registers them.
 
-    Options in the extra configuration: `endpoint`, `namespace`, `fingerprint`, `deadline` (seconds),
-    `token`, `ttl` (seconds). What SGLang tells of the model is part of every key; weights that change under the same
+    Options in the extra configuration: `endpoint` (without it and $INFERCACHE_ENDPOINT the daemon's socket at its default
+    place, there or not yet), `namespace`, `fingerprint`, `deadline` (seconds), `token`, `ttl` (seconds). What SGLang tells of the model is part of every key; weights that change under the same
     path are not: see "What a key does not know" in docs/integrations.md.
     """
 
@@ -64,7 +66,12 @@ class InfercacheStorage(HiCacheStorage):
         lacking = [name for name in _NEEDED if not hasattr(storage_config, name)]
         if lacking:  # ranks would share pages that are not the same
             raise RuntimeError(
-                f"infercache.sglang needs SGLang 0.5.15 or newer; {sglang.__version__} has no {', '.join(lacking)}"
+                f"infercache.sglang needs SGLang 0.5.20 or newer; {sglang.__version__} has no {', '.join(lacking)}"
+            )
+        if not hasattr(_cache_utils, "storage_namespace_seed"):
+            raise RuntimeError(
+                f"infercache.sglang needs a SGLang that names pages by LoRA adapter and cache salt too (0.5.20 or newer): those "
+                f"of {sglang.__version__} are named by their tokens alone, so that adapters would use each other's"
             )
         self._config = storage_config
         self._options: dict[str, Any] = dict(storage_config.extra_config or {})
@@ -80,7 +87,7 @@ class InfercacheStorage(HiCacheStorage):
         super().register_mem_pool_host(mem_pool_host)
         self.close()
         given = dict(self._options.get("fingerprint") or {})
-        self._client = Client(
+        self._client = engine_client(
             self._options.get("endpoint"),
             namespace=self._options.get("namespace", "default"),
             deadline=self._options.get("deadline", 5.0),

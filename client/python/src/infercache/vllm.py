@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f"infercache.vllm needs vLLM 0.31 or newer; this is {vllm.__version__}") from error
 
-from ._client import Client, info_of
+from ._client import engine_client, info_of
 from ._health import Health
 from ._jobs import Jobs
 
@@ -44,7 +44,8 @@ class InfercacheTier(SecondaryTierManager):
     overrides of the configuration, weights updated in place): see "What a key does not know" in
     docs/integrations.md for what to put into `fingerprint`.
 
-    Options in the tier's configuration: `endpoint` (of the same-host lane, "unix:PATH"), `namespace`,
+    Options in the tier's configuration: `endpoint` (of the same-host lane, "unix:PATH"; without it and
+    $INFERCACHE_ENDPOINT the daemon's socket at its default place, there or not yet), `namespace`,
     `fingerprint`, `deadline` (seconds), `threads`, `ttl` (seconds). ValueError: an endpoint over gRPC, whose
     lookups would keep the scheduler waiting. RuntimeError: a release of vLLM that is too old.
     """
@@ -73,7 +74,7 @@ class InfercacheTier(SecondaryTierManager):
         self._row_bytes = primary_kv_view.strides[0]
         self._rows = primary_kv_view.cast("B")  # a view of two dimensions cannot be sliced
         self._info = info_of("kv", 0.0, 0, ttl, None)
-        self._client = Client(
+        self._client = engine_client(
             endpoint, namespace=namespace, deadline=deadline,
             fingerprint=model_fingerprint(offloading_spec, self._row_bytes) | dict(fingerprint or {}),
         )  # fmt: skip
@@ -92,15 +93,15 @@ class InfercacheTier(SecondaryTierManager):
     def lookup(self, key: bytes, req_context: Any) -> LookupResult:
         if self._waited or key in self._failed.get(req_context.req_id, ()):
             return LookupResult.MISS
-        start = time.monotonic()
+        before = self._client.failures, time.monotonic()
         found = self._client.exists(bytes(key), deadline=_LOOKUP_SECONDS)
         if not found:
-            self._note_wait(start)
+            self._note_wait(*before)
         return LookupResult.HIT if found else LookupResult.MISS
 
-    def _note_wait(self, start: float) -> None:
+    def _note_wait(self, failures: int, start: float) -> None:
         """One wait for a daemon that does not answer is enough for a step: not one for each key."""
-        if time.monotonic() - start >= _LOOKUP_SECONDS:
+        if time.monotonic() - start >= _LOOKUP_SECONDS and self._client.failures != failures:
             failure = self._client.last_failure
             self._waited = failure is not None and failure.code == "DEADLINE_EXCEEDED"
 
@@ -130,9 +131,9 @@ class InfercacheTier(SecondaryTierManager):
 
     def touch(self, keys: Collection[bytes], req_context: Any) -> None:
         if not self._waited:
-            start = time.monotonic()
+            before = self._client.failures, time.monotonic()
             self._client.touch_many([bytes(key) for key in keys], deadline=_LOOKUP_SECONDS)
-            self._note_wait(start)
+            self._note_wait(*before)
 
     def on_new_request(self, req_context: Any) -> RequestOffloadingContext:
         return RequestOffloadingContext()
