@@ -18,10 +18,10 @@
 namespace infercache::server {
 namespace {
 
-// Few are needed: connections are closed after one answer, and a request may take no longer than
-// kRequestTimeoutMs to arrive.
-constexpr const char* kThreads = "4";
-constexpr const char* kRequestTimeoutMs = "5000";
+// Connections are closed after one answer, and a request may take no longer than kRequestTimeoutMs
+// to arrive. Until then each has a thread: those that say nothing must not keep a probe waiting.
+constexpr const char* kThreads = "32";
+constexpr const char* kRequestTimeoutMs = "2000";
 
 std::string_view Reason(int status) {
   switch (status) {

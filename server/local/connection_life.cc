@@ -171,11 +171,16 @@ void Connection::LogEnd(EndReason reason, std::string_view detail) const {
   const auto severity = reason == EndReason::kRevoked ? LocalOptions::Severity::kWarning
                         : ordinary                    ? LocalOptions::Severity::kDebug
                                                       : LocalOptions::Severity::kInfo;
-  host_.Log(severity,
-            absl::StrCat("session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid, " (\"",
-                         absl::CHexEscape(client_), "\") in namespace ", session_->ns().spec().name,
-                         " ended: ", AbslView(EndReasonName(reason)), detail.empty() ? "" : ": ",
-                         AbslView(detail)));
+  const std::string line = absl::StrCat(
+      "session ", id_, " of uid ", peer_.user, ", pid ", peer_.pid, " (\"",
+      absl::CHexEscape(client_), "\") in namespace ", session_->ns().spec().name,
+      " ended: ", AbslView(EndReasonName(reason)), detail.empty() ? "" : ": ", AbslView(detail));
+  // Who may open a session can end one as often as he likes.
+  if (severity == LocalOptions::Severity::kInfo) {
+    host_.LogSome(host_.ends, severity, line);
+  } else {
+    host_.Log(severity, line);
+  }
 }
 
 }  // namespace infercache::local

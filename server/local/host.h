@@ -74,8 +74,8 @@ struct Host {
   Closer closer;
   std::atomic<bool> draining{false};
   Counters counters;
-  Throttle refusals, accept_troubles;  // in the log
-  Outstanding reservations;            // of open sessions, quarantined ones apart
+  Throttle refusals, ends, accept_troubles;  // in the log
+  Outstanding reservations;                  // of open sessions, quarantined ones apart
   Users users;
   Openings openings;
   QuarantineBooks books;

@@ -20,6 +20,8 @@ namespace {
 constexpr std::chrono::milliseconds kTick{500};
 constexpr std::chrono::milliseconds kShortestWait{10};
 constexpr int kEventsAtOnce = 64;
+// Then orders, ends of connections and the tick have a turn.
+constexpr int kAcceptsAtOnce = 64;
 
 void Watch(int epoll, int fd, uint32_t events, uint64_t id) {
   epoll_event event = {};
@@ -162,7 +164,8 @@ bool Acceptor::ObeyOrders() {
 void Acceptor::AcceptAll(size_t listener) {
   // One round of events may bring an order to stop and a connection.
   if (listener >= listeners_.size()) return;
-  while (true) {
+  // What is left is reported again.
+  for (int i = 0; i < kAcceptsAtOnce; ++i) {
     SocketAddress peer;
     peer.size = sizeof(peer.storage);
     UniqueFd socket(accept4(listeners_[listener].fd.get(),

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -10,7 +12,9 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
+#include "common/unique_fd.h"
 #include "tests/e2e/daemon_process.h"
 #include "tests/e2e/http_get.h"
 #include "tests/e2e/test_client.h"
@@ -63,6 +67,27 @@ TEST(Http, HealthAndVersion) {
   EXPECT_THAT(Http(address, "GET", "/version")->body, HasSubstr("\"version\": \"0."));
   EXPECT_EQ(Http(address, "GET", "/nothing")->status, 404);
   EXPECT_EQ(Http(address, "POST", "/metrics")->status, 405);
+}
+
+// Each had one of four threads for 5 s: a probe timed out, and an orchestrator started the daemon
+// again.
+TEST(Http, ConnectionsThatSayNothingKeepNoProbeWaiting) {
+  auto daemon = DaemonProcess::Start();
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  const std::string& address = (*daemon)->http_address();
+  sockaddr_in to = {
+      .sin_family = AF_INET,
+      .sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)))),
+      .sin_addr = {htonl(INADDR_LOOPBACK)},
+      .sin_zero = {}};
+  std::vector<UniqueFd> idle;
+  for (int i = 0; i < 24; ++i) {
+    idle.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(idle.back().get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(Http(address, "GET", "/livez")->status, 200);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(1500));
 }
 
 TEST(Http, MetricsAreInTheFormatAndCountWhatHappened) {

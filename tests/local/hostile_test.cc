@@ -23,6 +23,8 @@ class LocalHostile : public LocalFixture {
 
   // A session that sends `bytes` ends for it, and nobody else's does.
   void ExpectEndsFor(std::string_view bytes, const std::string& log) {
+    server_.reset();
+    Serve();  // one that has logged none in this second
     const uint64_t before = Ended(EndReason::kProtocol);
     Worker bystander = Open();
     Worker worker = Open();
@@ -41,7 +43,6 @@ class LocalHostile : public LocalFixture {
 };
 
 TEST_F(LocalHostile, WhatBreaksTheProtocolEndsTheSession) {
-  Serve();
   std::string too_long = RawClient::EncodeFrame("");
   const uint32_t size = kMaxFrameBytes + 1;
   too_long.replace(0, sizeof size, reinterpret_cast<const char*>(&size), sizeof size);
@@ -57,6 +58,21 @@ TEST_F(LocalHostile, WhatBreaksTheProtocolEndsTheSession) {
   ExpectEndsFor(Frame(request), "needs an id");
   request.mutable_put_inline()->add_items()->mutable_object();
   ExpectEndsFor(Frame(request), "needs an id");
+}
+
+TEST_F(LocalHostile, OneLineASecondTellsOfWhoBreaksTheProtocolInALoop) {
+  Serve();
+  for (int i = 0; i < 200; ++i) {
+    Worker worker = Open();
+    (void)worker.raw().SendBytes(RawClient::EncodeFrame("\xff\xff\xff"));
+    ASSERT_TRUE(worker.raw().AwaitClose().ok());
+  }
+  EXPECT_TRUE(Eventually([&] { return Ended(EndReason::kProtocol) == 200; }));
+  const std::string log = Log();
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("no request", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_GE(lines, 1u);
+  EXPECT_LE(lines, 60u) << "seconds";
 }
 
 TEST_F(LocalHostile, AFrameOfTheLargestSizeIsRead) {
