@@ -1,24 +1,37 @@
 #include "server/logging.h"
 
+#include <limits.h>
+#include <poll.h>
 #include <spdlog/async.h>
 #include <spdlog/async_logger.h>
 #include <spdlog/details/thread_pool.h>
 #include <spdlog/formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <ctime>
+#include <future>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "common/start_thread.h"
 #include "server/text.h"
 
 namespace infercache::server {
 namespace {
 
 constexpr size_t kQueueLines = 8192;
+constexpr std::chrono::seconds kLongestLastWrite{2};
+constexpr std::string_view kJson = "json";
+// Of the default logger, which is the process's, too.
+std::atomic<bool> writes_json{false};
 
 // Log() hands its fields through spdlog inside the payload: message, then for each field this byte,
 // the name, '=' and the value. Escaped() keeps it out of everything else.
@@ -100,6 +113,22 @@ class Formatter final : public spdlog::formatter {
   const bool json_;
 };
 
+// Not stderr, whose lock the end of a process waits for, and whoever waits for a pipe that nobody
+// reads has.
+class StandardError final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  void sink_it_(const spdlog::details::log_msg& msg) override {
+    spdlog::memory_buf_t text;
+    formatter_->format(msg, text);
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t n = write(STDERR_FILENO, text.data() + done, text.size() - done);
+      if (n < 0 && errno != EINTR) return;  // nobody to tell
+      if (n > 0) done += static_cast<size_t>(n);
+    }
+  }
+  void flush_() override {}
+};
+
 std::string WithoutSeparator(std::string_view text) {
   return ReplaceAll(text, kFieldSeparator, " ");
 }
@@ -120,17 +149,20 @@ void Log(spdlog::level::level_enum level, std::string_view message,
 void LogNow(spdlog::level::level_enum level, std::string_view message) {
   const spdlog::details::log_msg line("infercached", level,
                                       spdlog::string_view_t(message.data(), message.size()));
-  for (const auto& sink : spdlog::default_logger()->sinks()) {
-    sink->log(line);
-    sink->flush();
-  }
+  spdlog::memory_buf_t text;
+  Formatter(writes_json).format(line, text);
+  // Not by the logger's sink: who waits for a standard error that nobody reads has its lock.
+  pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  if (poll(&room, 1, 0) != 1 || (room.revents & POLLOUT) == 0) return;
+  (void)!write(STDERR_FILENO, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
 }
 
 Logging::Logging(std::string_view level, std::string_view format)
     : format_(format), pool_(std::make_shared<spdlog::details::thread_pool>(kQueueLines, 1)) {
-  auto logger = std::make_shared<spdlog::async_logger>(
-      "infercached", std::make_shared<spdlog::sinks::stderr_sink_mt>(), pool_,
-      spdlog::async_overflow_policy::overrun_oldest);
+  writes_json = format == kJson;
+  auto logger =
+      std::make_shared<spdlog::async_logger>("infercached", std::make_shared<StandardError>(),
+                                             pool_, spdlog::async_overflow_policy::overrun_oldest);
   logger->set_formatter(MakeLogFormatter(format));
   logger->flush_on(spdlog::level::trace);
   spdlog::set_default_logger(std::move(logger));
@@ -138,11 +170,21 @@ Logging::Logging(std::string_view level, std::string_view format)
 }
 
 Logging::~Logging() {
-  auto direct = std::make_shared<spdlog::logger>("infercached",
-                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  direct->set_formatter(MakeLogFormatter(format_));
-  spdlog::set_default_logger(std::move(direct));
-  pool_.reset();  // writes what is queued
+  // If standard error takes it: nobody is left to end a process that waits.
+  std::promise<void> written;
+  const std::future<void> end = written.get_future();
+  auto writes = StartThread("infercached-log", [pool = std::move(pool_), format = format_,
+                                                written = std::move(written)]() mutable {
+    pool.reset();  // writes what is queued
+    auto direct =
+        std::make_shared<spdlog::logger>("infercached", std::make_shared<StandardError>());
+    direct->set_formatter(MakeLogFormatter(format));
+    spdlog::set_default_logger(std::move(direct));
+    written.set_value();
+  });
+  if (!writes.ok()) return;  // out of threads: what was queued is written, and no more
+  writes->detach();
+  (void)end.wait_for(kLongestLastWrite);
 }
 
 absl::StatusOr<std::string> SetLogLevel(std::string_view level) {
@@ -157,7 +199,7 @@ absl::StatusOr<std::string> SetLogLevel(std::string_view level) {
 }
 
 std::unique_ptr<spdlog::formatter> MakeLogFormatter(std::string_view format) {
-  return std::make_unique<Formatter>(format == "json");
+  return std::make_unique<Formatter>(format == kJson);
 }
 
 }  // namespace infercache::server

@@ -33,12 +33,13 @@ struct LogField {
 void Log(spdlog::level::level_enum level, std::string_view message,
          std::initializer_list<LogField> fields = {});
 
-// Writes a line before it returns, ahead of those that wait: for a process about to end.
+// Writes a line before it returns, ahead of those that wait, unless standard error takes none now:
+// for a process about to end.
 void LogNow(spdlog::level::level_enum level, std::string_view message);
 
-// Installs the default logger; the destructor writes what is left; lines after that are written by
-// whoever logs them. When lines come faster than standard error takes them, the oldest of 8,192
-// waiting ones are dropped.
+// Installs the default logger; the destructor writes what is left, for 2 s at most; lines after
+// that are written by whoever logs them. When lines come faster than standard error takes them, the
+// oldest of 8,192 waiting ones are dropped.
 class Logging {
  public:
   // `level`: trace, debug, info, warn or error. `format`: text or json.
