@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 def _autocast() -> list[tuple[str, str]]:
     """What autocast computes in, by the kind of device."""
-    kinds = ("cpu", "cuda")
+    kinds = filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu"))
     return [(kind, str(torch.get_autocast_dtype(kind))) for kind in kinds if torch.is_autocast_enabled(kind)]
 
 
