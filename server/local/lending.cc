@@ -318,6 +318,7 @@ void Lending::ForgetLoan(uint64_t loan) {
   owner.table_bytes -= gone.table_bytes;
   table_bytes_ -= gone.table_bytes;
   counted_.bytes -= gone.item.object().size_bytes();
+  counted_.borrowed -= gone.borrowed;
   owner.loans.erase(gone.name);
   loans_.erase(it);
 }
@@ -365,7 +366,6 @@ LendingStats Lending::stats() const {
         std::chrono::duration_cast<std::chrono::milliseconds>(waited).count());
   }
   for (const auto& [id, allocation] : allocations_) stats.mapped += allocation.mapped;
-  for (const auto& [id, loan] : loans_) stats.borrowed += loan.borrowed;
   return stats;
 }
 

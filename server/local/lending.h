@@ -175,7 +175,7 @@ class Lending {
   size_t table_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   size_t borrowed_ ABSL_GUARDED_BY(mu_) = 0;  // loans, by all readers together
   std::map<uint32_t, size_t> borrowed_by_user_ ABSL_GUARDED_BY(mu_);
-  LendingStats counted_ ABSL_GUARDED_BY(mu_);  // bytes, and all totals
+  LendingStats counted_ ABSL_GUARDED_BY(mu_);  // bytes, borrowed, and all totals
 };
 
 }  // namespace infercache::local

@@ -68,6 +68,7 @@ absl::Status Lending::Borrow(uint64_t member, const std::string& scope, const v1
     if (loan == 0) continue;
     Loan& lent = loans_.at(loan);
     ++lent.borrowed;
+    ++counted_.borrowed;
     state.reads.insert(lent.allocation);
     uint64_t& times = allocations_.at(lent.allocation).readers[member].borrowed[loan];
     if (times++ == 0) CountBorrowed(state, 1);
@@ -142,6 +143,7 @@ bool Lending::ReturnLoan(uint64_t member, uint64_t loan, uint64_t times, News* n
     CountBorrowed(members_.at(member), -1);
   }
   returned.borrowed -= times;
+  counted_.borrowed -= times;
   if (returned.borrowed == 0 && returned.taken_back) of.idle.insert(loan);
   DropIfIdle(member, allocation);
   counted_.taken_back_after_wait += Settle(allocation, news);
