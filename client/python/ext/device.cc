@@ -152,12 +152,13 @@ nb::list PyDevice::Views(GetCall get, nb::handle keys, nb::handle stream, nb::ha
   }
   // Held before anything raises: what is dropped is to wait for its stream.
   std::vector<SharedPin> pins;
+  bool checked = false;
   for (DeviceGetResult& result : results) {
     SharedPin& pin = pins.emplace_back();
     if (!result.hit()) continue;
     pin = std::make_shared<DevicePin>(*std::move(result.object), id_, stranded_);
     if (!reader) continue;
-    ThrowIfUnusable(*pin, *reader);
+    if (!std::exchange(checked, true)) ThrowIfUnusable(*pin, *reader);
     pin->UsedBy(*reader, owner);
   }
   nb::list views;
